@@ -1,0 +1,74 @@
+//! What every training stage shares: its context, and how it talks to whoever runs it.
+
+pub mod garm;
+pub mod rl;
+pub mod sft;
+
+use beckon_shared::control::Stage;
+use std::path::PathBuf;
+
+/// What the runner wants of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Save the state, then call [`Observer::wait_while_paused`].
+    Pause,
+    /// Save the state and return [`StageError::Cancelled`].
+    Cancel,
+}
+
+/// Whoever runs a stage: the terminal, the server's trainer, a test.
+pub trait Observer {
+    /// One value of one curve, at `step` of `n_steps`.
+    fn metric(&mut self, stage: Stage, step: usize, n_steps: usize, name: &str, value: f64);
+    /// A line for people.
+    fn log(&mut self, text: &str);
+    /// Asked before every step.
+    fn control(&mut self) -> Control;
+    /// Blocks while paused; returns `Continue` or `Cancel`.
+    fn wait_while_paused(&mut self) -> Control;
+}
+
+/// Where and how a stage works.
+pub struct StageContext<'a> {
+    /// Burn device, without autodiff; the stage adds it.
+    pub device: burn::tensor::Device,
+    /// Folder of this stage, `RUN/sft` say: training state and results.
+    pub dir: PathBuf,
+    /// Seed of this stage, derived from the run's.
+    pub seed: u64,
+    /// Steps between saves of the training state.
+    pub save_every: usize,
+    /// Who watches.
+    pub observer: &'a mut dyn Observer,
+}
+
+/// Why a stage ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The user ended it; state is saved.
+    #[error("cancelled")]
+    Cancelled,
+    /// Nothing to learn from.
+    #[error("{stage} has no data: {hint}")]
+    NoData {
+        /// Which stage.
+        stage: &'static str,
+        /// What to import.
+        hint: String,
+    },
+    /// A loss or gradient was not finite.
+    #[error("{stage} diverged at step {step}: {what} is not finite; lower {stage}.learning_rate or look at the last batch")]
+    Diverged {
+        /// Which stage.
+        stage: &'static str,
+        /// Step.
+        step: usize,
+        /// Which quantity.
+        what: &'static str,
+    },
+    /// The training state could not be written or read.
+    #[error(transparent)]
+    State(#[from] crate::model::state::StateError),
+}

@@ -1,0 +1,427 @@
+//! The control protocol: what the page, the CLI and other programs say to the server about runs, logs
+//! and checkpoints, and what the server tells them. JSON over REST and server-sent events.
+
+use crate::config::Preset;
+use serde::{Deserialize, Serialize};
+
+/// Raised when a message changes meaning; sent as header `beckon-protocol`.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The arrows of the loop that a run walks, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Records to preferences, splits and tokenizer.
+    Data,
+    /// Supervised fine-tuning on what was clicked.
+    Sft,
+    /// Gaussian reward model.
+    Garm,
+    /// Reinforcement learning against the fused reward.
+    Rl,
+    /// Held-out evaluation and the report.
+    Eval,
+    /// Quantized checkpoint for the page.
+    Export,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Self; 6] = [Self::Data, Self::Sft, Self::Garm, Self::Rl, Self::Eval, Self::Export];
+
+    /// The word used in URLs, folders and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Sft => "sft",
+            Self::Garm => "garm",
+            Self::Rl => "rl",
+            Self::Eval => "eval",
+            Self::Export => "export",
+        }
+    }
+}
+
+/// Where Burn computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceChoice {
+    /// GPU where there is a real one, else CPU.
+    #[default]
+    Auto,
+    /// Burn flex.
+    Cpu,
+    /// Burn wgpu, WGSL flavour.
+    Gpu,
+}
+
+/// Supervised fine-tuning, method B.1.5 and B.7.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftConfig {
+    /// Optimiser steps.
+    pub n_steps: usize,
+    /// Token budget of one batch (padded).
+    pub batch_tokens: usize,
+    /// Peak learning rate; cosine to a tenth after a linear warm-up.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub n_warmup_steps: usize,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// beta_w of B.1.5: temperature of the click weights.
+    pub beta_w: f64,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            n_steps: 1_200,
+            batch_tokens: 1_024,
+            learning_rate: 1e-3,
+            n_warmup_steps: 50,
+            weight_decay: 0.1,
+            beta_w: 1.0,
+        }
+    }
+}
+
+/// Gaussian reward model, method B.2 and B.7.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GarmConfig {
+    /// Optimiser steps.
+    pub n_steps: usize,
+    /// Pairs per step.
+    pub batch_pairs: usize,
+    /// Peak learning rate; the variance head runs at 0.3 of it.
+    pub learning_rate: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// l_anc.
+    pub anchor_weight: f64,
+    /// l_neg.
+    pub synthetic_weight: f64,
+    /// Share of steps with the variance held at 1 (Case V warm-up).
+    pub variance_warmup: f64,
+    /// v_min.
+    pub variance_floor: f64,
+    /// D_f of the whitened feature.
+    pub feature_dims: usize,
+}
+
+impl Default for GarmConfig {
+    fn default() -> Self {
+        Self {
+            n_steps: 600,
+            batch_pairs: 32,
+            learning_rate: 3e-4,
+            weight_decay: 0.1,
+            anchor_weight: 0.5,
+            synthetic_weight: 0.2,
+            variance_warmup: 0.1,
+            variance_floor: 0.01,
+            feature_dims: 16,
+        }
+    }
+}
+
+/// Reinforcement learning, method B.4, B.5 and B.7.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RlConfig {
+    /// Optimiser steps; one per rollout batch (on-policy).
+    pub n_steps: usize,
+    /// Prompts per step.
+    pub batch_prompts: usize,
+    /// G, rollouts per prompt.
+    pub group_size: usize,
+    /// Longest suggestion in tokens.
+    pub max_new_tokens: usize,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// beta: KL to the reference, per sequence-nat, as k1 in the reward.
+    pub kl_beta: f64,
+    /// Budget of the adaptive controller, nats per sequence.
+    pub kl_budget_nats: f64,
+    /// k_al: pessimism towards aleatoric spread.
+    pub aleatoric_penalty: f64,
+    /// k_ep: pessimism towards epistemic spread.
+    pub epistemic_penalty: f64,
+    /// eta: behaviour-cloning term on SFT data.
+    pub bc_weight: f64,
+}
+
+impl Default for RlConfig {
+    fn default() -> Self {
+        Self {
+            n_steps: 120,
+            batch_prompts: 16,
+            group_size: 8,
+            max_new_tokens: 16,
+            learning_rate: 5e-5,
+            kl_beta: 0.03,
+            kl_budget_nats: 4.0,
+            aleatoric_penalty: 0.25,
+            epistemic_penalty: 1.0,
+            bc_weight: 0.05,
+        }
+    }
+}
+
+/// What a run is a function of, beside the data: configuration and seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Shown in lists.
+    pub name: String,
+    /// Model size.
+    pub preset: Preset,
+    /// Every random choice of the run follows from it.
+    pub seed: u64,
+    /// Where Burn computes.
+    pub device: DeviceChoice,
+    /// SFT stage.
+    pub sft: SftConfig,
+    /// GaRM stage.
+    pub garm: GarmConfig,
+    /// RL stage.
+    pub rl: RlConfig,
+    /// Steps between saves of the training state.
+    pub save_every: usize,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self::preset(Preset::Nano)
+    }
+}
+
+impl RunConfig {
+    /// Defaults of a preset.
+    pub fn preset(preset: Preset) -> Self {
+        let base = Self {
+            name: "nano".into(),
+            preset,
+            seed: 0,
+            device: DeviceChoice::Auto,
+            sft: SftConfig::default(),
+            garm: GarmConfig { feature_dims: 32, ..GarmConfig::default() },
+            rl: RlConfig::default(),
+            save_every: 50,
+        };
+        match preset {
+            Preset::Nano => base,
+            Preset::Tiny => Self {
+                name: "tiny".into(),
+                sft: SftConfig { n_steps: 300, n_warmup_steps: 20, learning_rate: 3e-3, ..base.sft },
+                garm: GarmConfig { n_steps: 200, feature_dims: 16, learning_rate: 1e-3, ..base.garm },
+                rl: RlConfig { n_steps: 60, learning_rate: 3e-4, ..base.rl },
+                save_every: 20,
+                ..base
+            },
+        }
+    }
+}
+
+/// Life of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// Waiting for the trainer.
+    Queued,
+    /// Training.
+    Running,
+    /// Stopped at a step, state saved.
+    Paused,
+    /// Ended by the user.
+    Cancelled,
+    /// Ended by an error, see `RunStatus::error`.
+    Failed,
+    /// Done; `RunStatus::checkpoint` holds the result.
+    Finished,
+}
+
+impl RunState {
+    /// Whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Failed | Self::Finished)
+    }
+}
+
+/// What a person can ask of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunCommand {
+    /// Stop at the next step and save.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End for good.
+    Cancel,
+}
+
+/// A run as the server knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunStatus {
+    /// `r` and a number, increasing.
+    pub id: String,
+    /// Configuration with every default filled in.
+    pub config: RunConfig,
+    /// Life.
+    pub state: RunState,
+    /// Stage at work; `None` before the first.
+    pub stage: Option<Stage>,
+    /// Steps done in that stage.
+    pub step: usize,
+    /// Steps of that stage.
+    pub n_steps: usize,
+    /// When it was asked for, milliseconds since 1970 UTC.
+    pub created_millis: i64,
+    /// Device as Burn names it, once chosen.
+    pub device: Option<String>,
+    /// Checkpoint id when finished.
+    pub checkpoint: Option<String>,
+    /// Why it failed, and what to do.
+    pub error: Option<String>,
+}
+
+/// One value of one curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// Which run.
+    pub run_id: String,
+    /// Which stage.
+    pub stage: Stage,
+    /// Step within the stage.
+    pub step: usize,
+    /// Curve, as `loss`, `reward_mean`, `kl_nats`, `tokens_per_sec`.
+    pub name: String,
+    /// Value.
+    pub value: f64,
+}
+
+/// A checkpoint in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// SHA-256 of the file's header, hex; the header holds the hash of every chunk.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// Run that made it; `None` for the built-in one.
+    pub run_id: Option<String>,
+    /// Size of the file.
+    pub n_bytes: u64,
+    /// When it was made, milliseconds since 1970 UTC.
+    pub created_millis: i64,
+    /// Trained on simulated clicks only.
+    pub simulated: bool,
+    /// Shipped with the product.
+    pub built_in: bool,
+}
+
+/// What the server tells those who listen on `/api/events`; `id:` of the event carries a sequence number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+pub enum Event {
+    /// A run changed.
+    Run(RunStatus),
+    /// A curve grew.
+    Metric(Metric),
+    /// A new checkpoint can be fetched.
+    Checkpoint(CheckpointInfo),
+    /// The log changed.
+    LogChanged {
+        /// Records after the change.
+        n_records: u64,
+    },
+    /// The listener fell behind and lost this many events; it should read the resources again.
+    Missed {
+        /// How many.
+        n_events: u64,
+    },
+}
+
+/// One refused line of an import.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reject {
+    /// 1-based line (or record) in the input.
+    pub line: usize,
+    /// Field at fault where one can be named.
+    pub field: Option<String>,
+    /// What is wrong and what was expected.
+    pub reason: String,
+    /// The line as it came, cut at 2,000 characters.
+    pub text: String,
+}
+
+/// Outcome of an import.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImportOutcome {
+    /// Data set name under which the records were stored.
+    pub source: String,
+    /// Records stored.
+    pub n_accepted: u64,
+    /// Records that were there already.
+    pub n_duplicates: u64,
+    /// Lines refused.
+    pub n_rejected: u64,
+    /// The first refused lines (at most 20).
+    pub rejects: Vec<Reject>,
+    /// File with all refused lines on the server, where there are any.
+    pub rejects_file: Option<String>,
+}
+
+/// CTR of a slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotSummary {
+    /// 0-based.
+    pub slot: usize,
+    /// Times shown (known to be out of view excluded).
+    pub n_impressions: u64,
+    /// Times clicked.
+    pub n_clicks: u64,
+}
+
+/// One data set of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceSummary {
+    /// Data set.
+    pub source: String,
+    /// Evidence: `impression`, `pane`, `counts`, `demonstration`.
+    pub kind: String,
+    /// Records.
+    pub n_records: u64,
+    /// Of them simulated.
+    pub n_simulated: u64,
+}
+
+/// What is in the log.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct LogSummary {
+    /// Records of all kinds.
+    pub n_records: u64,
+    /// Showings with clicks.
+    pub n_impressions: u64,
+    /// Of them simulated.
+    pub n_simulated: u64,
+    /// Distinct users.
+    pub n_users: u64,
+    /// Clicks.
+    pub n_clicks: u64,
+    /// CTR by slot.
+    pub slots: Vec<SlotSummary>,
+    /// Data sets.
+    pub sources: Vec<SourceSummary>,
+}
+
+/// An error as every route sends it (RFC 9457, `application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Short name of the kind of problem.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened, where, and what to do.
+    pub detail: String,
+}
