@@ -24,6 +24,8 @@ pub trait Observer {
     fn metric(&mut self, stage: Stage, step: usize, n_steps: usize, name: &str, value: f64);
     /// A line for people.
     fn log(&mut self, text: &str);
+    /// Told once, before the first stage: the device in words, as [`crate::model::device::pick_device`] describes it.
+    fn device(&mut self, _description: &str) {}
     /// Asked before every step.
     fn control(&mut self) -> Control;
     /// Blocks while paused; returns `Continue` or `Cancel`.
