@@ -70,6 +70,9 @@ pub enum StageError {
         /// Which quantity.
         what: &'static str,
     },
+    /// The tensors or the configuration do not make a network.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
     /// The training state could not be written or read.
     #[error(transparent)]
     State(#[from] crate::model::state::StateError),

@@ -1,0 +1,146 @@
+//! Where Burn computes: the CPU backend (flex) or a GPU through wgpu (WGSL flavour).
+//!
+//! `auto` takes a GPU only where a real one answers; a software adapter such as lavapipe is a
+//! Vulkan device too, but slower than flex, so it is used only when asked for by name. All Burn
+//! calls of a run stay on the thread that calls them (Burn orders work by OS thread).
+
+use beckon_shared::control::DeviceChoice;
+use burn::tensor::{Device, DeviceKind};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+/// No device fits the choice.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A GPU was asked for and the graphics driver shows none.
+    #[error("no GPU adapter found (looked for Vulkan, Metal and DirectX 12); install a driver or choose device cpu")]
+    NoAdapter,
+}
+
+/// What a graphics driver offers, without opening it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// The driver's name for it.
+    pub name: String,
+    /// `Vulkan`, `Metal` or `Dx12`.
+    pub backend: String,
+    /// Discrete, integrated, virtual, or a CPU that pretends.
+    pub kind: wgpu::DeviceType,
+}
+
+impl Adapter {
+    /// Whether the adapter computes on the CPU (lavapipe, SwiftShader, WARP).
+    pub fn is_software(&self) -> bool {
+        self.kind == wgpu::DeviceType::Cpu
+    }
+
+    /// Burn's name for the adapter. Adapters of one kind are told apart by an index that wgpu and
+    /// Burn count alike; the first is taken.
+    fn burn_kind(&self) -> DeviceKind {
+        match self.kind {
+            wgpu::DeviceType::DiscreteGpu => DeviceKind::DiscreteGpu(0),
+            wgpu::DeviceType::IntegratedGpu => DeviceKind::IntegratedGpu(0),
+            wgpu::DeviceType::VirtualGpu => DeviceKind::VirtualGpu(0),
+            wgpu::DeviceType::Cpu => DeviceKind::Cpu,
+            wgpu::DeviceType::Other => DeviceKind::DefaultDevice,
+        }
+    }
+}
+
+/// Picks a device and describes it in words, as `cpu (Burn flex, 2 threads)`.
+///
+/// # Errors
+/// [`DeviceError::NoAdapter`] for `gpu` without any adapter. `auto` and `cpu` always succeed.
+pub fn pick_device(choice: DeviceChoice) -> Result<(Device, String), DeviceError> {
+    match choice {
+        DeviceChoice::Cpu => Ok(cpu()),
+        DeviceChoice::Auto => Ok(best(&adapters()).filter(|a| !a.is_software()).map_or_else(cpu, gpu)),
+        DeviceChoice::Gpu => best(&adapters()).map(gpu).ok_or(DeviceError::NoAdapter),
+    }
+}
+
+/// Adapters of the native graphics interfaces, in the driver's order. OpenGL is left out: Burn's
+/// kernels need compute shaders that it does not promise.
+pub fn adapters() -> Vec<Adapter> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    block_on(instance.enumerate_adapters(backends))
+        .iter()
+        .map(|adapter| {
+            let info = adapter.get_info();
+            Adapter { name: info.name, backend: format!("{:?}", info.backend), kind: info.device_type }
+        })
+        .collect()
+}
+
+/// The adapter that most likely trains fastest: discrete before integrated before virtual before software.
+fn best(adapters: &[Adapter]) -> Option<&Adapter> {
+    adapters.iter().min_by_key(|adapter| match adapter.kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    })
+}
+
+fn cpu() -> (Device, String) {
+    let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (Device::flex(), format!("cpu (Burn flex, {n_threads} threads)"))
+}
+
+fn gpu(adapter: &Adapter) -> (Device, String) {
+    let software = if adapter.is_software() { ", a software adapter: expect it slower than cpu" } else { "" };
+    let text = format!("gpu ({}, {}{software})", adapter.name, adapter.backend);
+    (Device::wgpu(adapter.burn_kind()), text)
+}
+
+/// Runs a future of wgpu to its end on this thread.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(name: &str, kind: wgpu::DeviceType) -> Adapter {
+        Adapter { name: name.into(), backend: "Vulkan".into(), kind }
+    }
+
+    #[test]
+    fn a_real_gpu_is_preferred_to_a_software_adapter() {
+        let software = adapter("llvmpipe", wgpu::DeviceType::Cpu);
+        let real = adapter("card", wgpu::DeviceType::IntegratedGpu);
+        assert_eq!(best(&[software.clone(), real.clone()]), Some(&real));
+        assert_eq!(best(std::slice::from_ref(&software)), Some(&software));
+        assert!(gpu(&software).1.contains("software adapter"));
+        assert!(!gpu(&real).1.contains("software"));
+        assert_eq!(best(&[]), None);
+    }
+
+    #[test]
+    fn auto_never_takes_a_software_adapter_and_cpu_is_flex() {
+        let (device, text) = pick_device(DeviceChoice::Cpu).expect("cpu is always there");
+        assert_eq!(device, Device::flex());
+        assert!(text.starts_with("cpu"));
+        let (_, text) = pick_device(DeviceChoice::Auto).expect("auto falls back to cpu");
+        assert!(!text.contains("software"), "auto chose {text}");
+    }
+}

@@ -1,0 +1,257 @@
+//! The policy network: a Llama-family decoder with tied embedding, trained with right padding.
+//!
+//! In the loop: SFT and RL train it, the reward model starts from it, the engine of the page runs
+//! the same tensors. Source: Touvron et al. 2023 (RMSNorm, rotary positions, SwiGLU), grouped-query
+//! attention of Ainslie et al. 2023. Not here: sampling (the engine), losses (the stages), a
+//! key-value cache (training reads whole sequences).
+//!
+//! Dimension key: `B` batch, `T` tokens, `D` width, `H` heads, `G` key-value heads, `K` head
+//! width, `V` vocabulary, `F` feed-forward width, `N` rows, that is selected tokens.
+
+use super::ModelError;
+use super::ops::{self, Rotary};
+use beckon_shared::config::{ModelConfig, tensor_names};
+use beckon_shared::tensor::{DenseTensor, TensorMap};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Standard deviation of the initial weights (GPT-2's, which suits a tied embedding).
+const INIT_STD: f64 = 0.02;
+
+/// A decoder. Linear weights are held `[in, out]`, so that their gradients come out dense;
+/// they leave as `[out, in]`, Hugging Face's layout.
+#[derive(Module, Debug)]
+pub struct Llama {
+    embed: Param<Tensor<2>>,
+    layers: Vec<Block>,
+    norm: Param<Tensor<1>>,
+    rotary: Rotary,
+    mask: Tensor<2>,
+    n_heads: usize,
+    n_kv_heads: usize,
+    norm_eps: f64,
+    max_seq_len: usize,
+}
+
+/// One layer: attention and feed-forward, each behind a norm and added to its input.
+#[derive(Module, Debug)]
+struct Block {
+    attn_norm: Param<Tensor<1>>,
+    q: Param<Tensor<2>>,
+    k: Param<Tensor<2>>,
+    v: Param<Tensor<2>>,
+    o: Param<Tensor<2>>,
+    mlp_norm: Param<Tensor<1>>,
+    gate: Param<Tensor<2>>,
+    up: Param<Tensor<2>>,
+    down: Param<Tensor<2>>,
+}
+
+impl Llama {
+    /// A fresh network: normal weights of standard deviation 0.02, those that write to the
+    /// residual stream (`o_proj`, `down_proj`) divided by `sqrt(2 L)`, norms 1. A function of
+    /// `seed` alone, on any device.
+    ///
+    /// # Errors
+    /// A configuration that cannot be.
+    pub fn init(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self, ModelError> {
+        config.validate()?;
+        Self::from_tensors(config, &init_tensors(config, seed), device)
+    }
+
+    /// The network that `tensors` describe; other names in the map are ignored.
+    ///
+    /// # Errors
+    /// A configuration that cannot be, a missing tensor, a wrong shape.
+    pub fn from_tensors(config: &ModelConfig, tensors: &TensorMap, device: &Device) -> Result<Self, ModelError> {
+        config.validate()?;
+        check_shapes(tensors, &tensor_names(config))?;
+        let layer = |i: usize| {
+            let name = |part: &str| format!("model.layers.{i}.{part}.weight");
+            Block {
+                attn_norm: vector(tensors, &name("input_layernorm"), device),
+                q: linear(tensors, &name("self_attn.q_proj"), device),
+                k: linear(tensors, &name("self_attn.k_proj"), device),
+                v: linear(tensors, &name("self_attn.v_proj"), device),
+                o: linear(tensors, &name("self_attn.o_proj"), device),
+                mlp_norm: vector(tensors, &name("post_attention_layernorm"), device),
+                gate: linear(tensors, &name("mlp.gate_proj"), device),
+                up: linear(tensors, &name("mlp.up_proj"), device),
+                down: linear(tensors, &name("mlp.down_proj"), device),
+            }
+        };
+        let embed = &tensors["model.embed_tokens.weight"];
+        Ok(Self {
+            embed: Param::from_data(TensorData::new(embed.data.clone(), embed.shape.clone()), device),
+            layers: (0..config.n_layers).map(layer).collect(),
+            norm: vector(tensors, "model.norm.weight", device),
+            rotary: Rotary::new(config.max_seq_len, config.head_dim, config.rope_base, device),
+            mask: ops::causal_mask(config.max_seq_len, device),
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            norm_eps: f64::from(config.norm_eps),
+            max_seq_len: config.max_seq_len,
+        })
+    }
+
+    /// Every tensor under its Hugging Face name, copied to the host.
+    pub fn to_tensors(&self) -> TensorMap {
+        let mut tensors = TensorMap::new();
+        let mut put = |name: String, tensor| tensors.insert(name, tensor);
+        put("model.embed_tokens.weight".into(), dense(&self.embed));
+        for (i, layer) in self.layers.iter().enumerate() {
+            for (part, norm) in [("input_layernorm", &layer.attn_norm), ("post_attention_layernorm", &layer.mlp_norm)] {
+                put(format!("model.layers.{i}.{part}.weight"), dense(norm));
+            }
+            for (part, weight) in [
+                ("self_attn.q_proj", &layer.q),
+                ("self_attn.k_proj", &layer.k),
+                ("self_attn.v_proj", &layer.v),
+                ("self_attn.o_proj", &layer.o),
+                ("mlp.gate_proj", &layer.gate),
+                ("mlp.up_proj", &layer.up),
+                ("mlp.down_proj", &layer.down),
+            ] {
+                put(format!("model.layers.{i}.{part}.weight"), transposed(&dense(weight)));
+            }
+        }
+        put("model.norm.weight".into(), dense(&self.norm));
+        tensors
+    }
+
+    /// Hidden states after the final norm: tokens `[B, T]` to `[B, T, D]`. Positions count from 0
+    /// in every row; padding belongs on the right, where causality keeps it from what counts.
+    ///
+    /// # Panics
+    /// If T exceeds the configuration's `max_seq_len`.
+    pub fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let [b, t] = tokens.dims();
+        assert!(t <= self.max_seq_len, "hidden: {t} tokens exceed max_seq_len {}", self.max_seq_len);
+        let mut x = ops::embed_tokens(self.embed.val(), tokens); // [B·T, D]
+        for layer in &self.layers {
+            x = x.clone() + self.attention(layer, ops::rms_norm(x, layer.attn_norm.val(), self.norm_eps), b);
+            x = x.clone() + layer.feed_forward(ops::rms_norm(x, layer.mlp_norm.val(), self.norm_eps));
+        }
+        let x = ops::rms_norm(x, self.norm.val(), self.norm_eps);
+        let d = x.dims()[1];
+        x.reshape([b, t, d]) // [B, T, D]
+    }
+
+    /// Scores of every token: `hidden · embedᵀ`, `[B, T, D]` to `[B, T, V]`.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let [b, t, d] = hidden.dims();
+        let embed = self.embed.val(); // [V, D]
+        let v = embed.dims()[0];
+        hidden.reshape([b * t, d]).matmul(embed.transpose()).reshape([b, t, v]) // [B, T, V]
+    }
+
+    /// Log-probabilities (nats) of `targets` `[N]` given the hidden states `[N, D]` of the tokens
+    /// before them. Only selected rows meet the vocabulary, which is most of a small model's cost.
+    pub fn token_logps(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        ops::token_logps(hidden, self.embed.val(), targets)
+    }
+
+    /// Device the weights are on.
+    pub fn device(&self) -> Device {
+        self.embed.val().device()
+    }
+
+    /// Longest row that [`Self::hidden`] takes, in tokens.
+    pub fn max_seq_len(&self) -> usize {
+        self.max_seq_len
+    }
+
+    /// Attention of one layer on normed rows `[B·T, D]`.
+    fn attention(&self, layer: &Block, x: Tensor<2>, b: usize) -> Tensor<2> {
+        let [n, _] = x.dims();
+        let t = n / b;
+        let heads = |weight: &Param<Tensor<2>>, n_heads: usize| {
+            let y = x.clone().matmul(weight.val()); // [B·T, n·K]
+            let k = y.dims()[1] / n_heads;
+            y.reshape([b, t, n_heads, k]) // [B, T, n, K]
+        };
+        let q = self.rotary.apply(heads(&layer.q, self.n_heads));
+        let k = self.rotary.apply(heads(&layer.k, self.n_kv_heads));
+        let v = heads(&layer.v, self.n_kv_heads);
+        let y = ops::causal_attention(q, k, v, &self.mask); // [B, T, H·K]
+        let width = y.dims()[2];
+        y.reshape([n, width]).matmul(layer.o.val()) // [B·T, D]
+    }
+}
+
+impl Block {
+    /// Feed-forward of one layer on normed rows `[B·T, D]`.
+    fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let gate = x.clone().matmul(self.gate.val()); // [B·T, F]
+        let up = x.matmul(self.up.val()); // [B·T, F]
+        ops::swiglu(gate, up).matmul(self.down.val()) // [B·T, D]
+    }
+}
+
+/// Fails on the first tensor that is missing or has another shape.
+///
+/// # Errors
+/// [`ModelError::Missing`] or [`ModelError::Shape`].
+pub fn check_shapes(tensors: &TensorMap, names: &[(String, Vec<usize>)]) -> Result<(), ModelError> {
+    for (name, want) in names {
+        let tensor = tensors.get(name).ok_or_else(|| ModelError::Missing { name: name.clone() })?;
+        if tensor.shape != *want {
+            return Err(ModelError::Shape { name: name.clone(), got: tensor.shape.clone(), want: want.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Initial tensors, drawn in forward order from one ChaCha8 stream.
+fn init_tensors(config: &ModelConfig, seed: u64) -> TensorMap {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let residual_std = INIT_STD / (2.0 * config.n_layers as f64).sqrt();
+    let draw = |(name, shape): (String, Vec<usize>)| {
+        let n: usize = shape.iter().product();
+        let data = if shape.len() == 1 {
+            vec![1.0; n]
+        } else {
+            let writes_residual = name.contains("o_proj") || name.contains("down_proj");
+            normals(&mut rng, n, if writes_residual { residual_std } else { INIT_STD })
+        };
+        (name, DenseTensor::new(shape, data))
+    };
+    tensor_names(config).into_iter().map(draw).collect()
+}
+
+/// `n` normal values of mean 0 by Box and Muller's transform.
+pub fn normals(rng: &mut impl Rng, n: usize, std: f64) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n + 1);
+    while values.len() < n {
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt() * std;
+        let (sin, cos) = (std::f64::consts::TAU * rng.random::<f64>()).sin_cos();
+        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+    }
+    values.truncate(n);
+    values
+}
+
+fn vector(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<1>> {
+    let tensor = &tensors[name];
+    Param::from_data(TensorData::new(tensor.data.clone(), tensor.shape.clone()), device)
+}
+
+fn linear(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<2>> {
+    let tensor = transposed(&tensors[name]);
+    Param::from_data(TensorData::new(tensor.data, tensor.shape), device)
+}
+
+/// A parameter's values on the host.
+pub fn dense<const D: usize>(param: &Param<Tensor<D>>) -> DenseTensor {
+    let tensor = param.val().inner();
+    let shape = tensor.dims().to_vec();
+    DenseTensor::new(shape, tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32"))
+}
+
+fn transposed(tensor: &DenseTensor) -> DenseTensor {
+    let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
+    let data = (0..columns).flat_map(|c| (0..rows).map(move |r| tensor.data[r * columns + c])).collect();
+    DenseTensor::new(vec![columns, rows], data)
+}
