@@ -4,11 +4,21 @@
 //! File: magic `BECKON01` (8 bytes) | header length u32 LE | header SHA-256 (32 bytes) | header JSON
 //! ([`Manifest`]) | payload. The payload is cut into chunks of [`CHUNK_BYTES`]; the manifest holds the
 //! hash of each, so the hash of the header (the checkpoint's id) fixes the whole file.
+//!
+//! In the loop: the exporter builds it ([`Checkpoint::build`]), server and page decode it whole
+//! ([`Checkpoint::decode`]) or chunk by chunk ([`decode_header`], then [`Header::verify_chunk`] and
+//! [`Header::assemble`]). Every size, offset and name of a file is checked before it is used.
 
-use crate::config::ModelConfig;
-use crate::quant::{BlockFormat, Matrix};
+mod format;
+
+use crate::config::{ConfigError, ModelConfig, reward_head_names, tensor_names};
+use crate::quant::{BlockFormat, Matrix, QuantError};
+use crate::tensor::{DenseTensor, TensorMap};
+use crate::tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+pub use format::{Header, PREFIX_BYTES, decode_header, header_bytes};
 
 /// Version of the file format.
 pub const FORMAT_VERSION: u32 = 1;
@@ -102,3 +112,260 @@ pub struct Checkpoint {
     /// Tensors by full name (`policy.…`, `reward.…`); vectors are stored as one-row F32 matrices.
     pub tensors: BTreeMap<String, Matrix>,
 }
+
+/// What a checkpoint is built from beside its tensors.
+#[derive(Debug, Clone)]
+pub struct Parts<'a> {
+    /// Name for people.
+    pub name: String,
+    /// Shape of policy and reward trunk; V may be above the tokenizer's.
+    pub model: &'a ModelConfig,
+    /// Reward head constants.
+    pub reward: RewardConfig,
+    /// Where it comes from.
+    pub lineage: Lineage,
+    /// The tokenizer both networks were trained with.
+    pub tokenizer: &'a Tokenizer,
+}
+
+/// Block formats of the matrices. Vectors, reward heads and whitening are always F32: they are small, and
+/// the epistemic distance squares their errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formats {
+    /// Matrices of the policy.
+    pub policy: BlockFormat,
+    /// Matrices of the reward trunk.
+    pub reward: BlockFormat,
+}
+
+impl Default for Formats {
+    fn default() -> Self {
+        Self { policy: BlockFormat::Q8, reward: BlockFormat::Q4 }
+    }
+}
+
+/// Why a checkpoint cannot be built or is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Other magic.
+    #[error("not a Beckon checkpoint: it begins with {got:02x?}")]
+    NotACheckpoint {
+        /// First bytes, at most 8.
+        got: Vec<u8>,
+    },
+    /// A version of the file format that this program does not know.
+    #[error(
+        "checkpoint format {got} is unknown: this program reads format {FORMAT_VERSION}; update Beckon or export the checkpoint again"
+    )]
+    UnknownVersion {
+        /// Version of the file.
+        got: String,
+    },
+    /// The file ends early.
+    #[error("checkpoint is truncated: {what} needs {want} bytes, {got} are there; fetch it again")]
+    Truncated {
+        /// Which part.
+        what: &'static str,
+        /// Bytes needed from the start of the file.
+        want: u64,
+        /// Bytes there.
+        got: u64,
+    },
+    /// The file goes on behind its payload.
+    #[error("checkpoint has {n_bytes} bytes behind its end")]
+    TrailingBytes {
+        /// How many.
+        n_bytes: u64,
+    },
+    /// The header is damaged.
+    #[error("checkpoint header does not match its SHA-256: want {want}, got {got}; fetch it again")]
+    HeaderHash {
+        /// Hash in the file.
+        want: String,
+        /// Hash of the header.
+        got: String,
+    },
+    /// A chunk is damaged.
+    #[error("chunk {chunk} of {n_chunks} does not match its SHA-256: want {want}, got {got}; fetch it again")]
+    ChunkHash {
+        /// 0-based.
+        chunk: usize,
+        /// Number of chunks.
+        n_chunks: usize,
+        /// Hash in the manifest.
+        want: String,
+        /// Hash of the chunk.
+        got: String,
+    },
+    /// The manifest contradicts itself or is not one.
+    #[error("checkpoint manifest: {field}: {reason}")]
+    Manifest {
+        /// Which field.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A network that cannot be.
+    #[error("checkpoint manifest: {0}")]
+    Config(#[from] ConfigError),
+    /// A tensor that the network needs is not there.
+    #[error("tensor {name} is missing")]
+    MissingTensor {
+        /// Full name.
+        name: String,
+    },
+    /// A tensor that the network does not have.
+    #[error("tensor {name} does not belong to this network, or is there twice")]
+    UnknownTensor {
+        /// Full name.
+        name: String,
+    },
+    /// A tensor of another shape than the network's.
+    #[error("tensor {name} has shape {got:?}, expected {want:?}")]
+    WrongShape {
+        /// Full name.
+        name: String,
+        /// Shape there.
+        got: Vec<usize>,
+        /// Shape of the network.
+        want: Vec<usize>,
+    },
+    /// A tensor cannot be packed or unpacked.
+    #[error("tensor {name}: {source}")]
+    Quant {
+        /// Full name.
+        name: String,
+        /// Why.
+        source: QuantError,
+    },
+    /// NaN or infinite weights.
+    #[error("tensor {name} holds values that are not finite")]
+    NotFinite {
+        /// Full name.
+        name: String,
+    },
+    /// The tokenizer is none, or larger than the vocabulary.
+    #[error("checkpoint: {0}")]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// Every tensor that a checkpoint must hold, full name and logical shape, in file order.
+pub fn expected_tensors(model: &ModelConfig, feature_dims: usize) -> Vec<(String, Vec<usize>)> {
+    let trunk = tensor_names(model);
+    let policy = trunk.iter().map(|(name, shape)| (format!("policy.{name}"), shape.clone()));
+    let reward = trunk.iter().cloned().chain(reward_head_names(model, feature_dims));
+    policy.chain(reward.map(|(name, shape)| (format!("reward.{name}"), shape))).collect()
+}
+
+/// Whether the block formats apply: a matrix of a trunk. Vectors and what the heads read stay F32.
+fn is_trunk_matrix(full_name: &str, shape: &[usize]) -> bool {
+    shape.len() == 2 && full_name.contains(".model.")
+}
+
+fn check_reward(reward: &RewardConfig, model: &ModelConfig) -> Result<(), CheckpointError> {
+    let bad = |field: &str, reason: String| Err(CheckpointError::Manifest { field: field.to_owned(), reason });
+    if !(reward.variance_floor > 0.0 && reward.variance_floor.is_finite()) {
+        return bad("reward.variance_floor", format!("{} is not above 0 and finite", reward.variance_floor));
+    }
+    if !(reward.kappa >= 0.0 && reward.kappa.is_finite()) {
+        return bad("reward.kappa", format!("{} is not finite and at least 0", reward.kappa));
+    }
+    if reward.feature_dims == 0 || reward.feature_dims > model.d_model {
+        return bad("reward.feature_dims", format!("{} is not 1 to d_model = {}", reward.feature_dims, model.d_model));
+    }
+    Ok(())
+}
+
+fn check_tokenizer(tokenizer: &Tokenizer, model: &ModelConfig) -> Result<(), CheckpointError> {
+    if tokenizer.vocab_size() <= model.vocab_size {
+        return Ok(());
+    }
+    let reason = format!("{} is below the tokenizer's {} tokens", model.vocab_size, tokenizer.vocab_size());
+    Err(CheckpointError::Manifest { field: "model.vocab_size".to_owned(), reason })
+}
+
+impl Checkpoint {
+    /// Packs trained tensors. `policy` holds [`tensor_names`], `reward` the same and [`reward_head_names`],
+    /// both without prefix. The same input gives the same id.
+    ///
+    /// # Errors
+    /// Configuration that cannot be; tensors missing, unknown, of a wrong shape or not finite.
+    pub fn build(
+        parts: Parts<'_>,
+        policy: &TensorMap,
+        reward: &TensorMap,
+        formats: Formats,
+    ) -> Result<Self, CheckpointError> {
+        parts.model.validate()?;
+        check_reward(&parts.reward, parts.model)?;
+        check_tokenizer(parts.tokenizer, parts.model)?;
+        let expected = expected_tensors(parts.model, parts.reward.feature_dims);
+        let mut tensors = BTreeMap::new();
+        for (name, shape) in &expected {
+            let (map, own_name, format) = match name.strip_prefix("policy.") {
+                Some(own_name) => (policy, own_name, formats.policy),
+                None => (reward, &name["reward.".len()..], formats.reward),
+            };
+            let dense = map.get(own_name).ok_or_else(|| CheckpointError::MissingTensor { name: name.clone() })?;
+            if dense.shape != *shape {
+                let (got, want) = (dense.shape.clone(), shape.clone());
+                return Err(CheckpointError::WrongShape { name: name.clone(), got, want });
+            }
+            if dense.data.iter().any(|x| !x.is_finite()) {
+                return Err(CheckpointError::NotFinite { name: name.clone() });
+            }
+            let format = if is_trunk_matrix(name, shape) { format } else { BlockFormat::F32 };
+            let matrix = Matrix::from_dense(dense, format)
+                .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
+            tensors.insert(name.clone(), matrix);
+        }
+        for (prefix, map) in [("policy", policy), ("reward", reward)] {
+            if let Some(name) = map.keys().map(|n| format!("{prefix}.{n}")).find(|n| !tensors.contains_key(n)) {
+                return Err(CheckpointError::UnknownTensor { name });
+            }
+        }
+        let tokenizer_json = parts.tokenizer.to_json().to_owned();
+        let mut checkpoint = Self {
+            id: String::new(),
+            manifest: Manifest {
+                format_version: FORMAT_VERSION,
+                name: parts.name,
+                model: parts.model.clone(),
+                reward: parts.reward,
+                lineage: parts.lineage,
+                tokenizer: (0, tokenizer_json.len() as u64),
+                tensors: Vec::new(),
+                chunks: Vec::new(),
+                payload_bytes: 0,
+            },
+            tokenizer_json,
+            tensors,
+        };
+        checkpoint.lay_out(&expected)?;
+        Ok(checkpoint)
+    }
+
+    /// The tokenizer, parsed.
+    ///
+    /// # Errors
+    /// None for a checkpoint that was built or decoded, where it has been parsed once already.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        Tokenizer::from_json(&self.tokenizer_json)
+    }
+
+    /// Dequantized tensors of one network with their logical shapes, without prefix; `network` is `policy`
+    /// or `reward`.
+    pub fn dense(&self, network: &str) -> TensorMap {
+        let prefix = format!("{network}.");
+        let entries = self.manifest.tensors.iter().filter_map(|e| Some((e.name.strip_prefix(&prefix)?, e)));
+        entries
+            .filter_map(|(own_name, entry)| {
+                let matrix = self.tensors.get(&entry.name)?;
+                Some((own_name.to_owned(), DenseTensor::new(entry.shape.clone(), matrix.to_dense().data)))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

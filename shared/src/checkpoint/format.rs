@@ -1,0 +1,287 @@
+//! Bytes of a checkpoint: layout and encoding, and decoding that believes nothing before it is checked.
+
+use super::{CHUNK_BYTES, Checkpoint, CheckpointError, FORMAT_VERSION, Manifest, TensorEntry};
+use super::{check_reward, check_tokenizer, expected_tensors};
+use crate::digest::{hex, sha256, sha256_hex};
+use crate::quant::Matrix;
+use crate::tokenizer::Tokenizer;
+use std::collections::{BTreeMap, HashMap};
+
+const MAGIC: &[u8; 8] = b"BECKON01";
+/// Bytes in front of the header JSON: magic, header length, header hash.
+pub const PREFIX_BYTES: usize = 8 + 4 + 32;
+/// Longest header that is read; a real one has some 100 bytes a tensor.
+const MAX_HEADER_BYTES: usize = 16 << 20;
+/// Largest payload that is read; wasm32 cannot address more.
+const MAX_PAYLOAD_BYTES: u64 = 2 << 30;
+
+/// A checked header: what is needed to fetch, check and assemble the payload.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// SHA-256 of the header JSON, hex.
+    pub id: String,
+    /// The header.
+    pub manifest: Manifest,
+    /// Where the payload begins in the file.
+    pub payload_start: u64,
+}
+
+fn manifest_error(field: impl Into<String>, reason: impl Into<String>) -> CheckpointError {
+    CheckpointError::Manifest { field: field.into(), reason: reason.into() }
+}
+
+fn padded(n_bytes: usize) -> usize {
+    n_bytes.next_multiple_of(4)
+}
+
+/// `(rows, cols)` of a logical shape: a vector is one row.
+fn rows_and_cols(shape: &[usize]) -> Option<(usize, usize)> {
+    match *shape {
+        [cols] => Some((1, cols)),
+        [rows, cols] => Some((rows, cols)),
+        _ => None,
+    }
+}
+
+/// Bytes from the start of the file to the end of the header, from the first [`PREFIX_BYTES`] of a file: what to
+/// fetch before [`decode_header`].
+///
+/// # Errors
+/// Not a checkpoint, an unknown version, fewer than [`PREFIX_BYTES`], or a header longer than any real one.
+pub fn header_bytes(start: &[u8]) -> Result<usize, CheckpointError> {
+    let magic = &start[..start.len().min(MAGIC.len())];
+    if magic.len() == MAGIC.len() && magic != MAGIC && magic.starts_with(b"BECKON") && magic[6..].is_ascii() {
+        return Err(CheckpointError::UnknownVersion { got: String::from_utf8_lossy(&magic[6..]).into_owned() });
+    }
+    if magic.is_empty() || !MAGIC.starts_with(magic) {
+        return Err(CheckpointError::NotACheckpoint { got: magic.to_vec() });
+    }
+    if start.len() < PREFIX_BYTES {
+        return Err(truncated("the prefix", PREFIX_BYTES as u64, start.len()));
+    }
+    let length = u32::from_le_bytes([start[8], start[9], start[10], start[11]]) as usize;
+    if length > MAX_HEADER_BYTES {
+        return Err(manifest_error("header length", format!("{length} bytes is above {MAX_HEADER_BYTES}")));
+    }
+    Ok(PREFIX_BYTES + length)
+}
+
+fn truncated(what: &'static str, want: u64, got: usize) -> CheckpointError {
+    CheckpointError::Truncated { what, want, got: got as u64 }
+}
+
+/// Reads and checks the header from the first bytes of a file (more may follow).
+///
+/// # Errors
+/// As [`header_bytes`]; too few bytes; a header that does not match its hash, has an unknown format version,
+/// contradicts itself, or lacks a tensor of its network.
+pub fn decode_header(bytes: &[u8]) -> Result<Header, CheckpointError> {
+    let end = header_bytes(bytes)?;
+    let Some(json) = bytes.get(PREFIX_BYTES..end) else {
+        return Err(truncated("the header", end as u64, bytes.len()));
+    };
+    let (want, got) = (hex(&bytes[12..PREFIX_BYTES]), sha256_hex(json));
+    if want != got {
+        return Err(CheckpointError::HeaderHash { want, got });
+    }
+    // the version first: a manifest of another version need not parse
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| manifest_error("header", e.to_string()))?;
+    let version = &value["format_version"];
+    if *version != FORMAT_VERSION {
+        return Err(CheckpointError::UnknownVersion { got: version.to_string() });
+    }
+    let manifest: Manifest = serde_json::from_value(value).map_err(|e| manifest_error("header", e.to_string()))?;
+    check_manifest(&manifest)?;
+    Ok(Header { id: got, manifest, payload_start: end as u64 })
+}
+
+fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
+    manifest.model.validate()?;
+    check_reward(&manifest.reward, &manifest.model)?;
+    if manifest.payload_bytes > MAX_PAYLOAD_BYTES {
+        return Err(manifest_error(
+            "payload_bytes",
+            format!("{} is above {MAX_PAYLOAD_BYTES}", manifest.payload_bytes),
+        ));
+    }
+    let n_chunks = manifest.payload_bytes.div_ceil(CHUNK_BYTES as u64);
+    if manifest.chunks.len() as u64 != n_chunks {
+        return Err(manifest_error("chunks", format!("{} hashes for {n_chunks} chunks", manifest.chunks.len())));
+    }
+    check_tensors(manifest)?;
+    let mut ranges: Vec<(u64, u64, &str)> = vec![(manifest.tokenizer.0, manifest.tokenizer.1, "tokenizer")];
+    ranges.extend(manifest.tensors.iter().map(|t| (t.offset, t.n_bytes, t.name.as_str())));
+    for &(offset, n_bytes, name) in &ranges {
+        let end = offset.checked_add(n_bytes);
+        if !offset.is_multiple_of(4) || end.is_none_or(|end| end > manifest.payload_bytes) {
+            let reason = format!("{n_bytes} bytes at {offset} do not lie in a payload of {}", manifest.payload_bytes);
+            return Err(manifest_error(name, reason));
+        }
+    }
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        let (a, b) = (pair[0], pair[1]);
+        // a range may be shared as a whole, not in part
+        if (a.0, a.1) != (b.0, b.1) && b.0 < a.0 + a.1 {
+            return Err(manifest_error(b.2, format!("its bytes overlap those of {}", a.2)));
+        }
+    }
+    Ok(())
+}
+
+/// Names, shapes and sizes against the network.
+fn check_tensors(manifest: &Manifest) -> Result<(), CheckpointError> {
+    let mut expected: BTreeMap<_, _> =
+        expected_tensors(&manifest.model, manifest.reward.feature_dims).into_iter().collect();
+    for entry in &manifest.tensors {
+        let name = entry.name.clone();
+        let Some(want) = expected.remove(&name) else { return Err(CheckpointError::UnknownTensor { name }) };
+        if entry.shape != want {
+            return Err(CheckpointError::WrongShape { name, got: entry.shape.clone(), want });
+        }
+        let n_bytes = rows_and_cols(&entry.shape).and_then(|(rows, cols)| entry.format.n_bytes(rows, cols));
+        if n_bytes != Some(entry.n_bytes) {
+            let reason = format!("{} bytes for shape {:?} in {:?}", entry.n_bytes, entry.shape, entry.format);
+            return Err(manifest_error(name, reason));
+        }
+    }
+    match expected.into_keys().next() {
+        Some(name) => Err(CheckpointError::MissingTensor { name }),
+        None => Ok(()),
+    }
+}
+
+impl Header {
+    /// Bytes of the whole file.
+    pub fn file_bytes(&self) -> u64 {
+        self.payload_start + self.manifest.payload_bytes
+    }
+
+    /// Number of chunks.
+    pub fn n_chunks(&self) -> usize {
+        self.manifest.chunks.len()
+    }
+
+    /// Range of chunk `chunk` in the file; `None` beyond the last.
+    pub fn chunk_range(&self, chunk: usize) -> Option<std::ops::Range<u64>> {
+        let start = (chunk as u64).checked_mul(CHUNK_BYTES as u64).filter(|_| chunk < self.n_chunks())?;
+        let end = (start + CHUNK_BYTES as u64).min(self.manifest.payload_bytes);
+        Some(self.payload_start + start..self.payload_start + end)
+    }
+
+    /// Checks one chunk.
+    ///
+    /// # Errors
+    /// No such chunk, another length, another hash.
+    pub fn verify_chunk(&self, chunk: usize, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let Some(range) = self.chunk_range(chunk) else {
+            return Err(manifest_error("chunks", format!("there is no chunk {chunk}")));
+        };
+        if (bytes.len() as u64) < range.end - range.start {
+            return Err(truncated("a chunk", range.end, (range.start as usize).saturating_add(bytes.len())));
+        }
+        let (want, got) = (self.manifest.chunks[chunk].clone(), sha256_hex(bytes));
+        if want != got {
+            return Err(CheckpointError::ChunkHash { chunk, n_chunks: self.n_chunks(), want, got });
+        }
+        Ok(())
+    }
+
+    /// Makes the checkpoint from its whole payload; checks every chunk.
+    ///
+    /// # Errors
+    /// A payload of another length, a damaged chunk, a tokenizer that is none, weights that are not finite.
+    pub fn assemble(self, payload: &[u8]) -> Result<Checkpoint, CheckpointError> {
+        let (want, got) = (self.manifest.payload_bytes, payload.len() as u64);
+        if got < want {
+            return Err(truncated("the payload", self.file_bytes(), (self.payload_start + got) as usize));
+        }
+        if got > want {
+            return Err(CheckpointError::TrailingBytes { n_bytes: got - want });
+        }
+        for (chunk, bytes) in payload.chunks(CHUNK_BYTES).enumerate() {
+            self.verify_chunk(chunk, bytes)?;
+        }
+        let manifest = self.manifest;
+        // every range lies in the payload: `check_manifest`
+        let slice = |(offset, n_bytes): (u64, u64)| &payload[offset as usize..(offset + n_bytes) as usize];
+        let tokenizer_json = std::str::from_utf8(slice(manifest.tokenizer))
+            .map_err(|e| manifest_error("tokenizer", e.to_string()))?
+            .to_owned();
+        check_tokenizer(&Tokenizer::from_json(&tokenizer_json)?, &manifest.model)?;
+        let mut tensors = BTreeMap::new();
+        for entry in &manifest.tensors {
+            let name = entry.name.clone();
+            let (rows, cols) = rows_and_cols(&entry.shape).ok_or_else(|| manifest_error(&*name, "not a matrix"))?;
+            let matrix = Matrix::from_bytes(rows, cols, entry.format, slice((entry.offset, entry.n_bytes)))
+                .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
+            if !matrix.is_finite() {
+                return Err(CheckpointError::NotFinite { name });
+            }
+            tensors.insert(name, matrix);
+        }
+        Ok(Checkpoint { id: self.id, manifest, tokenizer_json, tensors })
+    }
+}
+
+impl Checkpoint {
+    /// Places tokenizer and tensors in the payload, and fills in ranges, chunk hashes and id.
+    pub(super) fn lay_out(&mut self, order: &[(String, Vec<usize>)]) -> Result<(), CheckpointError> {
+        let mut end = padded(self.tokenizer_json.len());
+        let mut placed: HashMap<[u8; 32], (u64, u64)> = HashMap::new();
+        self.manifest.tensors.clear();
+        for (name, shape) in order {
+            let matrix = self.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor { name: name.clone() })?;
+            let bytes = matrix.to_bytes();
+            // the same bytes in another format or shape are as good: a range is only bytes
+            let (offset, n_bytes) = *placed.entry(sha256(&bytes)).or_insert_with(|| {
+                let range = (end as u64, bytes.len() as u64);
+                end += bytes.len();
+                range
+            });
+            let (name, shape) = (name.clone(), shape.clone());
+            self.manifest.tensors.push(TensorEntry { name, shape, format: matrix.format, offset, n_bytes });
+        }
+        self.manifest.payload_bytes = end as u64;
+        self.manifest.chunks = self.payload().chunks(CHUNK_BYTES).map(sha256_hex).collect();
+        self.id = sha256_hex(&self.header_json()?);
+        Ok(())
+    }
+
+    fn payload(&self) -> Vec<u8> {
+        let mut payload = vec![0u8; self.manifest.payload_bytes as usize];
+        let mut put = |offset: u64, bytes: &[u8]| payload[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        put(self.manifest.tokenizer.0, self.tokenizer_json.as_bytes());
+        for entry in &self.manifest.tensors {
+            if let Some(matrix) = self.tensors.get(&entry.name) {
+                put(entry.offset, &matrix.to_bytes());
+            }
+        }
+        payload
+    }
+
+    fn header_json(&self) -> Result<Vec<u8>, CheckpointError> {
+        serde_json::to_vec(&self.manifest).map_err(|e| manifest_error("header", e.to_string()))
+    }
+
+    /// The file. Decoding it gives this checkpoint with this id.
+    ///
+    /// # Errors
+    /// A manifest that JSON cannot hold.
+    pub fn encode(&self) -> Result<Vec<u8>, CheckpointError> {
+        let header = self.header_json()?;
+        let length = u32::try_from(header.len()).map_err(|e| manifest_error("header", e.to_string()))?;
+        Ok([&MAGIC[..], &length.to_le_bytes(), &sha256(&header), &header, &self.payload()].concat())
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it, see [`CheckpointError`]; nothing of a damaged file is used.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let header = decode_header(bytes)?;
+        // the header was read from these bytes, so it ends within them
+        let payload = &bytes[header.payload_start as usize..];
+        header.assemble(payload)
+    }
+}
