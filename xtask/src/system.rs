@@ -1,0 +1,188 @@
+//! Parts that come from the operating system: the wasm target, Chromium, a Vulkan driver, the real data.
+//!
+//! What is missing is installed where that is safe (rustup target; apt as root on Debian and Ubuntu), else
+//! the exact command is printed. Nothing here fails a check: a part that is not there makes the checks that
+//! need it show as not run.
+
+use crate::project::{Project, succeed};
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A part that some checks need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `../shared/data`: real data beside the clone.
+    Data,
+    /// A Vulkan driver; Mesa's lavapipe where there is no GPU.
+    Vulkan,
+    /// Chromium for the browser tests.
+    Chromium,
+    /// The right to mount a small file system.
+    Root,
+}
+
+impl Part {
+    /// The parts that a test names in its `#[ignore = "needs …"]`.
+    pub fn in_ignore_reason(reason: &str) -> Vec<Self> {
+        let reason = reason.to_lowercase();
+        let words =
+            [(Self::Data, "shared/data"), (Self::Vulkan, "vulkan"), (Self::Chromium, "chromium"), (Self::Root, "root")];
+        words.into_iter().filter(|(_, word)| reason.contains(word)).map(|(part, _)| part).collect()
+    }
+}
+
+/// What this machine has.
+pub struct System {
+    data: bool,
+    vulkan: bool,
+    chromium: Option<PathBuf>,
+    root: bool,
+}
+
+impl System {
+    /// Looks, and installs what may be installed.
+    pub fn prepare(project: &Project) -> Self {
+        let mut missing = Vec::new();
+        if chromium().is_none() {
+            missing.push("chromium");
+        }
+        if !has_vulkan() {
+            missing.extend(["mesa-vulkan-drivers", "libvulkan1"]);
+        }
+        if !missing.is_empty() {
+            install(&missing);
+        }
+        Self::look(project)
+    }
+
+    /// Looks only.
+    pub fn look(project: &Project) -> Self {
+        Self {
+            data: project.root.join("../shared/data").is_dir(),
+            vulkan: has_vulkan(),
+            chromium: chromium(),
+            root: is_root(),
+        }
+    }
+
+    /// `None` where the part is there, else why a check that needs it was not run.
+    pub fn lacks(&self, part: Part) -> Option<&'static str> {
+        let (there, why) = match part {
+            Part::Data => (self.data, "no ../shared/data beside the clone"),
+            Part::Vulkan => (self.vulkan, "no Vulkan driver (apt-get install mesa-vulkan-drivers)"),
+            Part::Chromium => (self.chromium.is_some(), "no Chromium (apt-get install chromium)"),
+            Part::Root => (self.root, "not root, so no small file system can be mounted"),
+        };
+        (!there).then_some(why)
+    }
+
+    /// Chromium, where there is one.
+    pub fn chromium(&self) -> Option<&Path> {
+        self.chromium.as_deref()
+    }
+}
+
+/// Makes sure that `wasm32-unknown-unknown` can be compiled for.
+pub fn require_wasm_target(project: &Project) -> Result<()> {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).current_dir(&project.root).output()?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    if sysroot.join("lib/rustlib/wasm32-unknown-unknown/lib").is_dir() {
+        return Ok(());
+    }
+    if find_program(&["rustup"]).is_none() {
+        bail!(
+            "the Rust target wasm32-unknown-unknown is missing and there is no rustup to add it; \
+             install your distribution's package for it (Debian: libstd-rust-dev-wasm32)"
+        );
+    }
+    succeed(Command::new("rustup").args(["target", "add", "wasm32-unknown-unknown"]).current_dir(&project.root))
+}
+
+/// A program of one of these names in `PATH`.
+pub fn find_program(names: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    names
+        .iter()
+        .flat_map(|name| std::env::split_paths(&path).map(move |dir| dir.join(name)))
+        .find(|candidate| candidate.is_file())
+}
+
+fn chromium() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("CHROME").map(PathBuf::from).filter(|path| path.is_file()) {
+        return Some(path);
+    }
+    find_program(&["chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome"])
+}
+
+fn has_vulkan() -> bool {
+    let loader = ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64"].iter().any(|dir| {
+        let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
+        Path::new(dir).join("libvulkan.so.1").exists() || Path::new(dir).join(arch).join("libvulkan.so.1").exists()
+    });
+    let driver = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some())
+        || ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"]
+            .iter()
+            .any(|dir| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()));
+    loader && driver
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// Installs Debian packages where that is possible, else prints how to.
+fn install(packages: &[&str]) {
+    let command = format!("apt-get install --yes --no-install-recommends {}", packages.join(" "));
+    if !is_root() || find_program(&["apt-get"]).is_none() {
+        eprintln!("missing: {}. On Debian or Ubuntu: sudo {command}", packages.join(", "));
+        return;
+    }
+    let update = apt(&["update"]);
+    let mut args = vec!["install", "--yes", "--no-install-recommends"];
+    args.extend(packages);
+    if let Err(error) = update.and_then(|()| apt(&args)) {
+        eprintln!(
+            "{error:#}\nthe checks that need {} will show as not run; to install: {command}",
+            packages.join(", ")
+        );
+    }
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let options = ["-q", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::Retries=1"];
+    succeed(
+        Command::new("apt-get")
+            .args(options)
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::inherit()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignore_reasons_name_their_part() {
+        assert_eq!(Part::in_ignore_reason("needs ../shared/data"), [Part::Data]);
+        assert_eq!(Part::in_ignore_reason("needs a Vulkan adapter and Chromium"), [Part::Vulkan, Part::Chromium]);
+        assert_eq!(Part::in_ignore_reason("needs root for a small tmpfs"), [Part::Root]);
+        assert_eq!(Part::in_ignore_reason("slow: 40 minutes"), []);
+    }
+
+    #[test]
+    fn a_missing_part_says_why() {
+        let bare = System { data: false, vulkan: true, chromium: None, root: false };
+        assert!(bare.lacks(Part::Data).is_some_and(|why| why.contains("shared/data")));
+        assert!(bare.lacks(Part::Chromium).is_some());
+        assert!(bare.lacks(Part::Vulkan).is_none());
+    }
+
+    #[test]
+    fn programs_are_found_in_path() {
+        assert!(find_program(&["no-such-program-here", "sh"]).is_some());
+        assert!(find_program(&["no-such-program-here"]).is_none());
+    }
+}
