@@ -1,1 +1,23 @@
-//! placeholder
+//! WGSL kernels, each with a CPU twin of the same name, and the little that is needed to run them.
+//!
+//! In the loop: the arithmetic under `beckon_shared::engine`. Every kernel lives in `kernels/NAME.wgsl`
+//! beside `kernels/NAME.rs`, which holds its parameters (`repr(C)`, size asserted), its twin and its
+//! specification. The kernels use f32 activations, no subgroups, and only the limits that WebGPU
+//! guarantees: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers.
+//!
+//! Never here: models, training, the DOM, threads.
+
+mod compare;
+mod context;
+mod kernel;
+pub mod kernels;
+mod math;
+mod ready;
+mod weight;
+
+pub use compare::{assert_all_close, max_diff_within};
+pub use context::{GpuContext, GpuError};
+pub use kernel::{Access, Kernel, KernelSpec, MAX_WORKGROUPS, PARAMS_ALIGNMENT, Recorder};
+pub use kernels::Kernels;
+pub use ready::ready;
+pub use weight::{BLOCK, WeightFormat, WeightView, f32_from_f16};

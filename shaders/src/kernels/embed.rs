@@ -1,0 +1,47 @@
+//! Rows gathered from a matrix in any weight format: token embedding, or a selection of rows.
+
+use crate::kernel::{Access, KernelSpec};
+use crate::weight::WeightView;
+use bytemuck::{Pod, Zeroable};
+
+/// The kernel.
+pub const SPEC: KernelSpec = KernelSpec {
+    name: "embed",
+    source: concat!(include_str!("dequantize.wgsl"), include_str!("embed.wgsl")),
+    bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite], // quants, scales, ids, out
+    params_bytes: size_of::<EmbedParams>(),
+};
+
+/// Parameters of [`embed`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct EmbedParams {
+    /// R.
+    pub n_rows: u32,
+    /// C, a multiple of 32.
+    pub cols: u32,
+    /// Rows of the table; a larger id reads the last.
+    pub n_table_rows: u32,
+}
+
+const _: () = assert!(size_of::<EmbedParams>() == 12);
+
+impl EmbedParams {
+    /// Extent of the dispatch.
+    pub fn workgroups(&self) -> [u32; 2] {
+        [(self.cols / 8).div_ceil(64), self.n_rows]
+    }
+}
+
+/// `out[r] = table[ids[r]]`; ids `[R]`, table `[n_table_rows, C]`, out `[R, C]`.
+///
+/// # Panics
+/// If a slice does not have its shape.
+pub fn embed(params: &EmbedParams, table: &WeightView, ids: &[u32], out: &mut [f32]) {
+    let (r, c) = (params.n_rows as usize, params.cols as usize);
+    table.assert_whole();
+    assert_eq!((table.rows, table.cols), (params.n_table_rows as usize, c), "embedding table");
+    for (id, out) in ids[..r].iter().zip(out[..r * c].chunks_exact_mut(c)) {
+        table.decode_row((*id as usize).min(table.rows - 1), out);
+    }
+}

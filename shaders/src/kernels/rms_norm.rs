@@ -1,0 +1,49 @@
+//! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+use crate::kernel::{Access, KernelSpec};
+use crate::math::dot;
+use bytemuck::{Pod, Zeroable};
+
+/// The kernel.
+pub const SPEC: KernelSpec = KernelSpec {
+    name: "rms_norm",
+    source: include_str!("rms_norm.wgsl"),
+    bindings: &[Access::Read, Access::Read, Access::ReadWrite], // x, weight, out
+    params_bytes: size_of::<RmsNormParams>(),
+};
+
+/// Parameters of [`rms_norm`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct RmsNormParams {
+    /// R.
+    pub n_rows: u32,
+    /// C, a multiple of 4.
+    pub cols: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+const _: () = assert!(size_of::<RmsNormParams>() == 12);
+
+impl RmsNormParams {
+    /// Extent of the dispatch.
+    pub fn workgroups(&self) -> [u32; 2] {
+        [self.n_rows, 1]
+    }
+}
+
+/// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`; x and out `[R, C]`, weight `[C]`.
+///
+/// # Panics
+/// If a slice does not have its shape.
+pub fn rms_norm(params: &RmsNormParams, x: &[f32], weight: &[f32], out: &mut [f32]) {
+    let (r, c) = (params.n_rows as usize, params.cols as usize);
+    assert_eq!(weight.len(), c, "norm weight");
+    for (x, out) in x[..r * c].chunks_exact(c).zip(out[..r * c].chunks_exact_mut(c)) {
+        let scale = 1.0 / (dot(x, x) / c as f32 + params.eps).sqrt();
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * weight;
+        }
+    }
+}

@@ -1,0 +1,37 @@
+// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight. One workgroup a row.
+
+struct RmsNormParams {
+    n_rows: u32,
+    cols: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: RmsNormParams;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [R, C / 4]
+@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>; // [C / 4]
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>; // [R, C / 4]
+
+const THREADS = 64u;
+
+var<workgroup> partial: array<f32, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let quads = params.cols / 4u;
+    let start = group.x * quads;
+    var sum = vec4<f32>(0.0);
+    for (var i = thread; i < quads; i += THREADS) {
+        let value = x[start + i];
+        sum += value * value;
+    }
+    partial[thread] = dot(sum, vec4<f32>(1.0));
+    workgroupBarrier();
+    var total = 0.0;
+    for (var i = 0u; i < THREADS; i++) {
+        total += partial[i];
+    }
+    let scale = inverseSqrt(total / f32(params.cols) + params.eps);
+    for (var i = thread; i < quads; i += THREADS) {
+        out[start + i] = x[start + i] * scale * weight[i];
+    }
+}

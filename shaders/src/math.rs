@@ -1,0 +1,73 @@
+//! Scalar functions of the CPU twins, written so that LLVM vectorises their loops.
+//!
+//! No fused multiply-add and no platform's libm: the order of every sum and every rounding is in the
+//! source, so a CPU executor gives the same bits natively and in wasm.
+
+/// Partial sums kept by [`dot`] and the matmul twin: one AVX register, two of SSE2 or wasm.
+pub(crate) const LANES: usize = 8;
+
+/// Sum of products of two equally long slices.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((a_parts, a_rest), (b_parts, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a_parts.iter().zip(b_parts) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    fold(&sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// Adds up partial sums pairwise.
+#[inline(always)]
+pub(crate) fn fold(s: &[f32; LANES]) -> f32 {
+    ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+}
+
+/// e^x within 2 units in the last place for x in [-87, 88]; the ends are held outside, NaN stays NaN.
+///
+/// Source: Cephes `expf` (Moshier): 2^n e^r with |r| <= ln 2 / 2 and a polynomial of degree 6.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // adding and subtracting 1.5 * 2^23 rounds to the nearest whole number without a call
+    const ROUND: f32 = 12_582_912.0;
+    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = p * r + c;
+    }
+    let power = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    (p * r * r + r + 1.0) * f32::from_bits(power)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_exact_to_a_few_units_in_the_last_place() {
+        let mut worst = 0.0f64;
+        for i in -87_000..88_000 {
+            let x = i as f32 / 1000.0;
+            let want = f64::from(x).exp();
+            worst = worst.max(((f64::from(exp(x)) - want) / want).abs());
+        }
+        assert!(worst <= 2.0 * f64::from(f32::EPSILON), "relative error {worst}");
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) < 2e-38 && exp(f32::NEG_INFINITY) < 2e-38);
+        assert!(exp(f32::INFINITY).is_finite());
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn dot_takes_any_length() {
+        for n in [0, 1, 7, 8, 9, 31] {
+            let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(dot(&a, &a), (0..n).map(|i| (i * i) as f32).sum::<f32>(), "{n}");
+        }
+    }
+}

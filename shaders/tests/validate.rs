@@ -1,0 +1,86 @@
+//! Every WGSL file against naga's validator, the specification beside it and WebGPU's default limits.
+
+use beckon_shaders::{Access, KernelSpec, kernels::SPECS};
+use naga::{AddressSpace, StorageAccess};
+
+fn parsed(spec: &KernelSpec) -> Result<naga::Module, String> {
+    let module = naga::front::wgsl::parse_str(spec.source).map_err(|e| e.emit_to_string(spec.source))?;
+    // unpack2x16float, which every WebGPU has; no other capability
+    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+    validator.validate(&module).map_err(|e| e.emit_to_string(spec.source))?;
+    Ok(module)
+}
+
+/// Why the module does not fit its specification or the limits.
+fn mismatch(spec: &KernelSpec, module: &naga::Module) -> Option<String> {
+    let [entry] = &module.entry_points[..] else {
+        return Some(format!("{} entry points", module.entry_points.len()));
+    };
+    if entry.name != "main" || entry.workgroup_size.iter().product::<u32>() > 256 {
+        return Some(format!("entry {} of {:?} invocations", entry.name, entry.workgroup_size));
+    }
+    let mut storage = Vec::new();
+    let mut workgroup_bytes = 0;
+    for (_, variable) in module.global_variables.iter() {
+        let bytes = module.types[variable.ty].inner.size(module.to_ctx());
+        match (variable.space, &variable.binding) {
+            (AddressSpace::WorkGroup, None) => workgroup_bytes += bytes,
+            (AddressSpace::Uniform, Some(at)) => {
+                if (at.group, at.binding, bytes as usize) != (0, 0, spec.params_bytes) {
+                    return Some(format!("parameters of {bytes} bytes at {at:?}, expected {}", spec.params_bytes));
+                }
+            }
+            (AddressSpace::Storage { access }, Some(at)) if at.group == 0 => {
+                let writes = access.contains(StorageAccess::STORE);
+                storage.push((at.binding, if writes { Access::ReadWrite } else { Access::Read }));
+            }
+            other => return Some(format!("unexpected variable {other:?}")),
+        }
+    }
+    storage.sort_by_key(|(binding, _)| *binding);
+    let expected: Vec<_> = spec.bindings.iter().enumerate().map(|(i, access)| (i as u32 + 1, *access)).collect();
+    if storage != expected || storage.len() > 8 {
+        return Some(format!("storage buffers {storage:?}, expected {expected:?}"));
+    }
+    (workgroup_bytes > 16 * 1024).then(|| format!("{workgroup_bytes} bytes of workgroup memory"))
+}
+
+#[test]
+fn every_kernel_is_valid_and_as_specified() {
+    for spec in SPECS {
+        let module = parsed(spec).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
+        assert_eq!(mismatch(spec, &module), None, "{}", spec.name);
+    }
+}
+
+#[test]
+fn a_broken_kernel_is_noticed() {
+    let spec = SPECS[0].clone();
+    let broken = |from: &str, to: &str| {
+        assert!(spec.source.contains(from), "{from}");
+        KernelSpec { source: spec.source.replace(from, to).leak(), ..spec.clone() }
+    };
+    assert!(parsed(&broken("params.half_dim;", "params.no_such_field;")).is_err());
+    let grown = broken("scale: f32,", "scale: f32, more: f32,");
+    assert!(mismatch(&grown, &parsed(&grown).unwrap()).unwrap().contains("parameters of 24 bytes"));
+    let heavy = broken("array<f32, THREADS>", "array<f32, 4096>");
+    assert!(mismatch(&heavy, &parsed(&heavy).unwrap()).unwrap().contains("workgroup memory"));
+    let writing = broken("read> keys", "read_write> keys");
+    assert!(mismatch(&writing, &parsed(&writing).unwrap()).unwrap().contains("storage buffers"));
+}
+
+#[test]
+fn every_wgsl_file_belongs_to_a_kernel() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/kernels");
+    let mut n_files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "wgsl") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(SPECS.iter().any(|s| s.source.contains(&text)), "{} is in no kernel", path.display());
+            n_files += 1;
+        }
+    }
+    assert_eq!(n_files, SPECS.len() + 1, "the kernels and dequantize.wgsl");
+}
