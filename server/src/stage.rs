@@ -61,7 +61,9 @@ pub enum StageError {
         hint: String,
     },
     /// A loss or gradient was not finite.
-    #[error("{stage} diverged at step {step}: {what} is not finite; lower {stage}.learning_rate or look at the last batch")]
+    #[error(
+        "{stage} diverged at step {step}: {what} is not finite; lower {stage}.learning_rate or look at the last batch"
+    )]
     Diverged {
         /// Which stage.
         stage: &'static str,

@@ -93,19 +93,7 @@ impl TrainState {
     /// # Errors
     /// [`StateError::Io`]; whatever stood at `path` is then unchanged.
     pub fn save_atomic(&self, path: &Path) -> Result<(), StateError> {
-        let bytes = self.to_bytes(path)?;
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let written = write_and_flush(&temporary, &bytes).and_then(|()| {
-            std::fs::rename(&temporary, path).map_err(|source| io_error("move", &temporary, source))
-        });
-        if written.is_err() {
-            // Free what the failed attempt took; it may be why the disk is full.
-            let _ = std::fs::remove_file(&temporary);
-            return written;
-        }
-        flush_folder(path)
+        write_atomic(path, &self.to_bytes(path)?)
     }
 
     /// Reads the state at `path`; `None` where there is no file.
@@ -147,6 +135,24 @@ impl TrainState {
         }
         Ok(Self { tensors, meta })
     }
+}
+
+/// Writes `bytes` to `path`, replacing what was there only once all of them are on disk.
+///
+/// # Errors
+/// [`StateError::Io`]; whatever stood at `path` is then unchanged.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let written = write_and_flush(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path).map_err(|source| io_error("move", &temporary, source)));
+    if written.is_err() {
+        // Free what the failed attempt took; it may be why the disk is full.
+        let _ = std::fs::remove_file(&temporary);
+        return written;
+    }
+    flush_folder(path)
 }
 
 fn write_and_flush(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
