@@ -13,7 +13,7 @@ use std::time::Instant;
 /// The one end-to-end binary; it comes last.
 const END_TO_END: &str = "end_to_end";
 /// The test target of `shaders` that needs neither Burn nor a device.
-const WGSL_VALIDATION: &str = "validation";
+const WGSL_VALIDATION: &str = "validate";
 
 /// What to check.
 #[derive(clap::Args)]
@@ -170,7 +170,7 @@ fn cheap_checks(project: &Project, report: &mut Report) {
             }
         });
     } else {
-        report.not_run("WGSL validation", "shaders has no test target `validation`");
+        report.not_run("WGSL validation", "shaders has no test target `validate`");
     }
 }
 

@@ -16,10 +16,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Where to serve the demo.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Port on 127.0.0.1; without it 8080, or a free one when that is taken.
+    /// Port on 127.0.0.1; without it 8020, or a free one when that is taken.
     #[arg(long)]
     port: Option<u16>,
-    /// Folder for log, runs and checkpoints; default: the server's own default for the demo.
+    /// Folder for log, runs and checkpoints; `data/demo` in the clone unless told.
     #[arg(long)]
     data_dir: Option<PathBuf>,
     /// Do not open a browser.
@@ -33,10 +33,8 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     let binary = project.build_server()?;
     let port = options.port.unwrap_or_else(free_port);
     let mut command = Command::new(binary);
-    command.args(["serve", "--demo", "--port", &port.to_string()]);
-    if let Some(dir) = &options.data_dir {
-        command.arg("--data-dir").arg(dir);
-    }
+    let data_dir = options.data_dir.clone().unwrap_or_else(|| project.root.join("data/demo"));
+    command.args(["serve", "--demo", "--addr", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(data_dir);
     project.set_environment(&mut command);
     eprintln!("$ {}", spelled(&command));
     let mut server = command.stdin(Stdio::null()).spawn().context("could not start the server")?;
@@ -54,10 +52,10 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// 8080, or what the system gives when that is taken.
+/// 8020, or what the system gives when that is taken.
 fn free_port() -> u16 {
-    let bound = TcpListener::bind(("127.0.0.1", 8080)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    bound.and_then(|listener| listener.local_addr()).map_or(8080, |address| address.port())
+    let bound = TcpListener::bind(("127.0.0.1", 8020)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
+    bound.and_then(|listener| listener.local_addr()).map_or(8020, |address| address.port())
 }
 
 fn wait_until_it_answers(server: &mut Child, port: u16) -> Result<()> {
