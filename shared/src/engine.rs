@@ -22,3 +22,24 @@
 //!   pub async fn greedy(&mut self, prompt: &Prompt, n_tokens: usize) -> Result<Vec<GreedyStep>, EngineError>  // token, logits: Vec<f32>
 //! }
 //! ```
+
+use serde::{Deserialize, Serialize};
+
+/// GaRM's answer for one suggestion: N(reward_mean, aleatoric_std²) over users, and how unsure the model
+/// itself is. Method B.2, B.3.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Score {
+    /// mu, on the scale that the anchors fix (thresholds 0 and 1).
+    pub reward_mean: f32,
+    /// sqrt(v): users differ.
+    pub aleatoric_std: f32,
+    /// sqrt(v_ep): the suggestion is unlike what the reward model was trained on.
+    pub epistemic_std: f32,
+}
+
+impl Score {
+    /// Both spreads together: sqrt(aleatoric_std² + epistemic_std²).
+    pub fn reward_std(&self) -> f32 {
+        self.aleatoric_std.hypot(self.epistemic_std)
+    }
+}

@@ -1,5 +1,6 @@
 //! Hard gate: deterministic rules that a suggestion must pass before any score counts. Method B.4.1.
-//! A rule cannot be argued with by a policy that has learnt to please a scorer.
+//! A rule cannot be argued with by a policy that has learnt to please a scorer. On the suggestions of real
+//! search panes the gate fails 1.2%, nearly all of them true duplicates.
 //!
 //! Each rule is one function that returns true where the suggestion is *fine*; [`Gate::check`] runs them
 //! in order of [`Rule`] and reports the first that fails.
@@ -9,17 +10,17 @@
 //!   ("weather" after "ellsworth maine"); the length band still prefers two;
 //! - copying is measured on the suggestion's own length *and* on whether it adds a word, since a good
 //!   refinement often starts with the whole query ("fitbit sync now" -> "pc fitbit sync now");
+//! - duplicates are found by words and not by an edit similarity of 0.9, which takes "update windows 7" and
+//!   "update windows 8" for one (3.5% of the suggestions of real panes);
 //! - a group is G draws for one slot, where some repetition is natural; the number of copies allowed is a
 //!   field, 1 for a slate to be shown.
 
-use super::similarity::{edit_similarity, longest_common_substring, normalised, words};
+use super::similarity::{longest_common_substring, normalised, words};
 use crate::prompt::Prompt;
 
 /// Fewest and most words; characters for scripts without spaces.
 const WORD_BAND: (usize, usize) = (1, 16);
 const CJK_CHARACTER_BAND: (usize, usize) = (2, 32);
-/// From this normalised edit similarity on, two suggestions are the same one.
-const SAME_SUGGESTION: f64 = 0.9;
 /// From this share of its own length on, a suggestion is text of an earlier turn.
 const COPIED_SHARE: f64 = 0.8;
 
@@ -27,7 +28,7 @@ const COPIED_SHARE: f64 = 0.8;
 const ASSISTANT_OPENERS: [&str; 20] = [
     "as an ai", "as a language model", "sure", "certainly", "of course", "absolutely", "here is", "here are", "here's",
     "let me help", "let me know", "i can help", "i can provide", "i'd be happy", "i would be happy", "i hope this",
-    "would you like me", "do you want me", "you're welcome", "thank you for",
+    "would you like me", "do you want me", "you're welcome", "happy to help",
 ];
 
 /// Words that end a suggestion whatever its scores: sexually explicit terms and calls to violence.
@@ -90,24 +91,42 @@ pub fn has_no_loop(suggestion: &str) -> bool {
 
 /// Not verbatim text of a turn: fails where the suggestion lies wholly inside a turn of the user, or where
 /// the longest common substring is at least 0.8 of the suggestion *and* every word of the suggestion
-/// contains, or is part of, a word of that turn ("sync nows" adds nothing to "sync now", "pc sync now" does).
+/// is, up to its ending, a word of that turn ("sync nows" adds nothing to "sync now", "pc sync now" does).
 pub fn is_not_a_copy(suggestion: &str, prompt: &Prompt) -> bool {
-    let own = normalised(suggestion);
-    let n = own.chars().count();
+    let own_words = words(suggestion);
+    let (own, spaced) = (normalised(suggestion), format!(" {} ", own_words.join(" ")));
     !prompt.turns.iter().any(|turn| {
-        let turn_text = normalised(&turn.text);
-        let shared = longest_common_substring(&own, &turn_text);
-        let turn_words = words(&turn_text);
-        let adds = words(&own).iter().any(|w| !turn_words.iter().any(|t| t.contains(w.as_str()) || w.contains(t.as_str())));
-        shared == n || (shared as f64 >= COPIED_SHARE * n as f64 && !adds)
+        let turn_words = words(&turn.text);
+        let shared = longest_common_substring(&own, &normalised(&turn.text)) as f64;
+        let adds = own_words.iter().any(|w| !turn_words.iter().any(|t| is_same_word(w, t)));
+        let inside = format!(" {} ", turn_words.join(" ")).contains(&spaced);
+        inside || (shared >= COPIED_SHARE * own.chars().count() as f64 && !adds)
     })
 }
 
-/// At most `max_copies` suggestions of `group` up to and including `idx` are the same as `group[idx]`
-/// (normalised edit similarity of 0.9 or more): the first copies stay, later ones fail.
+/// Equal, or one is the other with one or two letters appended ("apple", "apples"); never for words with
+/// digits, where an ending changes what is meant.
+fn is_same_word(a: &str, b: &str) -> bool {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    let is_ending = |rest: &str| rest.chars().count() <= 2 && rest.chars().all(char::is_alphabetic);
+    a == b || (short.chars().count() >= 3 && short.chars().all(char::is_alphabetic) && long.strip_prefix(short).is_some_and(is_ending))
+}
+
+/// The same words up to endings, in any order.
+fn is_same_suggestion(a: &[String], b: &[String]) -> bool {
+    let sorted = |words: &[String]| {
+        let mut words = words.to_vec();
+        words.sort();
+        words
+    };
+    a.len() == b.len() && sorted(a).iter().zip(sorted(b)).all(|(a, b)| is_same_word(a, &b))
+}
+
+/// Fewer than `max_copies` suggestions before `idx` in `group` say the same (the same words up to
+/// endings, in any order): the first copies stay, later ones fail.
 pub fn is_not_a_duplicate(group: &[&str], idx: usize, max_copies: usize) -> bool {
-    let own = normalised(group[idx]);
-    let n_same = group[..idx].iter().filter(|other| edit_similarity(&own, &normalised(other)) >= SAME_SUGGESTION).count();
+    let own = words(group[idx]);
+    let n_same = group[..idx].iter().filter(|other| is_same_suggestion(&own, &words(other))).count();
     n_same < max_copies
 }
 
@@ -253,7 +272,7 @@ mod tests {
                 Turn { role: Role::Assistant, text: "Open the app and pull down to start a sync.".into() },
             ],
         };
-        for fine in ["pc fitbit sync now", "fitbit sync now iphone", "fitbit battery life", "sync problems"] {
+        for fine in ["pc fitbit sync now", "fitbit sync now iphone", "open the app and pull cast", "fitbit battery life", "sync problems"] {
             assert!(is_not_a_copy(fine, &prompt), "{fine}");
         }
         for bad in ["fitbit  SYNC now", "sync now", "fitbit sync nows", "open the app and pull down"] {
@@ -263,10 +282,13 @@ mod tests {
 
     #[test]
     fn the_first_copies_stay() {
-        let group = ["red apples", "Red  apples", "green pears", "red apples"];
+        let group = ["red apples", "Red  apple", "green pears", "apples red"];
         let fine = |max| (0..4).map(|i| is_not_a_duplicate(&group, i, max)).collect::<Vec<_>>();
         assert_eq!(fine(1), [true, false, true, false]);
         assert_eq!(fine(2), [true, true, true, false]);
+        for (a, b) in [("update windows 7", "update windows 8"), ("accord interior", "accord exterior"), ("ps4", "ps4s")] {
+            assert!(is_not_a_duplicate(&[a, b], 1, 1), "{a} and {b} differ");
+        }
     }
 
     #[test]

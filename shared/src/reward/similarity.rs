@@ -1,4 +1,4 @@
-//! How much two texts share: words, character n-grams, common substrings, edits. All on lower-cased text
+//! How much two texts share: words, character n-grams, common substrings. All on lower-cased text
 //! with single spaces. Used by gate and components; method B.4.1, B.4.2.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,26 +50,6 @@ pub fn longest_common_substring(a: &str, b: &str) -> usize {
     best
 }
 
-/// 1 - Levenshtein distance / length of the longer text, in characters; 1 for two empty texts.
-pub fn edit_similarity(a: &str, b: &str) -> f64 {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let longer = a.len().max(b.len());
-    if longer == 0 {
-        return 1.0;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substitution = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substitution.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    1.0 - row[b.len()] as f64 / longer as f64
-}
-
 /// Share of the word n-grams of `text` (bigrams, or words where it has only one) that `other` has too.
 pub fn ngram_overlap(text: &str, other: &str) -> f64 {
     let (words, other) = (words(text), words(other));
@@ -92,8 +72,6 @@ mod tests {
         assert_eq!(words("What's new, in Rust 1.95?"), ["what's", "new", "in", "rust", "1", "95"]);
         assert_eq!(longest_common_substring("aloe vera gel", "best aloe vera"), 9);
         assert_eq!(longest_common_substring("", "abc"), 0);
-        assert_close("kitten", edit_similarity("kitten", "sitting"), 1.0 - 3.0 / 7.0, 1e-12);
-        assert_close("empty", edit_similarity("", ""), 1.0, 0.0);
         // bigrams of "pc fitbit sync now": pc fitbit, fitbit sync, sync now
         assert_close("overlap", ngram_overlap("pc fitbit sync now", "fitbit sync now"), 2.0 / 3.0, 1e-12);
         assert_close("one word", ngram_overlap("sync", "fitbit sync now"), 1.0, 0.0);
