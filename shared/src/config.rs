@@ -128,6 +128,16 @@ impl ModelConfig {
         check((8..=1 << 17).contains(&self.max_seq_len), "max_seq_len", self.max_seq_len, "8 to 131,072")
     }
 
+    /// Longest suggestion in tokens, its end included: a quarter of the sequence.
+    pub fn max_suggestion_tokens(&self) -> usize {
+        self.max_seq_len / 4
+    }
+
+    /// Longest prompt in tokens that leaves room for any suggestion.
+    pub fn max_prompt_tokens(&self) -> usize {
+        self.max_seq_len - self.max_suggestion_tokens()
+    }
+
     /// Number of parameters, the tied embedding counted once.
     pub fn n_params(&self) -> usize {
         tensor_names(self).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()

@@ -1,29 +1,248 @@
-//! The inference engine: M suggestions from one prefill, scored by GaRM. To be written; the public
-//! interface that others build on is fixed here.
+//! The inference engine: M suggestions from one prefill, decoded as one batch, scored by GaRM.
 //!
-//! ```text
-//! pub struct SuggestRequest { prompt: Prompt, n_candidates: usize, max_new_tokens: usize, sampling: Sampling }
-//! pub struct Score { reward_mean: f32, aleatoric_std: f32, epistemic_std: f32 }   // + fn reward_std(): sqrt of summed squares
-//! pub struct Suggestion { text: String, tokens: Vec<u32>, logps: Vec<f32> /* nats per token */, finished: bool, score: Score }
-//! pub struct SuggestOutcome { suggestions: Vec<Suggestion>, n_prompt_tokens: usize, n_decoded_tokens: usize,
-//!                             prefill_secs: f64, decode_secs: f64, score_secs: f64 }      // by the caller's clock
-//! pub enum Executor { Cpu(cpu::CpuExecutor), Gpu(gpu::GpuExecutor) }               // kind(), device_name()
-//! pub struct Row { token: u32, seq: Option<u32> /* None: prompt row */, pos: u32 /* absolute */ }
-//! impl Executor {
-//!   /// one forward pass of one network over any rows (prefill, decode step, scoring): a prompt row attends
-//!   /// to prompt rows <= pos; a candidate row to the whole prompt and to its own suffix <= pos.
-//!   async fn forward(&mut self, network: Network /* Policy | Reward */, rows: &[Row], output: Output /* Logits(rows) | Hidden */) -> Result<Vec<f32>, EngineError>
-//! }
-//! impl Engine {
-//!   pub fn cpu(checkpoint: &Checkpoint) -> Result<Engine, EngineError>
-//!   pub async fn gpu(checkpoint: &Checkpoint, gpu: &GpuContext) -> Result<Engine, EngineError>   // GpuContext::request() picks the adapter
-//!   pub async fn suggest(&mut self, request: &SuggestRequest, clock: &dyn Fn() -> f64) -> Result<SuggestOutcome, EngineError>
-//!   pub async fn score(&mut self, prompt: &Prompt, suggestions: &[String]) -> Result<Vec<Score>, EngineError>
-//!   pub async fn greedy(&mut self, prompt: &Prompt, n_tokens: usize) -> Result<Vec<GreedyStep>, EngineError>  // token, logits: Vec<f32>
-//! }
-//! ```
+//! In the loop: the last arrow, checkpoint to suggestions, in the page and natively; also RL's rollouts.
+//! One forward pass serves prefill, decode and scoring: it takes any [`Row`]s, writes their keys and
+//! values into a fixed cache and lets each attend to the prompt and to its own candidate. Two executors
+//! implement it, [`cpu`] and [`gpu`]; sampling and the reward heads run on the host. Dimension key: `M`
+//! candidates, `T` tokens, `D` width, `V` vocabulary.
+//!
+//! Never here: files, threads, the clock (the caller passes one).
 
+pub mod cpu;
+pub mod gpu;
+mod heads;
+pub mod parity;
+mod plan;
+mod weights;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{ConfigError, ModelConfig};
+use crate::prompt::Prompt;
+use crate::quant::{Matrix, QuantError};
+use crate::sampling::{Sampler, Sampling, SamplingError, largest};
+use crate::tensor::TensorMap;
+use crate::tokenizer::{END, Tokenizer, TokenizerError};
+use beckon_shaders::ready;
+use heads::Heads;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+use weights::{Weights, plain_matrix};
+
+pub use beckon_shaders::{GpuContext, GpuError};
+pub use parity::Parity;
+
+/// Why the engine cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The GPU failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The network's shape.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tokenizer in the checkpoint.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Sampling settings, or logits that are none.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A tensor that cannot be stored.
+    #[error("tensor {name}: {source}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: QuantError,
+    },
+    /// A tensor that is not there.
+    #[error("tensor {name} is missing")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor of another shape.
+    #[error("tensor {name} is {got:?}, expected {want:?}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Rows and columns.
+        got: (usize, usize),
+        /// Rows and columns that the configuration asks for.
+        want: (usize, usize),
+    },
+    /// A row of a forward pass that has no place.
+    #[error("row {row_idx} of a forward pass: {reason}")]
+    Row {
+        /// Index of the row.
+        row_idx: usize,
+        /// Why.
+        reason: &'static str,
+    },
+    /// More tokens than the cache holds.
+    #[error("{n_tokens} new tokens, at most {max} fit")]
+    TooManyTokens {
+        /// Tokens asked for.
+        n_tokens: usize,
+        /// [`Limits::suffix_tokens`].
+        max: usize,
+    },
+    /// The engine was made from a policy alone.
+    #[error("this engine has no reward model")]
+    NoReward,
+    /// NaN or infinity.
+    #[error("{what} is not finite")]
+    NotFinite {
+        /// What is not.
+        what: &'static str,
+    },
+    /// A synchronous call where the device must be awaited.
+    #[error("this executor must be awaited")]
+    MustBeAwaited,
+}
+
+/// Sizes that are fixed when an engine is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Cache slots of the prompt.
+    pub prompt_tokens: usize,
+    /// Cache slots of a candidate, and the longest suggestion.
+    pub suffix_tokens: usize,
+    /// Candidates in one batch; more are decoded batch by batch.
+    pub n_seqs: usize,
+    /// Rows of a pass; longer prompts take several passes.
+    pub rows_per_pass: usize,
+}
+
+impl Limits {
+    /// The product's sizes for a network.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self {
+            prompt_tokens: config.max_seq_len,
+            suffix_tokens: config.max_suggestion_tokens(),
+            n_seqs: 8,
+            rows_per_pass: 64,
+        }
+    }
+}
+
+/// Which network a pass runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Writes suggestions.
+    Policy,
+    /// Judges them.
+    Reward,
+}
+
+/// One token of a forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Token id.
+    pub token: u32,
+    /// The candidate it belongs to; `None` for the prompt.
+    pub seq: Option<u32>,
+    /// Position in the sequence, from 0 at the first prompt token.
+    pub pos: u32,
+}
+
+/// What a forward call gives back.
+#[derive(Debug, Clone, Copy)]
+pub enum Output<'a> {
+    /// Logits `[N, V]` after the rows with these ascending indices.
+    Logits(&'a [usize]),
+    /// Hidden states `[R, D]` of all rows after the final norm.
+    Hidden,
+}
+
+/// A run of rows that are computed together.
+#[derive(Debug)]
+struct Pass {
+    rows: Range<usize>,
+    /// Rows whose result is wanted, counted from the run's start.
+    selected: Vec<u32>,
+}
+
+impl Output<'_> {
+    fn passes(self, n_rows: usize, rows_per_pass: usize) -> Result<Vec<Pass>, EngineError> {
+        if let Output::Logits(wanted) = self
+            && let Some(i) = (0..wanted.len()).find(|i| wanted[*i] >= n_rows || *i > 0 && wanted[*i] <= wanted[*i - 1])
+        {
+            return Err(EngineError::Row { row_idx: wanted[i], reason: "its logits cannot be given in this order" });
+        }
+        let pass = |start: usize| {
+            let rows = start..(start + rows_per_pass).min(n_rows);
+            let selected = match self {
+                Output::Hidden => (0..rows.len() as u32).collect(),
+                Output::Logits(wanted) => {
+                    wanted.iter().filter(|i| rows.contains(i)).map(|i| (i - start) as u32).collect()
+                }
+            };
+            Pass { rows, selected }
+        };
+        Ok((0..n_rows).step_by(rows_per_pass).map(pass).collect())
+    }
+}
+
+/// Where the networks run.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // there is one of them
+pub enum Executor {
+    /// The kernels' CPU twins.
+    Cpu(cpu::CpuExecutor),
+    /// WGSL on wgpu.
+    Gpu(gpu::GpuExecutor),
+}
+
+impl Executor {
+    /// `cpu` or `gpu`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Cpu(_) => "cpu",
+            Self::Gpu(_) => "gpu",
+        }
+    }
+
+    /// What people call the device.
+    pub fn device_name(&self) -> String {
+        match self {
+            Self::Cpu(_) => "CPU".to_owned(),
+            Self::Gpu(executor) => executor.adapter_name().to_owned(),
+        }
+    }
+
+    /// One forward pass of one network over any rows: prefill, a decode step or scoring.
+    ///
+    /// A prompt row attends to the prompt up to itself; a candidate's row to the whole prompt and to its
+    /// own candidate up to itself. The cache keeps what was computed; see [`Row`] for positions.
+    ///
+    /// # Errors
+    /// Rows without a place, no such network, or a failure of the device.
+    pub async fn forward(
+        &mut self,
+        network: Network,
+        rows: &[Row],
+        output: Output<'_>,
+    ) -> Result<Vec<f32>, EngineError> {
+        match self {
+            Self::Cpu(executor) => executor.forward(network, rows, output),
+            Self::Gpu(executor) => executor.forward(network, rows, output).await,
+        }
+    }
+}
+
+/// What to suggest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SuggestRequest {
+    /// The conversation so far.
+    pub prompt: Prompt,
+    /// M.
+    pub n_candidates: usize,
+    /// Tokens of a suggestion at most, its end included.
+    pub max_new_tokens: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+}
 
 /// GaRM's answer for one suggestion: N(reward_mean, aleatoric_std²) over users, and how unsure the model
 /// itself is. Method B.2, B.3.
@@ -43,3 +262,385 @@ impl Score {
         self.aleatoric_std.hypot(self.epistemic_std)
     }
 }
+
+/// A written suggestion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Text without special tokens.
+    pub text: String,
+    /// Tokens as drawn, the end included where it was.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each token in nats, at temperature 1 and untruncated.
+    pub logps: Vec<f32>,
+    /// Whether the policy ended it itself.
+    pub finished: bool,
+}
+
+/// A written and scored suggestion.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Suggestion {
+    /// Text without special tokens.
+    pub text: String,
+    /// Tokens as drawn, the end included where it was.
+    pub tokens: Vec<u32>,
+    /// Log-probability of each token in nats, at temperature 1 and untruncated.
+    pub logps: Vec<f32>,
+    /// Whether the policy ended it itself.
+    pub finished: bool,
+    /// GaRM's score of the text.
+    pub score: Score,
+}
+
+/// Suggestions with what they took, by the caller's clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SuggestOutcome {
+    /// One per candidate, in order.
+    pub suggestions: Vec<Suggestion>,
+    /// Tokens of the prompt after cutting.
+    pub n_prompt_tokens: usize,
+    /// Tokens drawn, all candidates together.
+    pub n_decoded_tokens: usize,
+    /// Time of the prompt's pass.
+    pub prefill_secs: f64,
+    /// Time of the decode steps.
+    pub decode_secs: f64,
+    /// Time of scoring, its prefill included.
+    pub score_secs: f64,
+}
+
+/// One step of greedy decoding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GreedyStep {
+    /// The most likely token.
+    pub token: u32,
+    /// Logits it was taken from `[V]`.
+    pub logits: Vec<f32>,
+}
+
+/// A policy, where it has one a reward model, and the device they run on.
+#[derive(Debug)]
+pub struct Engine {
+    config: ModelConfig,
+    limits: Limits,
+    tokenizer: Tokenizer,
+    executor: Executor,
+    heads: Option<Heads>,
+}
+
+impl Engine {
+    /// Both networks of a checkpoint on the CPU.
+    ///
+    /// # Errors
+    /// A checkpoint that was put together by hand and lacks something.
+    pub fn cpu(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
+        let limits = Limits::of(&checkpoint.manifest.model);
+        let (policy, reward, heads, tokenizer) = parts_of(checkpoint)?;
+        let config = &checkpoint.manifest.model;
+        let executor = cpu::CpuExecutor::new(config, limits, Arc::new(policy), Some(Arc::new(reward)));
+        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Cpu(executor), heads: Some(heads) })
+    }
+
+    /// Both networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
+    ///
+    /// # Errors
+    /// As [`Engine::cpu`], or what the device refuses.
+    pub async fn gpu(checkpoint: &Checkpoint, gpu: &GpuContext) -> Result<Self, EngineError> {
+        let limits = Limits::of(&checkpoint.manifest.model);
+        let (policy, reward, heads, tokenizer) = parts_of(checkpoint)?;
+        let config = &checkpoint.manifest.model;
+        let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, Some(&reward)).await?;
+        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Gpu(executor), heads: Some(heads) })
+    }
+
+    /// A policy alone on the CPU, unquantized: RL's rollouts. Names as [`crate::config::tensor_names`].
+    ///
+    /// # Errors
+    /// A configuration that cannot be; tensors missing, of another shape or not finite.
+    pub fn from_tensors(config: &ModelConfig, policy: &TensorMap, tokenizer: &Tokenizer) -> Result<Self, EngineError> {
+        config.validate()?;
+        let weights = Weights::gather(config, |name| {
+            let tensor = policy.get(name).ok_or_else(|| EngineError::MissingTensor { name: name.to_owned() })?;
+            plain_matrix(name, tensor)
+        })?;
+        let limits = Limits::of(config);
+        let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, Arc::new(weights), None));
+        Ok(Self { config: config.clone(), limits, tokenizer: tokenizer.clone(), executor, heads: None })
+    }
+
+    /// Another engine over the same weights with its own cache, for another thread; `None` on a GPU.
+    pub fn fork(&self) -> Option<Self> {
+        let Executor::Cpu(executor) = &self.executor else { return None };
+        Some(Self {
+            config: self.config.clone(),
+            limits: self.limits,
+            tokenizer: self.tokenizer.clone(),
+            executor: Executor::Cpu(executor.clone()),
+            heads: self.heads.clone(),
+        })
+    }
+
+    /// Where the networks run.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// The same, for passes by hand.
+    pub fn executor_mut(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+
+    /// Shape of the networks.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Sizes of the cache.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Writes and scores suggestions: the prompt once through the policy, the candidates as one batch, the
+    /// prompt once through the reward model, all candidates' tokens in one batch.
+    ///
+    /// The prompt is cut to `max_seq_len - max_new_tokens`, oldest first. A score is that of the text, as
+    /// [`Engine::score`] gives it. `clock` gives seconds.
+    ///
+    /// # Errors
+    /// Settings that cannot be, no reward model, NaN from a network, or a failure of the device.
+    pub async fn suggest(
+        &mut self,
+        request: &SuggestRequest,
+        clock: &dyn Fn() -> f64,
+    ) -> Result<SuggestOutcome, EngineError> {
+        request.sampling.validate()?;
+        let start = clock();
+        let prompt = self.policy_prompt(&request.prompt, request.max_new_tokens)?;
+        let logits = self.prefill(Network::Policy, &prompt).await?;
+        let prefilled = clock();
+        let streams = 0..request.n_candidates as u64;
+        let rollouts = self.decode(&prompt, &logits, streams, request.max_new_tokens, &request.sampling).await?;
+        let decoded = clock();
+        let texts: Vec<String> = rollouts.iter().map(|r| r.text.clone()).collect();
+        let scores = self.score(&request.prompt, &texts).await?;
+        let scored = clock();
+        let n_decoded_tokens = rollouts.iter().map(|r| r.tokens.len()).sum();
+        let suggestions = rollouts.into_iter().zip(scores).map(|(r, score)| {
+            let Rollout { text, tokens, logps, finished } = r;
+            Suggestion { text, tokens, logps, finished, score }
+        });
+        Ok(SuggestOutcome {
+            suggestions: suggestions.collect(),
+            n_prompt_tokens: prompt.len(),
+            n_decoded_tokens,
+            prefill_secs: prefilled - start,
+            decode_secs: decoded - prefilled,
+            score_secs: scored - decoded,
+        })
+    }
+
+    /// GaRM's score of each text, in order; each depends on the prompt and its own text only.
+    ///
+    /// The prompt is cut to [`ModelConfig::max_prompt_tokens`], oldest first; a text longer than
+    /// [`Limits::suffix_tokens`] to its beginning.
+    ///
+    /// # Errors
+    /// No reward model, NaN from it, or a failure of the device.
+    pub async fn score(&mut self, prompt: &Prompt, suggestions: &[String]) -> Result<Vec<Score>, EngineError> {
+        let heads = self.heads.clone().ok_or(EngineError::NoReward)?;
+        if suggestions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let prompt = self.tokenizer.encode_prompt(prompt, self.config.max_prompt_tokens());
+        let rows = prompt_rows(&prompt);
+        self.executor.forward(Network::Reward, &rows, Output::Logits(&[])).await?;
+        let mut scores = Vec::with_capacity(suggestions.len());
+        for batch in suggestions.chunks(self.limits.n_seqs) {
+            let encoded: Vec<Vec<u32>> = batch.iter().map(|text| self.suggestion_tokens(text)).collect();
+            let rows: Vec<Row> = encoded
+                .iter()
+                .enumerate()
+                .flat_map(|(seq, tokens)| suffix_rows(tokens, seq as u32, prompt.len()))
+                .collect();
+            let hidden = self.executor.forward(Network::Reward, &rows, Output::Hidden).await?; // [T of all, D]
+            let mut at = 0;
+            for tokens in &encoded {
+                let n_values = tokens.len() * self.config.d_model;
+                scores.push(heads.score(&hidden[at..at + n_values])?);
+                at += n_values;
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Greedy decoding with the logits of each step, to compare executors; ends after [`END`].
+    ///
+    /// # Errors
+    /// More tokens than fit, NaN from the network, or a failure of the device.
+    pub async fn greedy(&mut self, prompt: &Prompt, n_tokens: usize) -> Result<Vec<GreedyStep>, EngineError> {
+        let prompt = self.policy_prompt(prompt, n_tokens)?;
+        let mut logits = self.prefill(Network::Policy, &prompt).await?;
+        let mut steps = Vec::with_capacity(n_tokens);
+        while steps.len() < n_tokens {
+            let token = largest(&logits)? as u32;
+            let row = Row { token, seq: Some(0), pos: (prompt.len() + steps.len()) as u32 };
+            steps.push(GreedyStep { token, logits: std::mem::take(&mut logits) });
+            if token == END || steps.len() == n_tokens {
+                break;
+            }
+            logits = self.executor.forward(Network::Policy, &[row], Output::Logits(&[0])).await?;
+        }
+        Ok(steps)
+    }
+
+    /// `n_per_prompt` suggestions for each prompt, unscored; for RL and evaluation outside a page.
+    ///
+    /// Candidate `i` of prompt `p` draws from stream `first_stream + p * n_per_prompt + i`, so work may be
+    /// split among forks without changing a draw.
+    ///
+    /// # Errors
+    /// As [`Engine::suggest`]; [`EngineError::MustBeAwaited`] in a page on a GPU.
+    pub fn rollouts(
+        &mut self,
+        prompts: &[Prompt],
+        n_per_prompt: usize,
+        max_new_tokens: usize,
+        sampling: &Sampling,
+        first_stream: u64,
+    ) -> Result<Vec<Vec<Rollout>>, EngineError> {
+        let all = async {
+            let mut all = Vec::with_capacity(prompts.len());
+            for (p, prompt) in prompts.iter().enumerate() {
+                let prompt = self.policy_prompt(prompt, max_new_tokens)?;
+                let logits = self.prefill(Network::Policy, &prompt).await?;
+                let first = first_stream + (p * n_per_prompt) as u64;
+                let streams = first..first + n_per_prompt as u64;
+                all.push(self.decode(&prompt, &logits, streams, max_new_tokens, sampling).await?);
+            }
+            Ok(all)
+        };
+        ready(all).ok_or(EngineError::MustBeAwaited)?
+    }
+
+    /// The policy's prompt tokens, leaving room for what is to be written.
+    fn policy_prompt(&self, prompt: &Prompt, n_new: usize) -> Result<Vec<u32>, EngineError> {
+        let max = self.limits.suffix_tokens;
+        if n_new > max {
+            return Err(EngineError::TooManyTokens { n_tokens: n_new, max });
+        }
+        Ok(self.tokenizer.encode_prompt(prompt, self.config.max_seq_len - n_new))
+    }
+
+    /// A suggestion's tokens, cut to what a candidate's part of the cache holds, with their end.
+    fn suggestion_tokens(&self, text: &str) -> Vec<u32> {
+        let mut tokens = self.tokenizer.encode_suggestion(text);
+        if tokens.len() > self.limits.suffix_tokens {
+            tokens.truncate(self.limits.suffix_tokens - 1);
+            tokens.push(END);
+        }
+        tokens
+    }
+
+    /// The prompt into the cache; logits `[V]` after its last token.
+    async fn prefill(&mut self, network: Network, prompt: &[u32]) -> Result<Vec<f32>, EngineError> {
+        let last = [prompt.len() - 1];
+        self.executor.forward(network, &prompt_rows(prompt), Output::Logits(&last)).await
+    }
+
+    /// One candidate a stream, batch by batch; the prompt is in the policy's cache and `first_logits` follow it.
+    async fn decode(
+        &mut self,
+        prompt: &[u32],
+        first_logits: &[f32],
+        streams: Range<u64>,
+        max_new_tokens: usize,
+        sampling: &Sampling,
+    ) -> Result<Vec<Rollout>, EngineError> {
+        let streams: Vec<u64> = streams.collect();
+        let mut rollouts = Vec::with_capacity(streams.len());
+        for batch in streams.chunks(self.limits.n_seqs) {
+            let candidates = batch.iter().map(|stream| Candidate::new(sampling, *stream));
+            let mut candidates = candidates.collect::<Result<Vec<_>, _>>()?;
+            if max_new_tokens > 0 {
+                for candidate in &mut candidates {
+                    candidate.draw(first_logits)?;
+                }
+            }
+            for step in 1..max_new_tokens {
+                let (mut rows, mut running) = (Vec::new(), Vec::new());
+                for (seq, candidate) in candidates.iter_mut().enumerate().filter(|(_, c)| !c.finished) {
+                    let pos = (prompt.len() + step - 1) as u32;
+                    rows.push(Row { token: candidate.tokens[step - 1], seq: Some(seq as u32), pos });
+                    running.push(candidate);
+                }
+                if rows.is_empty() {
+                    break;
+                }
+                let wanted: Vec<usize> = (0..rows.len()).collect();
+                let logits = self.executor.forward(Network::Policy, &rows, Output::Logits(&wanted)).await?; // [M, V]
+                for (candidate, logits) in running.into_iter().zip(logits.chunks_exact(self.config.vocab_size)) {
+                    candidate.draw(logits)?;
+                }
+            }
+            rollouts.extend(candidates.into_iter().map(|c| Rollout {
+                text: self.tokenizer.decode(&c.tokens),
+                tokens: c.tokens,
+                logps: c.logps,
+                finished: c.finished,
+            }));
+        }
+        Ok(rollouts)
+    }
+}
+
+/// A suggestion being written.
+struct Candidate {
+    sampler: Sampler,
+    tokens: Vec<u32>,
+    logps: Vec<f32>,
+    finished: bool,
+}
+
+impl Candidate {
+    fn new(sampling: &Sampling, stream: u64) -> Result<Self, SamplingError> {
+        let sampler = Sampler::new(sampling, stream)?;
+        Ok(Self { sampler, tokens: Vec::new(), logps: Vec::new(), finished: false })
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
+        let drawn = self.sampler.draw(logits)?;
+        self.tokens.push(drawn.token);
+        self.logps.push(drawn.logp);
+        self.finished = drawn.token == END;
+        Ok(())
+    }
+}
+
+fn prompt_rows(tokens: &[u32]) -> Vec<Row> {
+    tokens.iter().enumerate().map(|(i, token)| Row { token: *token, seq: None, pos: i as u32 }).collect()
+}
+
+fn suffix_rows(tokens: &[u32], seq: u32, prompt_len: usize) -> impl Iterator<Item = Row> {
+    tokens.iter().enumerate().map(move |(i, t)| Row { token: *t, seq: Some(seq), pos: (prompt_len + i) as u32 })
+}
+
+/// Policy, reward trunk, heads and tokenizer of a checkpoint.
+fn parts_of(checkpoint: &Checkpoint) -> Result<(Weights, Weights, Heads, Tokenizer), EngineError> {
+    let model = &checkpoint.manifest.model;
+    model.validate()?;
+    let take = |name: String| -> Result<Matrix, EngineError> {
+        checkpoint.tensors.get(&name).cloned().ok_or(EngineError::MissingTensor { name })
+    };
+    let policy = Weights::gather(model, |name| take(format!("policy.{name}")))?;
+    let reward = Weights::gather(model, |name| take(format!("reward.{name}")))?;
+    let heads =
+        Heads::gather(model, &checkpoint.manifest.reward, |name| Ok(take(format!("reward.{name}"))?.to_dense().data))?;
+    Ok((policy, reward, heads, checkpoint.tokenizer()?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,13 @@
-//! Choosing the next token from logits. To be written (types are fixed).
+//! Choosing the next token from logits: temperature, then top-k, then top-p, from one seeded stream a
+//! candidate.
+//!
+//! In the loop: between the engine's logits and a suggestion, and in RL rollouts. Runs on the host in
+//! f64, so the same logits and seed give the same tokens on every executor. Dimension key: `V` vocabulary.
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -14,4 +21,271 @@ pub struct Sampling {
     pub top_p: f32,
     /// Candidate `i` draws from ChaCha8 stream `i` of this seed.
     pub seed: u64,
+}
+
+impl Sampling {
+    /// The most likely token at every step.
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 };
+
+    /// Draws from the policy's own distribution, as RL needs them.
+    pub fn plain(seed: u64) -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, seed }
+    }
+
+    /// # Errors
+    /// [`SamplingError::Setting`] naming the first field that cannot be.
+    pub fn validate(&self) -> Result<(), SamplingError> {
+        let check = |ok, field, value, expected| {
+            if ok { Ok(()) } else { Err(SamplingError::Setting { field, value, expected }) }
+        };
+        check(
+            self.temperature >= 0.0 && self.temperature <= 100.0,
+            "temperature",
+            self.temperature,
+            "0 (greedy) to 100",
+        )?;
+        check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", self.top_p, "above 0, at most 1")
+    }
+}
+
+/// Why no token can be drawn.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SamplingError {
+    /// A setting that cannot be.
+    #[error("sampling: {field} is {value}, expected {expected}")]
+    Setting {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: f32,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// The network gave something that is no logit.
+    #[error("logit of token {token} is {value}")]
+    Logit {
+        /// First offending token.
+        token: usize,
+        /// NaN or positive infinity.
+        value: f32,
+    },
+    /// No token has any probability.
+    #[error("no token has a finite logit among {vocab_size}")]
+    NothingLeft {
+        /// V.
+        vocab_size: usize,
+    },
+}
+
+/// A drawn token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// Token id.
+    pub token: u32,
+    /// Its log-probability in nats under the network's own distribution: temperature 1, nothing cut off.
+    pub logp: f32,
+}
+
+/// Draws the tokens of one candidate.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// The sampler of candidate `stream`; its draws do not depend on other candidates.
+    ///
+    /// # Errors
+    /// As [`Sampling::validate`].
+    pub fn new(sampling: &Sampling, stream: u64) -> Result<Self, SamplingError> {
+        sampling.validate()?;
+        let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+        rng.set_stream(stream);
+        Ok(Self { sampling: *sampling, rng })
+    }
+
+    /// Draws from logits `[V]`.
+    ///
+    /// Order: divide by the temperature, keep the `top_k` largest, renormalise, keep the smallest set of
+    /// largest probabilities whose sum reaches `top_p`, renormalise, draw. Equal logits rank by lower id.
+    /// Temperature 0 takes the largest and draws nothing. A logit of negative infinity has probability 0.
+    ///
+    /// # Errors
+    /// NaN or positive infinity among the logits, or none that is finite.
+    pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn, SamplingError> {
+        let best = largest(logits)?;
+        let peak = f64::from(logits[best]);
+        let log_mass = logits.iter().map(|l| (f64::from(*l) - peak).exp()).sum::<f64>().ln() + peak;
+        let token = if self.sampling.temperature == 0.0 { best } else { self.draw_below(logits, peak) };
+        Ok(Drawn { token: token as u32, logp: (f64::from(logits[token]) - log_mass) as f32 })
+    }
+
+    /// The drawn index, by inverting the cumulative distribution; `peak` is the largest logit.
+    fn draw_below(&mut self, logits: &[f32], peak: f64) -> usize {
+        let temperature = f64::from(self.sampling.temperature);
+        let weight = |i: usize| ((f64::from(logits[i]) - peak) / temperature).exp();
+        // 53 random bits: uniform on [0, 1)
+        let uniform = (self.rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
+        let (k, p) = (self.sampling.top_k, f64::from(self.sampling.top_p));
+        if (k == 0 || k >= logits.len()) && p >= 1.0 {
+            return invert(uniform, (0..logits.len()).map(|i| (i, weight(i))));
+        }
+        let mut kept: Vec<usize> = (0..logits.len()).collect();
+        let by_rank = |a: &usize, b: &usize| {
+            // no NaN here; the two zeros are equal
+            logits[*b].partial_cmp(&logits[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b))
+        };
+        if k > 0 && k < kept.len() {
+            kept.select_nth_unstable_by(k - 1, by_rank);
+            kept.truncate(k);
+        }
+        kept.sort_unstable_by(by_rank);
+        let mass: f64 = kept.iter().map(|i| weight(*i)).sum();
+        let mut so_far = 0.0;
+        let enough = kept.iter().position(|i| {
+            so_far += weight(*i);
+            so_far >= p * mass
+        });
+        kept.truncate(enough.map_or(kept.len(), |last| last + 1));
+        invert(uniform, kept.iter().map(|i| (*i, weight(*i))))
+    }
+}
+
+/// The first index at which the running sum of weights passes `uniform` times their sum.
+fn invert(uniform: f64, weights: impl Iterator<Item = (usize, f64)> + Clone) -> usize {
+    let threshold = uniform * weights.clone().map(|(_, w)| w).sum::<f64>();
+    let mut so_far = 0.0;
+    let mut last = 0;
+    for (i, weight) in weights {
+        if weight > 0.0 {
+            last = i;
+            so_far += weight;
+            if so_far > threshold {
+                break;
+            }
+        }
+    }
+    last
+}
+
+/// Index of the largest logit, the lowest where several are equal.
+///
+/// # Errors
+/// As [`Sampler::draw`].
+pub fn largest(logits: &[f32]) -> Result<usize, SamplingError> {
+    if let Some(token) = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
+        return Err(SamplingError::Logit { token, value: logits[token] });
+    }
+    let best = (0..logits.len()).reduce(|best, i| match logits[i].partial_cmp(&logits[best]) {
+        Some(Ordering::Greater) => i,
+        _ => best,
+    });
+    match best {
+        Some(best) if logits[best].is_finite() => Ok(best),
+        _ => Err(SamplingError::NothingLeft { vocab_size: logits.len() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, 2.0, -1.0];
+
+    fn sampling(temperature: f32, top_k: usize, top_p: f32) -> Sampling {
+        Sampling { temperature, top_k, top_p, seed: 11 }
+    }
+
+    /// Share of draws of each token.
+    fn shares(sampling: &Sampling, logits: &[f32]) -> Vec<f64> {
+        let n = 20_000;
+        let mut sampler = Sampler::new(sampling, 0).unwrap();
+        let mut shares = vec![0.0; logits.len()];
+        for _ in 0..n {
+            shares[sampler.draw(logits).unwrap().token as usize] += 1.0 / f64::from(n);
+        }
+        shares
+    }
+
+    fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {
+        let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) / temperature).exp()).collect();
+        let mass: f64 = weights.iter().sum();
+        weights.iter().map(|w| w / mass).collect()
+    }
+
+    fn assert_shares(name: &str, got: &[f64], want: &[f64]) {
+        // five standard errors of a share of 20,000 draws
+        beckon_shaders::assert_all_close(name, got, want, 5.0 * (0.25f64 / 20_000.0).sqrt());
+    }
+
+    #[test]
+    fn greedy_takes_the_largest_and_the_lower_id_of_equals() {
+        let mut sampler = Sampler::new(&Sampling::GREEDY, 3).unwrap();
+        let drawn = sampler.draw(&LOGITS).unwrap();
+        assert_eq!(drawn.token, 1);
+        crate::metrics::assert_close("logp", drawn.logp, softmax(&LOGITS, 1.0)[1].ln(), 1e-6);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        assert_shares("temperature 1", &shares(&sampling(1.0, 0, 1.0), &LOGITS), &softmax(&LOGITS, 1.0));
+        assert_shares("temperature 0.5", &shares(&sampling(0.5, 0, 1.0), &LOGITS), &softmax(&LOGITS, 0.5));
+    }
+
+    #[test]
+    fn top_k_keeps_the_lower_id_of_equals() {
+        assert_shares("top 1", &shares(&sampling(1.0, 1, 1.0), &LOGITS), &[0.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_shares("top 2", &shares(&sampling(1.0, 2, 1.0), &LOGITS), &[0.0, 0.5, 0.0, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn top_p_keeps_the_smallest_sufficient_set() {
+        // probabilities of 0.4, 0.3, 0.2, 0.1
+        let logits = [0.4f32, 0.1, 0.3, 0.2].map(f32::ln);
+        assert_shares("0.7", &shares(&sampling(1.0, 0, 0.69), &logits), &[4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0]);
+        assert_shares("tiny", &shares(&sampling(1.0, 0, 0.01), &logits), &[1.0, 0.0, 0.0, 0.0]);
+        // after top 2 the shares are 4/7 and 3/7, so 0.5 keeps one
+        assert_shares("top 2, 0.5", &shares(&sampling(1.0, 2, 0.5), &logits), &[1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_logp_is_that_of_the_untruncated_distribution() {
+        let mut sampler = Sampler::new(&sampling(0.3, 2, 0.9), 0).unwrap();
+        let p = softmax(&LOGITS, 1.0);
+        for _ in 0..20 {
+            let drawn = sampler.draw(&LOGITS).unwrap();
+            crate::metrics::assert_close("logp", drawn.logp, p[drawn.token as usize].ln(), 1e-6);
+        }
+    }
+
+    #[test]
+    fn streams_differ_and_repeat() {
+        let logits = [0.0f32; 64];
+        let tokens = |stream| {
+            let mut sampler = Sampler::new(&sampling(1.0, 0, 1.0), stream).unwrap();
+            (0..16).map(|_| sampler.draw(&logits).unwrap().token).collect::<Vec<_>>()
+        };
+        assert_eq!(tokens(4), tokens(4));
+        assert_ne!(tokens(4), tokens(5));
+    }
+
+    #[test]
+    fn what_is_no_logit_is_an_error() {
+        let mut sampler = Sampler::new(&sampling(1.0, 0, 0.9), 0).unwrap();
+        assert!(matches!(sampler.draw(&[0.0, f32::NAN]), Err(SamplingError::Logit { token: 1, .. })));
+        assert!(matches!(sampler.draw(&[f32::INFINITY, 0.0]), Err(SamplingError::Logit { token: 0, .. })));
+        assert_eq!(sampler.draw(&[f32::NEG_INFINITY; 3]), Err(SamplingError::NothingLeft { vocab_size: 3 }));
+        assert_eq!(sampler.draw(&[]), Err(SamplingError::NothingLeft { vocab_size: 0 }));
+        assert_eq!(sampler.draw(&[f32::NEG_INFINITY, 0.0]).unwrap().token, 1);
+        let extreme = sampler.draw(&[f32::MIN, f32::MAX]).unwrap();
+        assert_eq!((extreme.token, extreme.logp), (1, 0.0));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        for bad in [sampling(-1.0, 0, 1.0), sampling(f32::NAN, 0, 1.0), sampling(1.0, 0, 0.0), sampling(1.0, 0, 1.1)] {
+            assert!(Sampler::new(&bad, 0).is_err(), "{bad:?}");
+        }
+    }
 }

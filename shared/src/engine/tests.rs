@@ -1,0 +1,369 @@
+use super::*;
+use crate::checkpoint::{Formats, Lineage, Parts, RewardConfig};
+use crate::config::{reward_head_names, tensor_names};
+use crate::metrics::assert_close;
+use crate::prompt::{Role, Turn};
+use crate::quant::BlockFormat;
+use crate::tensor::DenseTensor;
+use beckon_shaders::assert_all_close;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// Logits of the same rows computed in another order of passes, or on another executor.
+const TOLERANCE: f32 = 2e-4;
+
+const TEXTS: [&str; 4] = ["how to cook rice", "how to cook brown rice", "rice cooker", "cooking rice in a pot"];
+
+/// Grouped heads, an odd vocabulary, and no two widths the same.
+fn model(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        vocab_size,
+        d_model: 64,
+        n_layers: 2,
+        n_heads: 6,
+        n_kv_heads: 3,
+        head_dim: 16,
+        d_ff: 160,
+        rope_base: 10_000.0,
+        norm_eps: 1e-5,
+        max_seq_len: 96,
+    }
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::train(TEXTS, 277).unwrap()
+}
+
+/// Weights that make logits of order 1 and differ from token to token; norms near 1.
+fn random(names: Vec<(String, Vec<usize>)>, seed: u64) -> TensorMap {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tensor = |shape: Vec<usize>| {
+        let (offset, width) = if shape.len() == 1 { (1.0, 0.2) } else { (0.0, 0.5) };
+        let mut value = || offset + width * (rng.next_u32() as f32 / 2_147_483_648.0 - 1.0);
+        let data = (0..shape.iter().product()).map(|_| value()).collect();
+        DenseTensor::new(shape, data)
+    };
+    names.into_iter().map(|(name, shape)| (name, tensor(shape))).collect()
+}
+
+fn policy_tensors() -> TensorMap {
+    random(tensor_names(&model(283)), 1)
+}
+
+fn checkpoint(format: BlockFormat) -> Checkpoint {
+    let model = model(283);
+    let dims = 5;
+    let reward = random([tensor_names(&model), reward_head_names(&model, dims)].concat(), 2);
+    let parts = Parts {
+        name: "test".into(),
+        model: &model,
+        reward: RewardConfig { variance_floor: 0.01, feature_dims: dims, kappa: 0.25 },
+        lineage: Lineage {
+            data_hash: String::new(),
+            sources: vec![],
+            parent: None,
+            config: serde_json::Value::Null,
+            seed: 0,
+            commit: None,
+            command: String::new(),
+            device: "cpu".into(),
+            simulated: true,
+            attribution: vec![],
+        },
+        tokenizer: &tokenizer(),
+    };
+    Checkpoint::build(parts, &policy_tensors(), &reward, Formats { policy: format, reward: format }).unwrap()
+}
+
+fn cpu() -> Engine {
+    Engine::cpu(&checkpoint(BlockFormat::Q8)).unwrap()
+}
+
+/// The output of CPU work, or native GPU work.
+fn now<T>(work: impl Future<Output = Result<T, EngineError>>) -> T {
+    ready(work).expect("nothing to wait for").unwrap()
+}
+
+fn prompts() -> Vec<Prompt> {
+    let turn = |role, text: &str| Turn { role, text: text.into() };
+    vec![
+        Prompt::from_query("how to cook rice"),
+        Prompt::default(),
+        Prompt {
+            turns: vec![
+                turn(Role::User, "rice cooker"),
+                turn(Role::Assistant, "Here are some rice cookers, from small to large, with a pot."),
+                turn(Role::User, "brown rice?"),
+            ],
+        },
+        Prompt::from_query("cook ".repeat(400)),
+    ]
+}
+
+fn request(n_candidates: usize, seed: u64) -> SuggestRequest {
+    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed };
+    SuggestRequest { prompt: Prompt::from_query("how to cook rice"), n_candidates, max_new_tokens: 12, sampling }
+}
+
+fn suggest(engine: &mut Engine, request: &SuggestRequest) -> SuggestOutcome {
+    now(engine.suggest(request, &|| 0.0))
+}
+
+fn rows(tokens: &[u32], seq: Option<u32>, first: usize) -> Vec<Row> {
+    tokens.iter().enumerate().map(|(i, t)| Row { token: *t, seq, pos: (first + i) as u32 }).collect()
+}
+
+/// Logits after every token of one sequence, by one prefill.
+fn whole(engine: &mut Engine, tokens: &[u32]) -> Vec<f32> {
+    let all: Vec<usize> = (0..tokens.len()).collect();
+    now(engine.executor_mut().forward(Network::Policy, &rows(tokens, None, 0), Output::Logits(&all)))
+}
+
+/// Candidates behind a shared prompt give the logits that each whole sequence gives by one prefill.
+fn assert_shared_prompt_is_exact(engine: &mut Engine) {
+    let v = engine.config().vocab_size;
+    let prompt: Vec<u32> = (0..70).map(|i| (i * 31 + 7) % 283).collect();
+    let suffixes: Vec<Vec<u32>> = (0..5).map(|c| (0..4 + c).map(|i| (i * 53 + c * 17 + 5) % 283).collect()).collect();
+    let mut want = Vec::new();
+    for suffix in &suffixes {
+        let logits = whole(engine, &[&prompt[..], suffix].concat());
+        want.push(logits[prompt.len() * v..].to_vec());
+    }
+    // all at once, as scoring does
+    now(engine.prefill(Network::Policy, &prompt));
+    let together: Vec<Row> =
+        suffixes.iter().enumerate().flat_map(|(c, s)| rows(s, Some(c as u32), prompt.len())).collect();
+    let all: Vec<usize> = (0..together.len()).collect();
+    let got = now(engine.executor_mut().forward(Network::Policy, &together, Output::Logits(&all)));
+    assert_all_close("together", &got, &want.concat(), f64::from(TOLERANCE));
+    // token by token, as decoding does
+    now(engine.prefill(Network::Policy, &prompt));
+    for step in 0..4 {
+        let step_rows: Vec<Row> = suffixes
+            .iter()
+            .enumerate()
+            .map(|(c, s)| Row { token: s[step], seq: Some(c as u32), pos: (prompt.len() + step) as u32 })
+            .collect();
+        let all: Vec<usize> = (0..step_rows.len()).collect();
+        let got = now(engine.executor_mut().forward(Network::Policy, &step_rows, Output::Logits(&all)));
+        for (c, got) in got.chunks_exact(v).enumerate() {
+            assert_all_close("step", got, &want[c][step * v..(step + 1) * v], f64::from(TOLERANCE));
+        }
+    }
+}
+
+#[test]
+fn a_shared_prompt_changes_nothing() {
+    assert_shared_prompt_is_exact(&mut cpu());
+}
+
+#[test]
+fn a_prompt_may_grow_without_starting_again() {
+    let mut engine = cpu();
+    let tokens: Vec<u32> = (0..80).map(|i| (i * 31 + 7) % 283).collect();
+    let v = engine.config().vocab_size;
+    let want = whole(&mut engine, &tokens);
+    now(engine.prefill(Network::Policy, &tokens[..30]));
+    let got =
+        now(engine.executor_mut().forward(Network::Policy, &rows(&tokens[30..], None, 30), Output::Logits(&[49])));
+    assert_eq!(got, want[79 * v..], "bit-equal: the CPU executor sums in one order");
+}
+
+#[test]
+fn the_prompt_matters_up_to_its_first_token() {
+    let mut engine = cpu();
+    let logits = |engine: &mut Engine, first| {
+        now(engine.prefill(Network::Policy, &[first, 20, 30]));
+        let row = Row { token: 9, seq: Some(3), pos: 3 };
+        now(engine.executor_mut().forward(Network::Policy, &[row], Output::Logits(&[0])))
+    };
+    assert_ne!(logits(&mut engine, 10), logits(&mut engine, 11));
+}
+
+#[test]
+fn a_seed_gives_one_outcome() {
+    let mut engine = cpu();
+    let first = suggest(&mut engine, &request(3, 5));
+    suggest(&mut engine, &request(3, 6));
+    assert_eq!(suggest(&mut engine, &request(3, 5)), first);
+    assert_eq!(suggest(&mut cpu(), &request(3, 5)), first);
+    assert_ne!(suggest(&mut engine, &request(3, 6)).suggestions, first.suggestions);
+}
+
+#[test]
+fn a_candidate_does_not_depend_on_the_others() {
+    let mut engine = cpu();
+    // 19 is more than one batch
+    let many = suggest(&mut engine, &request(19, 5)).suggestions;
+    assert_eq!(many.len(), 19);
+    for n in [1, 4, 9] {
+        assert_eq!(suggest(&mut engine, &request(n, 5)).suggestions, many[..n], "of {n}");
+    }
+    assert!(many.iter().any(|s| s.tokens != many[0].tokens), "streams differ");
+}
+
+#[test]
+fn tokens_and_logps_are_those_of_the_sequence() {
+    let mut engine = cpu();
+    let outcome = suggest(&mut engine, &request(6, 9));
+    assert_eq!(outcome.n_decoded_tokens, outcome.suggestions.iter().map(|s| s.tokens.len()).sum::<usize>());
+    let prompt = engine.tokenizer().encode_prompt(&request(6, 9).prompt, 84);
+    assert_eq!(outcome.n_prompt_tokens, prompt.len());
+    for suggestion in outcome.suggestions {
+        let Suggestion { text, tokens, logps, finished, .. } = suggestion;
+        assert_eq!(engine.tokenizer().decode(&tokens), text);
+        assert_eq!(finished, tokens.last() == Some(&END));
+        assert!(finished || tokens.len() == 12);
+        assert!(!tokens[..tokens.len() - 1].contains(&END));
+        let logits = whole(&mut engine, &[&prompt[..], &tokens].concat());
+        let v = engine.config().vocab_size;
+        for (i, (token, logp)) in tokens.iter().zip(logps).enumerate() {
+            let logits = &logits[(prompt.len() + i - 1) * v..][..v];
+            let mass: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+            assert_close("logp", logp, f64::from(logits[*token as usize]) - mass.ln(), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn a_score_is_of_prompt_and_text_alone() {
+    let mut engine = cpu();
+    let prompt = Prompt::from_query("how to cook rice");
+    let texts: Vec<String> = (0..11).map(|i| format!("{} {}", TEXTS[i % 4], "rice ".repeat(i))).collect();
+    let together = now(engine.score(&prompt, &texts));
+    for (text, score) in texts.iter().zip(&together) {
+        assert_eq!(now(engine.score(&prompt, std::slice::from_ref(text))), [*score]);
+    }
+    assert_ne!(together[0], together[1]);
+    assert_ne!(now(engine.score(&Prompt::from_query("rice"), &texts)), together);
+    for suggestion in suggest(&mut engine, &request(5, 2)).suggestions {
+        assert_eq!(now(engine.score(&prompt, &[suggestion.text])), [suggestion.score]);
+    }
+    assert_eq!(now(engine.score(&prompt, &[])), []);
+    // an empty text is its end; one far too long is cut
+    assert_eq!(now(engine.score(&prompt, &[String::new(), "rice ".repeat(500)])).len(), 2);
+}
+
+#[test]
+fn greedy_is_suggesting_at_temperature_zero() {
+    let mut engine = cpu();
+    for prompt in prompts() {
+        let steps = now(engine.greedy(&prompt, 10));
+        let tokens: Vec<u32> = steps.iter().map(|s| s.token).collect();
+        let greedy = SuggestRequest { prompt, n_candidates: 2, max_new_tokens: 10, sampling: Sampling::GREEDY };
+        for suggestion in suggest(&mut engine, &greedy).suggestions {
+            assert_eq!(suggestion.tokens, tokens);
+        }
+    }
+}
+
+#[test]
+fn rollouts_from_plain_tensors_split_over_forks() {
+    let mut engine = Engine::from_tensors(&model(283), &policy_tensors(), &tokenizer()).unwrap();
+    let all = engine.rollouts(&prompts(), 10, 8, &Sampling::plain(4), 100).unwrap();
+    let mut fork = engine.fork().unwrap();
+    let later = fork.rollouts(&prompts()[1..], 10, 8, &Sampling::plain(4), 110).unwrap();
+    assert_eq!(all[1..], later);
+    assert!(all.iter().flatten().all(|r| r.tokens.len() == r.logps.len() && r.tokens.len() <= 8));
+    assert!(matches!(now_err(engine.score(&prompts()[0], &[String::new()])), EngineError::NoReward));
+}
+
+fn now_err<T: std::fmt::Debug>(work: impl Future<Output = Result<T, EngineError>>) -> EngineError {
+    ready(work).expect("nothing to wait for").unwrap_err()
+}
+
+#[test]
+fn what_cannot_be_done_is_an_error() {
+    let mut engine = cpu();
+    let max = engine.limits().suffix_tokens;
+    let long = SuggestRequest { max_new_tokens: max + 1, ..request(1, 0) };
+    assert!(matches!(now_err(engine.suggest(&long, &|| 0.0)), EngineError::TooManyTokens { .. }));
+    assert_eq!(suggest(&mut engine, &SuggestRequest { max_new_tokens: max, ..request(1, 0) }).suggestions.len(), 1);
+    let nothing = suggest(&mut engine, &SuggestRequest { max_new_tokens: 0, ..request(2, 0) });
+    assert!(nothing.suggestions.iter().all(|s| s.tokens.is_empty() && !s.finished));
+    assert!(suggest(&mut engine, &request(0, 0)).suggestions.is_empty());
+    let hot = SuggestRequest { sampling: Sampling { temperature: f32::NAN, ..Sampling::GREEDY }, ..request(1, 0) };
+    assert!(matches!(now_err(engine.suggest(&hot, &|| 0.0)), EngineError::Sampling(_)));
+
+    let mut broken = policy_tensors();
+    broken.remove("model.layers.1.mlp.up_proj.weight");
+    let missing = Engine::from_tensors(&model(283), &broken, &tokenizer()).unwrap_err();
+    assert!(missing.to_string().contains("model.layers.1.mlp.up_proj.weight"), "{missing}");
+    let wrong = Engine::from_tensors(&model(284), &policy_tensors(), &tokenizer()).unwrap_err();
+    assert!(wrong.to_string().contains("model.embed_tokens.weight"), "{wrong}");
+}
+
+#[test]
+fn not_a_number_in_the_weights_is_an_error_not_a_panic() {
+    // a norm that overflows makes the logits NaN
+    let mut huge = policy_tensors();
+    huge.get_mut("model.norm.weight").unwrap().data.fill(f32::MAX);
+    let mut engine = Engine::from_tensors(&model(283), &huge, &tokenizer()).unwrap();
+    let error = engine.rollouts(&prompts()[..1], 1, 4, &Sampling::plain(0), 0).unwrap_err();
+    assert!(matches!(error, EngineError::Sampling(SamplingError::Logit { .. })), "{error}");
+}
+
+mod on_a_gpu {
+    use super::*;
+
+    fn gpu() -> GpuContext {
+        ready(GpuContext::request()).expect("native").expect("a Vulkan adapter")
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn greedy_steps_are_those_of_the_cpu_in_every_format() {
+        let context = gpu();
+        for format in [BlockFormat::F32, BlockFormat::Q8, BlockFormat::Q4] {
+            let checkpoint = checkpoint(format);
+            let mut a = Engine::cpu(&checkpoint).unwrap();
+            let mut b = now(Engine::gpu(&checkpoint, &context));
+            assert_eq!((b.executor().kind(), a.executor().kind()), ("gpu", "cpu"));
+            let parity = now(parity::compare(&mut a, &mut b, &prompts(), 20, TOLERANCE));
+            assert!(parity.holds(TOLERANCE) && parity.n_agreeing > 20, "{format:?}: {parity:?}");
+            let texts = TEXTS.map(String::from);
+            let (of_a, of_b) = (now(a.score(&prompts()[2], &texts)), now(b.score(&prompts()[2], &texts)));
+            for (a, b) in of_a.iter().zip(&of_b) {
+                let values = |s: &Score| [s.reward_mean, s.aleatoric_std, s.epistemic_std];
+                assert_all_close("score", &values(b), &values(a), 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn a_shared_prompt_changes_nothing_there() {
+        assert_shared_prompt_is_exact(&mut now(Engine::gpu(&checkpoint(BlockFormat::Q8), &gpu())));
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn candidates_repeat_and_do_not_depend_on_the_others() {
+        let mut engine = now(Engine::gpu(&checkpoint(BlockFormat::Q4), &gpu()));
+        let many = suggest(&mut engine, &request(9, 5)).suggestions;
+        assert_eq!(suggest(&mut engine, &request(9, 5)).suggestions, many);
+        let one = suggest(&mut engine, &request(1, 5)).suggestions;
+        assert_eq!((&one[0].tokens, &one[0].text), (&many[0].tokens, &many[0].text));
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn memory_is_fixed_and_a_destroyed_device_is_an_error() {
+        let context = gpu();
+        let mut engine = now(Engine::gpu(&checkpoint(BlockFormat::Q8), &context));
+        let n_bytes = |engine: &Engine| match engine.executor() {
+            Executor::Gpu(executor) => executor.n_bytes(),
+            Executor::Cpu(_) => 0,
+        };
+        let before = (n_bytes(&engine), context.device.generate_allocator_report().map(|r| r.allocations.len()));
+        for seed in 0..3 {
+            suggest(&mut engine, &request(8, seed));
+        }
+        let after = (n_bytes(&engine), context.device.generate_allocator_report().map(|r| r.allocations.len()));
+        assert_eq!(after.0, before.0);
+        assert!(after.1 <= before.1.map(|n| n + 8), "staging at most: {before:?} became {after:?}");
+        context.device.destroy();
+        let error = now_err(engine.greedy(&prompts()[0], 2));
+        assert!(matches!(error, EngineError::Gpu(_)), "{error}");
+    }
+}
