@@ -3,6 +3,57 @@
 //! In the loop: between RL and the checkpoint; the figures go into [`crate::report`].
 
 pub mod ngram;
+pub mod odd_text;
+pub mod policy;
+pub mod reward;
+
+use beckon_shared::checkpoint::CheckpointError;
+use beckon_shared::engine::EngineError;
+use serde::{Deserialize, Deserializer};
+use std::path::PathBuf;
+
+/// Why an evaluation could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The checkpoint file cannot be read.
+    #[error("could not read {}: {source}", path.display())]
+    Read {
+        /// What the disk said.
+        #[source]
+        source: std::io::Error,
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The file is not a checkpoint.
+    #[error("{source}: {}", path.display())]
+    Checkpoint {
+        /// What is wrong with it.
+        #[source]
+        source: CheckpointError,
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The records hold nothing to judge by.
+    #[error("the log has no {missing} to judge by; import more data")]
+    NoData {
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// JSON has no NaN: an undefined figure is written as null and read back as NaN.
+pub(crate) fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// [`null_as_nan`] for both ends of an interval.
+pub(crate) fn nulls_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(f64, f64), D::Error> {
+    let (low, high) = <(Option<f64>, Option<f64>)>::deserialize(deserializer)?;
+    Ok((low.unwrap_or(f64::NAN), high.unwrap_or(f64::NAN)))
+}
 
 /// Two-sided 95% quantile of Student's t with `dof` degrees of freedom, for intervals over few seeds.
 ///

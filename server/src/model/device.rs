@@ -98,7 +98,7 @@ fn gpu(adapter: &Adapter) -> (Device, String) {
 }
 
 /// Runs a future of wgpu to its end on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

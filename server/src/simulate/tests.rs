@@ -113,3 +113,15 @@ fn sample_log_regenerates() {
         "make it again: beckon simulate --impressions {SAMPLE_IMPRESSIONS} --users {SAMPLE_USERS} --seed {SAMPLE_SEED} --out server/assets/sample.jsonl"
     );
 }
+
+#[test]
+fn every_suggestion_passes_the_gate() {
+    use beckon_shared::reward::gate::{Candidate, Gate};
+    let world = World::new(0);
+    for prompt in world.prompts() {
+        for text in world.suggestions(prompt) {
+            let broken = Gate::SLATE.check(prompt, &[Candidate { text, finished: true }]);
+            assert_eq!(broken, [None], "{text} after {prompt:?}");
+        }
+    }
+}
