@@ -6,14 +6,13 @@
 //!
 //! Dimension key: `B` rows, `T` tokens of the longest row, `N` suggestion tokens of the batch.
 
+use beckon_shared::prompt::Prompt;
+use beckon_shared::tokenizer::{PAD, Tokenizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
-
-/// `<|pad|>`.
-const PAD: u32 = 0;
 
 /// A prompt followed by a suggestion, as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +31,14 @@ impl Sequence {
     pub fn new(prompt: &[u32], suggestion: &[u32]) -> Self {
         assert!(!prompt.is_empty(), "a prompt has at least one token");
         Self { tokens: [prompt, suggestion].concat(), n_prompt: prompt.len() }
+    }
+
+    /// Tokens of `prompt` and `suggestion`, at most `max_seq_len` together: a suggestion longer
+    /// than half of that loses its end, a prompt that no longer fits loses its oldest part.
+    pub fn encode(tokenizer: &Tokenizer, prompt: &Prompt, suggestion: &str, max_seq_len: usize) -> Self {
+        let mut suggestion = tokenizer.encode_suggestion(suggestion);
+        suggestion.truncate(max_seq_len / 2);
+        Self::new(&tokenizer.encode_prompt(prompt, max_seq_len - suggestion.len()), &suggestion)
     }
 
     /// Number of suggestion tokens.

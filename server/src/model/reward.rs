@@ -1,1 +1,286 @@
-//! The reward model: the trunk of [`super::llama`] with a mean and a variance head. Written by the GaRM work.
+//! The Gaussian reward model: a Llama trunk that reads prompt and suggestion, and two linear heads that
+//! give the mean and the variance of a suggestion's utility.
+//!
+//! In the loop: `stage::garm` trains it from the SFT policy, `stage::rl` and the evaluation score with
+//! it, the page's engine runs the same tensors. Source: the preference as a Gaussian is the paper's
+//! idea (PAPERS.md); heads, pooling and spread are our design, method B.2.5 and B.3 (2).
+//!
+//! f = mean over the suggestion's tokens (its `<|end|>` included) of the final-norm hidden state; the
+//! prompt is read but not pooled, so that two suggestions differ by what they say.
+//! mu = w_mu·f + b_mu; v = v_min + softplus(w_v·f + b_v). Softplus keeps dv/dlog v bounded as v -> v_min.
+//! d² = |W (f - m)|², v_ep = kappa · max(0, d²/D_f - 1).
+//!
+//! Dimension key: `B` rows, `T` tokens, `D` width, `F` = D_f whitened features. Not here: the losses'
+//! mathematics ([`likelihood`]) and the training ([`crate::stage::garm`]).
+
+pub mod likelihood;
+
+use super::ModelError;
+use super::batch::{self, Batch, Sequence};
+use super::llama::{Llama, check_shapes, dense, normals};
+use beckon_shared::checkpoint::RewardConfig;
+use beckon_shared::config::{ModelConfig, reward_head_names};
+use beckon_shared::engine::Score;
+use beckon_shared::garm::Gaussian;
+use beckon_shared::garm::epistemic::{epistemic_variance, squared_distance};
+use beckon_shared::garm::pair::preference_probability;
+use beckon_shared::preference::Pair;
+use beckon_shared::prompt::Prompt;
+use beckon_shared::tensor::{DenseTensor, TensorMap};
+use beckon_shared::tokenizer::Tokenizer;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// Standard deviation of a head's initial weights. Not zero: at z = 0 the variance gets no gradient.
+const HEAD_INIT_STD: f64 = 0.02;
+/// Padded tokens of a batch that is only scored.
+const READ_TOKENS: usize = 4_096;
+
+/// A linear map of the pooled feature to one number.
+#[derive(Module, Debug)]
+pub struct Head {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+}
+
+/// Trunk and heads.
+#[derive(Module, Debug)]
+pub struct RewardModel {
+    trunk: Llama,
+    mean_head: Head,
+    variance_head: Head,
+    variance_floor: f64,
+}
+
+/// Distributions of a batch's suggestions.
+#[derive(Debug, Clone)]
+pub struct Rewards {
+    /// mu, `[B]`.
+    pub mean: Tensor<1>,
+    /// v, `[B]`.
+    pub variance: Tensor<1>,
+}
+
+impl Head {
+    fn new(weight: Vec<f32>, bias: f32, device: &Device) -> Self {
+        let n = weight.len();
+        Self {
+            weight: Param::from_data(TensorData::new(weight, [n]), device),
+            bias: Param::from_data(TensorData::new(vec![bias], [1]), device),
+        }
+    }
+
+    /// w·f + b: `[B, D]` to `[B]`.
+    fn forward(&self, features: Tensor<2>) -> Tensor<1> {
+        let [b, d] = features.dims();
+        features.matmul(self.weight.val().reshape([d, 1])).reshape([b]) + self.bias.val()
+    }
+}
+
+/// softplus⁻¹(x) = ln(exp(x) - 1), for x > 0.
+fn inverse_softplus(x: f64) -> f64 {
+    x + (-(-x).exp_m1()).ln()
+}
+
+impl RewardModel {
+    /// Trunk of `policy` with fresh heads: mu near `base_mean`, v near 1 for every input.
+    ///
+    /// # Errors
+    /// A policy that is not of this configuration.
+    pub fn init(
+        config: &ModelConfig,
+        policy: &TensorMap,
+        base_mean: f64,
+        variance_floor: f64,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut head = |bias: f64| Head::new(normals(&mut rng, config.d_model, HEAD_INIT_STD), bias as f32, device);
+        Ok(Self {
+            trunk: Llama::from_tensors(config, policy, device)?,
+            mean_head: head(base_mean),
+            variance_head: head(inverse_softplus(1.0 - variance_floor)),
+            variance_floor,
+        })
+    }
+
+    /// The network in `tensors`, trunk and heads; other names are ignored.
+    ///
+    /// # Errors
+    /// A missing tensor or a wrong shape.
+    pub fn from_tensors(
+        config: &ModelConfig,
+        tensors: &TensorMap,
+        variance_floor: f64,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        let mut heads = reward_head_names(config, 1);
+        heads.truncate(4);
+        check_shapes(tensors, &heads)?;
+        let head = |name: &str| {
+            let bias = tensors[&format!("{name}.bias")].data[0];
+            Head::new(tensors[&format!("{name}.weight")].data.clone(), bias, device)
+        };
+        Ok(Self {
+            trunk: Llama::from_tensors(config, tensors, device)?,
+            mean_head: head("mean_head"),
+            variance_head: head("variance_head"),
+            variance_floor,
+        })
+    }
+
+    /// Trunk and heads under the names of the checkpoint, on the host.
+    pub fn to_tensors(&self) -> TensorMap {
+        let mut tensors = self.trunk.to_tensors();
+        for (name, head) in [("mean_head", &self.mean_head), ("variance_head", &self.variance_head)] {
+            tensors.insert(format!("{name}.weight"), dense(&head.weight));
+            tensors.insert(format!("{name}.bias"), dense(&head.bias));
+        }
+        tensors
+    }
+
+    /// Pooled features of a batch's suggestions, `[B, D]`.
+    pub fn features(&self, batch: &Batch, device: &Device) -> Tensor<2> {
+        let tensors = batch.tensors(device);
+        let hidden = self.trunk.hidden(tensors.tokens); // [B, T, D]
+        let [b, t, d] = hidden.dims();
+        // a product with the pooling weights keeps the gradient dense, where a selection would scatter
+        let pooling = TensorData::new(pooling_weights(batch), [b, 1, t]);
+        Tensor::<3>::from_data(pooling, device).matmul(hidden).reshape([b, d]) // [B, D]
+    }
+
+    /// mu and v of pooled features `[B, D]`.
+    pub fn rewards(&self, features: Tensor<2>) -> Rewards {
+        let mean = self.mean_head.forward(features.clone()); // [B]
+        let raw = self.variance_head.forward(features); // [B]
+        Rewards { mean, variance: activation::softplus(raw, 1.0).add_scalar(self.variance_floor) }
+    }
+
+    /// mu alone, for the Case V warm-up, in which v = 1.
+    pub fn means(&self, features: Tensor<2>) -> Tensor<1> {
+        self.mean_head.forward(features)
+    }
+
+    /// Reads sequences in batches of like length, on a model without autodiff; answers in their order.
+    pub fn read(&self, sequences: &[Sequence], device: &Device) -> Vec<Reading> {
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+        let mut readings: Vec<Option<Reading>> = vec![None; sequences.len()];
+        for rows in batch::plan_sorted(&lengths, READ_TOKENS) {
+            let batch = Batch::pack(rows.iter().map(|&i| &sequences[i]));
+            let features = self.features(&batch, device); // [B, D]
+            let d = features.dims()[1];
+            let rewards = self.rewards(features.clone());
+            let [means, variances] = [rewards.mean, rewards.variance].map(host);
+            let features = host(features);
+            for (row, &i) in rows.iter().enumerate() {
+                readings[i] = Some(Reading {
+                    reward: Gaussian::new(f64::from(means[row]), f64::from(variances[row])),
+                    feature: features[row * d..(row + 1) * d].to_vec(),
+                });
+            }
+        }
+        readings.into_iter().flatten().collect()
+    }
+}
+
+/// What the model says of one suggestion, on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// N(mu, v).
+    pub reward: Gaussian,
+    /// f, `[D]`.
+    pub feature: Vec<f32>,
+}
+
+/// Values of a tensor, row-major.
+fn host<const N: usize>(tensor: Tensor<N>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+}
+
+/// 1/n over the n suggestion tokens of each row, 0 elsewhere, `[B·T]`.
+fn pooling_weights(batch: &Batch) -> Vec<f32> {
+    let mut weights = vec![0.0; batch.n_rows * batch.n_columns];
+    for span in &batch.spans {
+        for predictor in &batch.predictors[span.clone()] {
+            // a suggestion token stands right after the token that predicts it
+            weights[*predictor as usize + 1] = 1.0 / span.len() as f32;
+        }
+    }
+    weights
+}
+
+/// The frozen reward model as everybody but its trainer uses it.
+#[derive(Debug)]
+pub struct Scorer {
+    model: RewardModel,
+    config: RewardConfig,
+    feature_mean: Vec<f64>,
+    /// W, row-major `[F, D]`.
+    whitening: Vec<f64>,
+    tokenizer: Tokenizer,
+    max_seq_len: usize,
+    device: Device,
+}
+
+impl Scorer {
+    /// Loads `tensors` (trunk and [`reward_head_names`]) on a device without autodiff.
+    ///
+    /// # Errors
+    /// A missing tensor or a wrong shape.
+    pub fn new(
+        model: &ModelConfig,
+        tensors: &TensorMap,
+        config: &RewardConfig,
+        tokenizer: &Tokenizer,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        check_shapes(tensors, &reward_head_names(model, config.feature_dims))?;
+        let wide = |t: &DenseTensor| t.data.iter().map(|&x| f64::from(x)).collect();
+        Ok(Self {
+            model: RewardModel::from_tensors(model, tensors, f64::from(config.variance_floor), device)?,
+            config: config.clone(),
+            feature_mean: wide(&tensors["feature_mean"]),
+            whitening: wide(&tensors["whitening"]),
+            tokenizer: tokenizer.clone(),
+            max_seq_len: model.max_seq_len,
+            device: device.clone(),
+        })
+    }
+
+    /// Scores suggestions, each in the light of its prompt.
+    pub fn score(&self, items: &[(Prompt, String)]) -> Vec<Score> {
+        let encode = |(prompt, text): &(Prompt, String)| Sequence::encode(&self.tokenizer, prompt, text, self.max_seq_len);
+        self.score_sequences(&items.iter().map(encode).collect::<Vec<_>>())
+    }
+
+    /// [`Self::score`] on tokens.
+    pub fn score_sequences(&self, sequences: &[Sequence]) -> Vec<Score> {
+        self.model.read(sequences, &self.device).iter().map(|r| self.score_of(r)).collect()
+    }
+
+    /// P(chosen preferred to rejected) = Φ(z) of each pair.
+    pub fn pair_probabilities(&self, pairs: &[Pair]) -> Vec<f64> {
+        let items: Vec<(Prompt, String)> =
+            pairs.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect();
+        let gaussian = |s: &Score| Gaussian::new(f64::from(s.reward_mean), f64::from(s.aleatoric_std).powi(2));
+        self.score(&items).chunks_exact(2).map(|two| preference_probability(gaussian(&two[0]), gaussian(&two[1]))).collect()
+    }
+
+    fn score_of(&self, reading: &Reading) -> Score {
+        let centred: Vec<f64> = reading.feature.iter().zip(&self.feature_mean).map(|(f, m)| f64::from(*f) - m).collect();
+        let whitened: Vec<f64> =
+            self.whitening.chunks_exact(centred.len()).map(|row| row.iter().zip(&centred).map(|(w, c)| w * c).sum()).collect();
+        let kappa = f64::from(self.config.kappa);
+        Score {
+            reward_mean: reading.reward.mean as f32,
+            aleatoric_std: reading.reward.std() as f32,
+            epistemic_std: epistemic_variance(squared_distance(&whitened), self.config.feature_dims, kappa).sqrt() as f32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,460 @@
-//! To be written.
+//! GaRM: the Gaussian reward model learns what people prefer, and how much they differ (method B.2, B.3).
+//!
+//! In the loop: preferences and policy to reward model. The loss is, as in method B.2.6,
+//!
+//! ```text
+//! L = L_pair + l_anc L_anchor + l_neg L_synth
+//! L_pair   = -w [ y log Φ(z) + (1-y) log Φ(-z) ],  z = (mu_a - mu_b)/sqrt(v_a + v_b)     B.2.1
+//! L_anchor = -w log P(level),  two thresholds tau = (0, 1) that fix the scale             B.2.4 A
+//! L_synth  = KL( N(mu, v) || N(mu0, v0) ) on text that nobody should suggest              B.3 (1)
+//! ```
+//!
+//! with mu0 the 5th percentile of mu and v0 four times the median of v over logged suggestions. The first
+//! tenth of the steps is Thurstone's Case V (v = 1, the variance head untouched); then both heads learn,
+//! the variance head at 0.3 of the rate, and each sample's dL/dlog v is clipped to ±2.
+//!
+//! Real preference sets are small, so a tenth of the training groups is kept aside: the weights with the
+//! best pair likelihood there are the result, and training ends early once it no longer improves. The
+//! held-out split is only watched.
+//!
+//! After training, features of logged suggestions are whitened for the epistemic spread (B.3 (2)).
+//!
+//! Not here: L_text of method B.2.6 (the trunk starts from the policy, and a language-model head beside
+//! the reward heads would double the cost of a step on the CPU); the variance's upper clip (softplus and
+//! the prior already bound it). That a Gaussian reward model is trained from clicks is the paper's; the
+//! likelihood, anchors, prior and schedule are our design (method A.2).
+
+pub mod data;
+pub mod synthetic;
+pub mod whitening;
+
+use super::folder::{Exact, Folder, obey};
+use super::{StageContext, StageError};
+use crate::model::batch::{Batch, Sequence, derived_seed};
+pub use crate::model::reward::likelihood::Likelihood;
+use crate::model::reward::likelihood::{bradley_terry_loss, ordinal_loss, pair_loss, prior_loss};
+use crate::model::reward::{RewardModel, Reading};
+use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
+use crate::model::state::Fingerprint;
+use beckon_shared::checkpoint::RewardConfig;
+use beckon_shared::config::ModelConfig;
+use beckon_shared::control::{GarmConfig, Stage};
+use beckon_shared::garm::anchor::THRESHOLDS;
+use beckon_shared::garm::normal::log_phi;
+use beckon_shared::garm::variants::bradley_terry_nll;
+use beckon_shared::garm::Gaussian;
+use beckon_shared::metrics::pair_accuracy;
+use beckon_shared::preference::Split;
+use beckon_shared::tensor::{DenseTensor, TensorMap};
+use beckon_shared::tokenizer::Tokenizer;
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use data::{AnchorItem, Data, PairItem};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Learning rate of the variance head, relative to the rest.
+const VARIANCE_RATE: f64 = 0.3;
+/// Bound of each sample's dL/dlog v.
+const LOG_VARIANCE_CLIP: f64 = 2.0;
+/// mu0 is this quantile of mu over logged suggestions.
+const PRIOR_MEAN_QUANTILE: f64 = 0.05;
+/// v0 is this many times the median of v over logged suggestions.
+const PRIOR_VARIANCE_SCALE: f64 = 4.0;
+/// kappa is this share of the median of v.
+const KAPPA_SHARE: f64 = 0.25;
+/// l_ctr: weight of (batch mean of mu)², only where there are no anchors to fix the origin.
+const CENTRING_WEIGHT: f64 = 1e-3;
+/// Share of the steps in which the learning rate rises.
+const RATE_WARMUP: f64 = 0.05;
+/// Looks at the validation pairs over a whole run, and how many without improvement end it.
+const N_LOOKS: usize = 20;
+const PATIENCE: usize = 6;
+
+/// What the stage learns from.
+pub struct GarmInputs<'a> {
+    /// Text to tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// Shape of the trunk.
+    pub model: &'a ModelConfig,
+    /// SFT policy, the trunk's start.
+    pub init: &'a TensorMap,
+    /// To learn from.
+    pub train: &'a Split,
+    /// To watch.
+    pub held_out: &'a Split,
+    /// GaRM or its baseline.
+    pub likelihood: Likelihood,
+}
+
+/// What the stage made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GarmOutcome {
+    /// Trunk and `config::reward_head_names`.
+    pub reward: TensorMap,
+    /// Constants of the heads.
+    pub config: RewardConfig,
+    /// T of Φ(z/T) that fits the validation pairs best; reported only, it is not applied to anything.
+    pub temperature: f64,
+}
+
+/// The pessimistic prior N(mu0, v0).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Prior {
+    mean: Exact,
+    variance: Exact,
+}
+
+/// Counters of a training state.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Progress {
+    /// Steps done.
+    step: usize,
+    /// Of synthetic text; none before the variance learns.
+    prior: Option<Prior>,
+    /// Best validation likelihood so far, nats per pair.
+    best_nll: Option<Exact>,
+    /// Looks since then.
+    n_looks_without_gain: usize,
+}
+
+/// Prefix of the best weights in a training state.
+const BEST: &str = "best.";
+
+/// What a result knows beside its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct Finished {
+    config: RewardConfig,
+    temperature: Exact,
+}
+
+/// Trains the reward model, or goes on where `ctx.dir` says an earlier call stopped, or returns the
+/// result that is there. On the CPU backend going on is bit-equal to never having stopped.
+///
+/// # Errors
+/// No pairs, divergence, cancellation, a folder of another run, a disk that refuses.
+pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> Result<GarmOutcome, StageError> {
+    let folder = Folder::new(&ctx.dir, "reward", fingerprint(ctx.seed, inputs, config));
+    if let Some((reward, Finished { config, temperature })) = folder.load_result()? {
+        return Ok(GarmOutcome { reward, config, temperature: temperature.0 });
+    }
+    let data = Data::prepare(inputs, config, ctx.seed)?;
+    let trainer = Trainer { inputs, config, data: &data, seed: ctx.seed, device: ctx.device.clone().autodiff() };
+    let mut state = match folder.load_state()? {
+        Some((tensors, progress)) => trainer.resume(tensors, progress, ctx)?,
+        None => trainer.start(ctx)?,
+    };
+    let every = (config.n_steps / N_LOOKS).max(1);
+    while state.progress.step < config.n_steps && state.progress.n_looks_without_gain < PATIENCE {
+        obey(ctx, || folder.save_state(state.to_tensors(), &state.progress))?;
+        state = trainer.step(state, ctx)?;
+        let done = state.progress.step;
+        if done.is_multiple_of(every) || done == config.n_steps {
+            trainer.look(&mut state, ctx);
+        }
+        if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
+            folder.save_state(state.to_tensors(), &state.progress)?;
+        }
+    }
+    if state.progress.step < config.n_steps {
+        ctx.observer.log(&format!("garm: the validation likelihood stopped improving, ended at step {}", state.progress.step));
+    }
+    let outcome = trainer.finish(state, ctx)?;
+    folder.save_result(outcome.reward.clone(), &Finished { config: outcome.config.clone(), temperature: Exact(outcome.temperature) })?;
+    Ok(outcome)
+}
+
+fn fingerprint(seed: u64, inputs: &GarmInputs, config: &GarmConfig) -> String {
+    Fingerprint::default()
+        .with(&("garm", 1, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
+        .with(&(&inputs.train.pairs, &inputs.train.anchors, &inputs.held_out.pairs))
+        .with_tensors(inputs.init)
+        .hex()
+}
+
+/// Network, optimiser, counters and the best weights so far.
+struct State {
+    model: RewardModel,
+    optimizer: AdamW,
+    progress: Progress,
+    best: TensorMap,
+}
+
+impl State {
+    fn to_tensors(&self) -> TensorMap {
+        let mut tensors = self.model.to_tensors();
+        tensors.extend(self.optimizer.to_tensors());
+        tensors.extend(self.best.iter().map(|(name, t)| (format!("{BEST}{name}"), t.clone())));
+        tensors
+    }
+}
+
+/// The terms of one step's loss, each a mean over its samples.
+struct Terms {
+    pair: Tensor<1>,
+    anchor: Option<Tensor<1>>,
+    synthetic: Option<Tensor<1>>,
+    n_tokens: usize,
+}
+
+/// What does not change over a run.
+struct Trainer<'a> {
+    inputs: &'a GarmInputs<'a>,
+    config: &'a GarmConfig,
+    data: &'a Data,
+    seed: u64,
+    device: Device,
+}
+
+impl Trainer<'_> {
+    fn start(&self, ctx: &mut StageContext) -> Result<State, StageError> {
+        let (base, floor) = (self.data.base_mean(), self.config.variance_floor);
+        let seed = derived_seed(self.seed, 1);
+        let model = RewardModel::init(self.inputs.model, self.inputs.init, base, floor, seed, &self.device)?;
+        let optimizer = AdamW::new(self.adamw());
+        let mut state = State { model, optimizer, progress: Progress::default(), best: TensorMap::new() };
+        ctx.observer.log(&self.data.summary());
+        self.look(&mut state, ctx);
+        Ok(state)
+    }
+
+    fn resume(&self, mut tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+        let best: TensorMap =
+            tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(BEST)?.to_owned(), t.clone()))).collect();
+        tensors.retain(|name, _| !name.starts_with(BEST));
+        let model = RewardModel::from_tensors(self.inputs.model, &tensors, self.config.variance_floor, &self.device)?;
+        let optimizer = AdamW::restore(self.adamw(), progress.step as u64, &tensors, &ctx.device);
+        ctx.observer.log(&format!("garm: going on after step {}", progress.step));
+        Ok(State { model, optimizer, progress, best })
+    }
+
+    fn adamw(&self) -> AdamWConfig {
+        AdamWConfig { weight_decay: self.config.weight_decay, ..AdamWConfig::default() }
+    }
+
+    /// Case V, in which v = 1: the first steps, and all of Bradley-Terry.
+    fn is_case_v(&self, step: usize) -> bool {
+        self.is_baseline() || (step as f64) < self.config.variance_warmup * self.config.n_steps as f64
+    }
+
+    fn is_baseline(&self) -> bool {
+        self.inputs.likelihood == Likelihood::BradleyTerry
+    }
+
+    /// One step: loss, gradient, clipped AdamW.
+    fn step(&self, mut state: State, ctx: &mut StageContext) -> Result<State, StageError> {
+        let begun = Instant::now();
+        let step = state.progress.step;
+        if !self.is_case_v(step) && (state.progress.prior.is_none() || step.is_multiple_of(self.data.n_batches())) {
+            state.progress.prior = Some(self.prior(&state.model));
+        }
+        let terms = self.terms(&state.model, step, state.progress.prior);
+        let mut loss = terms.pair.clone();
+        for (term, weight) in [(&terms.anchor, self.config.anchor_weight), (&terms.synthetic, self.config.synthetic_weight)] {
+            if let Some(term) = term {
+                loss = loss + term.clone().mul_scalar(weight);
+            }
+        }
+        let grads = GradientsParams::from_grads(loss.backward(), &state.model);
+        let loss = scalar(loss);
+        let diverged = |what| StageError::Diverged { stage: "garm", step, what };
+        if !loss.is_finite() {
+            return Err(diverged("loss"));
+        }
+        let n_warmup = (RATE_WARMUP * self.config.n_steps as f64).ceil() as usize;
+        let rate = warmup_cosine(step, self.config.n_steps, n_warmup, self.config.learning_rate);
+        let scale = |path: &str| if path.starts_with("variance_head") { VARIANCE_RATE } else { 1.0 };
+        let (model, norm) = state.optimizer.step(state.model, grads, rate, &scale);
+        if !norm.is_finite() {
+            return Err(diverged("gradient norm"));
+        }
+        state.model = model;
+        state.progress.step += 1;
+
+        let mut metric = |name: &str, value| ctx.observer.metric(Stage::Garm, step + 1, self.config.n_steps, name, value);
+        metric("loss", loss);
+        metric("pair_loss", scalar(terms.pair));
+        for (name, term) in [("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)] {
+            if let Some(term) = term {
+                metric(name, scalar(term));
+            }
+        }
+        metric("grad_norm", norm);
+        metric("tokens_per_sec", terms.n_tokens as f64 / begun.elapsed().as_secs_f64());
+        Ok(state)
+    }
+
+    fn terms(&self, model: &RewardModel, step: usize, prior: Option<Prior>) -> Terms {
+        let pairs = self.data.pair_batch(self.seed, step);
+        let mut n_tokens = pairs.iter().map(|p| p.chosen.tokens.len() + p.rejected.tokens.len()).sum();
+        let pair = self.pair_term(model, &pairs, step);
+        if self.is_baseline() {
+            return Terms { pair, anchor: None, synthetic: None, n_tokens };
+        }
+        let anchors = self.data.anchor_batch(self.seed, step);
+        n_tokens += anchors.iter().map(|a| a.sequence.tokens.len()).sum::<usize>();
+        let anchor = (!anchors.is_empty()).then(|| self.anchor_term(model, &anchors, step));
+        let synthetic = prior.map(|prior| {
+            let negatives = self.data.negatives(self.seed, step, self.inputs);
+            n_tokens += negatives.iter().map(|s| s.tokens.len()).sum::<usize>();
+            let rewards = model.rewards(model.features(&Batch::pack(&negatives), &self.device));
+            prior_loss(rewards.mean, rewards.variance.log(), prior.mean.0, prior.variance.0).mean()
+        });
+        Terms { pair, anchor, synthetic, n_tokens }
+    }
+
+    /// Mean pair loss; chosen and rejected texts are read as one batch, chosen ones first.
+    fn pair_term(&self, model: &RewardModel, pairs: &[&PairItem], step: usize) -> Tensor<1> {
+        let rows = pairs.iter().map(|p| &p.chosen).chain(pairs.iter().map(|p| &p.rejected));
+        let features = model.features(&Batch::pack(rows), &self.device); // [2P, D]
+        let labels = self.constants(pairs.iter().map(|p| p.label));
+        let weights = self.constants(pairs.iter().map(|p| p.weight));
+        let (mean, log_variance) = self.heads(model, features, step);
+        let centring = mean.clone().mean().square().mul_scalar(CENTRING_WEIGHT);
+        let losses = if self.is_baseline() {
+            bradley_terry_loss(mean, labels, weights)
+        } else {
+            pair_loss(mean, log_variance, labels, weights, LOG_VARIANCE_CLIP)
+        };
+        if self.is_baseline() || !self.data.has_anchors() { losses.mean() + centring } else { losses.mean() }
+    }
+
+    fn anchor_term(&self, model: &RewardModel, anchors: &[&AnchorItem], step: usize) -> Tensor<1> {
+        let features = model.features(&Batch::pack(anchors.iter().map(|a| &a.sequence)), &self.device); // [A, D]
+        let is_level = [0, 1, 2].map(|o| self.constants(anchors.iter().map(|a| f32::from(a.level == o))));
+        let weights = self.constants(anchors.iter().map(|a| a.weight));
+        let (mean, log_variance) = self.heads(model, features, step);
+        ordinal_loss(mean, log_variance, is_level, weights, THRESHOLDS, LOG_VARIANCE_CLIP).mean()
+    }
+
+    /// mu and log v, each `[B]`; log v is the constant 0 in Case V, so that its head gets no gradient.
+    fn heads(&self, model: &RewardModel, features: Tensor<2>, step: usize) -> (Tensor<1>, Tensor<1>) {
+        if self.is_case_v(step) {
+            let mean = model.means(features);
+            let zeros = mean.clone().inner().zeros_like();
+            return (mean, zeros);
+        }
+        let rewards = model.rewards(features);
+        (rewards.mean, rewards.variance.log())
+    }
+
+    fn constants(&self, values: impl Iterator<Item = f32>) -> Tensor<1> {
+        let values: Vec<f32> = values.collect();
+        let n = values.len();
+        Tensor::from_data(TensorData::new(values, [n]), &self.device).inner()
+    }
+
+    /// N(mu0, v0) from what the model now says of logged suggestions.
+    fn prior(&self, model: &RewardModel) -> Prior {
+        let readings = self.read(model, self.data.logged_sample());
+        Prior {
+            mean: Exact(quantile(readings.iter().map(|r| r.reward.mean), PRIOR_MEAN_QUANTILE)),
+            variance: Exact(PRIOR_VARIANCE_SCALE * quantile(readings.iter().map(|r| r.reward.variance), 0.5)),
+        }
+    }
+
+    fn read(&self, model: &RewardModel, sequences: &[Sequence]) -> Vec<Reading> {
+        model.valid().read(sequences, &self.device.clone().inner())
+    }
+
+    /// z of every pair: standardised by the variances, or for the baseline the bare difference.
+    fn margins(&self, model: &RewardModel, pairs: &[PairItem], step: usize) -> Vec<f64> {
+        let sequences: Vec<Sequence> = pairs.iter().flat_map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
+        let case_v = self.is_case_v(step);
+        let z = |two: &[Reading]| {
+            let difference = two[0].reward.mean - two[1].reward.mean;
+            let s2 = if case_v { 2.0 } else { two[0].reward.variance + two[1].reward.variance };
+            if self.is_baseline() { difference } else { difference / s2.sqrt() }
+        };
+        self.read(model, &sequences).chunks_exact(2).map(z).collect()
+    }
+
+    /// Weighted negative log-likelihood per pair of margins divided by `temperature`, nats.
+    fn nll(&self, margins: &[f64], pairs: &[PairItem], temperature: f64) -> f64 {
+        let logistic = |z: f64| -bradley_terry_nll(Gaussian::new(z, 1.0), Gaussian::new(0.0, 1.0));
+        let log_p = |z: f64| if self.is_baseline() { logistic(z) } else { log_phi(z) };
+        let one = |(z, p): (&f64, &PairItem)| {
+            let (z, y) = (z / temperature, f64::from(p.label));
+            -f64::from(p.weight) * (y * log_p(z) + (1.0 - y) * log_p(-z))
+        };
+        margins.iter().zip(pairs).map(one).sum::<f64>() / pairs.iter().map(|p| f64::from(p.weight)).sum::<f64>()
+    }
+
+    /// Judges the weights on the validation pairs, keeps them where they are the best, and shows the
+    /// accuracy on held-out pairs.
+    fn look(&self, state: &mut State, ctx: &mut StageContext) {
+        let (step, n_steps) = (state.progress.step, self.config.n_steps);
+        let held_out = &self.data.held_out;
+        if !held_out.is_empty() {
+            let accuracy = pair_accuracy(&self.margins(&state.model, held_out, step));
+            ctx.observer.metric(Stage::Garm, step, n_steps, "pair_accuracy", accuracy);
+        }
+        let validation = &self.data.validation;
+        if validation.is_empty() {
+            state.best = state.model.to_tensors();
+            return;
+        }
+        let nll = self.nll(&self.margins(&state.model, validation, step), validation, 1.0);
+        ctx.observer.metric(Stage::Garm, step, n_steps, "validation_nll", nll);
+        // before the variance has learnt there is nothing to keep: Case V is not the model asked for
+        let counts = self.is_baseline() || !self.is_case_v(step);
+        if counts && state.progress.best_nll.is_none_or(|best| nll < best.0) {
+            state.progress.best_nll = Some(Exact(nll));
+            state.progress.n_looks_without_gain = 0;
+            state.best = state.model.to_tensors();
+        } else if counts {
+            state.progress.n_looks_without_gain += 1;
+        }
+    }
+
+    /// Best weights, whitening, kappa and temperature.
+    fn finish(&self, state: State, ctx: &mut StageContext) -> Result<GarmOutcome, StageError> {
+        let mut reward = if state.best.is_empty() { state.model.to_tensors() } else { state.best };
+        let model = RewardModel::from_tensors(self.inputs.model, &reward, self.config.variance_floor, &self.device)?;
+        let readings = self.read(&model, &self.data.logged);
+        let feature_dims = self.config.feature_dims.min(self.inputs.model.d_model);
+        let features: Vec<Vec<f32>> = readings.iter().map(|r| r.feature.clone()).collect();
+        let fitted = whitening::fit(&features, feature_dims);
+        let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+        let d = self.inputs.model.d_model;
+        reward.insert("feature_mean".into(), DenseTensor::new(vec![d], narrow(&fitted.mean)));
+        reward.insert("whitening".into(), DenseTensor::new(vec![feature_dims, d], narrow(&fitted.matrix)));
+        let kappa = KAPPA_SHARE * quantile(readings.iter().map(|r| r.reward.variance), 0.5);
+
+        let judged = if self.data.validation.is_empty() { &self.data.held_out } else { &self.data.validation };
+        let margins = self.margins(&model, judged, self.config.n_steps);
+        let temperature = if judged.is_empty() { 1.0 } else { best_temperature(|t| self.nll(&margins, judged, t)) };
+        if let Some(Exact(nll)) = state.progress.best_nll {
+            ctx.observer.log(&format!("garm: validation likelihood {nll:.4} nats a pair, temperature {temperature:.3}"));
+        }
+        let variance_floor = self.config.variance_floor as f32;
+        Ok(GarmOutcome { reward, config: RewardConfig { variance_floor, feature_dims, kappa: kappa as f32 }, temperature })
+    }
+}
+
+fn scalar(tensor: Tensor<1>) -> f64 {
+    f64::from(tensor.into_scalar::<f32>())
+}
+
+/// Nearest-rank quantile; NaN for no values.
+fn quantile(values: impl Iterator<Item = f64>, q: f64) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let rank = (q * values.len() as f64) as usize;
+    values.get(rank.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+/// Minimum of `nll` over T in [e⁻³, e³] by golden section on ln T (the likelihood has one minimum in 1/T).
+fn best_temperature(nll: impl Fn(f64) -> f64) -> f64 {
+    let ratio = (5f64.sqrt() - 1.0) / 2.0;
+    let (mut low, mut high) = (-3.0f64, 3.0f64);
+    for _ in 0..40 {
+        let (a, b) = (high - ratio * (high - low), low + ratio * (high - low));
+        if nll(a.exp()) < nll(b.exp()) { high = b } else { low = a }
+    }
+    (0.5 * (low + high)).exp()
+}
+
+#[cfg(test)]
+mod tests;
