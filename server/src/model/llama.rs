@@ -255,3 +255,6 @@ fn transposed(tensor: &DenseTensor) -> DenseTensor {
     let data = (0..columns).flat_map(|c| (0..rows).map(move |r| tensor.data[r * columns + c])).collect();
     DenseTensor::new(vec![columns, rows], data)
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,3 +200,133 @@ pub fn warmup_cosine(step: usize, n_steps: usize, n_warmup: usize, peak: f64) ->
     let floor = 0.1;
     peak * (floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use beckon_shared::metrics::assert_close;
+
+    #[derive(Module, Debug)]
+    struct Pair {
+        matrix: Param<Tensor<2>>,
+        bias: Param<Tensor<1>>,
+    }
+
+    fn pair(device: &Device) -> Pair {
+        let data = |values: &[f32], shape: &[usize]| TensorData::new(values.to_vec(), shape.to_vec());
+        Pair {
+            matrix: Param::from_data(data(&[1.0, -2.0], &[1, 2]), device),
+            bias: Param::from_data(data(&[0.5], &[1]), device),
+        }
+    }
+
+    /// Gradients: `(a, b)` of the matrix, `c` of the bias.
+    fn grads(pair: &Pair, values: [f32; 3], device: &Device) -> GradientsParams {
+        let factor = Tensor::<2>::from_data([[values[0], values[1]]], device);
+        let loss = (pair.matrix.val() * factor).sum() + pair.bias.val().mul_scalar(values[2]).sum();
+        GradientsParams::from_grads(loss.backward(), pair)
+    }
+
+    fn values(pair: &Pair) -> [f32; 3] {
+        let matrix: Vec<f32> = pair.matrix.val().into_data().try_into_vec().expect("f32");
+        [matrix[0], matrix[1], pair.bias.val().into_scalar()]
+    }
+
+    /// The published formula in f64, without folded bias corrections.
+    fn reference(p: &mut [f64; 3], steps: &[[f64; 3]], lr: f64, scale: [f64; 3], c: &AdamWConfig) {
+        let (mut m, mut v) = ([0.0; 3], [0.0; 3]);
+        for (t, g) in steps.iter().enumerate() {
+            let norm = g.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let clip = if norm > c.clip_norm { c.clip_norm / norm } else { 1.0 };
+            for i in 0..3 {
+                let g = g[i] * clip;
+                m[i] = c.beta_1 * m[i] + (1.0 - c.beta_1) * g;
+                v[i] = c.beta_2 * v[i] + (1.0 - c.beta_2) * g * g;
+                let t = t as i32 + 1;
+                let (m_hat, v_hat) = (m[i] / (1.0 - c.beta_1.powi(t)), v[i] / (1.0 - c.beta_2.powi(t)));
+                let decay = if i < 2 { c.weight_decay } else { 0.0 };
+                let lr = lr * scale[i];
+                p[i] = p[i] * (1.0 - lr * decay) - lr * m_hat / (v_hat.sqrt() + c.epsilon);
+            }
+        }
+    }
+
+    #[test]
+    fn steps_follow_the_formula_with_clip_decay_and_groups() {
+        let device = Device::flex().autodiff();
+        let config = AdamWConfig { weight_decay: 0.5, ..AdamWConfig::default() };
+        let gradients = [[0.3, -0.4, 0.0], [30.0, 4.0, -2.0], [0.01, 0.02, 0.5]];
+        let mut model = pair(&device);
+        let mut optimizer = AdamW::new(config);
+        let mut norms = Vec::new();
+        for g in gradients {
+            let g = grads(&model, g.map(|x| x as f32), &device);
+            let norm;
+            (model, norm) = optimizer.step(model, g, 0.1, &|path| if path == "bias" { 0.3 } else { 1.0 });
+            norms.push(norm);
+        }
+        let mut want = [1.0, -2.0, 0.5];
+        reference(&mut want, &gradients, 0.1, [1.0, 1.0, 0.3], &config);
+        for (i, (got, want)) in values(&model).iter().zip(want).enumerate() {
+            assert_close(&format!("parameter {i}"), *got, want, 1e-5);
+        }
+        assert_close("norm before clipping", norms[1], (900.0f64 + 16.0 + 4.0).sqrt(), 1e-4);
+        assert_eq!(optimizer.n_steps(), 3);
+    }
+
+    #[test]
+    fn restored_moments_go_on_bit_for_bit() {
+        let device = Device::flex().autodiff();
+        let step = |model: Pair, optimizer: &mut AdamW, k: f32| {
+            let g = grads(&model, [0.1 * k, -0.7, 0.3 / k], &device);
+            optimizer.step(model, g, 0.01, &|_| 1.0).0
+        };
+        let mut straight = AdamW::new(AdamWConfig::default());
+        let mut model = pair(&device);
+        for k in [1.0, 2.0, 3.0] {
+            model = step(model, &mut straight, k);
+        }
+        let saved = straight.to_tensors();
+        let names: Vec<&str> = saved.keys().map(String::as_str).collect();
+        let want = ["adamw.first.bias", "adamw.first.matrix", "adamw.second.bias", "adamw.second.matrix"];
+        assert_eq!(names, want);
+        let mut restored = AdamW::restore(AdamWConfig::default(), straight.n_steps(), &saved, &Device::flex());
+        let copy = step(model.clone(), &mut restored, 4.0);
+        let model = step(model, &mut straight, 4.0);
+        assert_eq!(values(&copy).map(f32::to_bits), values(&model).map(f32::to_bits));
+        assert_eq!(restored.to_tensors(), straight.to_tensors());
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing() {
+        let device = Device::flex().autodiff();
+        let model = pair(&device);
+        let g = grads(&model, [f32::NAN, 0.0, 0.0], &device);
+        let mut optimizer = AdamW::new(AdamWConfig::default());
+        let (model, norm) = optimizer.step(model, g, 0.1, &|_| 1.0);
+        assert!(norm.is_nan());
+        assert_eq!((values(&model), optimizer.n_steps()), ([1.0, -2.0, 0.5], 0));
+    }
+
+    #[test]
+    fn a_parameter_without_gradient_stays() {
+        let device = Device::flex().autodiff();
+        let model = pair(&device);
+        let loss = model.bias.val().sum();
+        let g = GradientsParams::from_grads(loss.backward(), &model);
+        let (model, _) = AdamW::new(AdamWConfig::default()).step(model, g, 0.1, &|_| 1.0);
+        assert_eq!(values(&model)[..2], [1.0, -2.0]);
+        assert!(values(&model)[2] < 0.5);
+    }
+
+    #[test]
+    fn the_learning_rate_rises_then_falls_to_a_tenth() {
+        let lr = |step| warmup_cosine(step, 101, 10, 2.0);
+        assert_close("first", lr(0), 0.2, 1e-12);
+        assert_close("end of warm-up", lr(9), 2.0, 1e-12);
+        assert_close("peak", lr(10), 2.0, 1e-12);
+        assert_close("middle", lr(55), 1.1, 1e-12);
+        assert_close("last", lr(100), 0.2, 1e-12);
+        assert_close("a run of one step", warmup_cosine(0, 1, 0, 2.0), 2.0, 1e-12);
+    }
+}

@@ -1,1 +1,411 @@
-//! To be written.
+//! Supervised fine-tuning: the policy learns to write what people clicked (method B.1.5).
+//!
+//! In the loop: preferences to policy. The loss is the cross-entropy of the suggestion's tokens
+//! given the prompt, `Σ_i w_i Σ_t -log p(y_it | x_i, y_i<t) / n`, with click weights `w` of mean 1
+//! over the batch and `n` the number of suggestion tokens in it, so that short suggestions do not
+//! count more per token. Not here: soft targets of a teacher (method B.1.5 with a > 0), since no
+//! teacher shares the vocabulary.
+
+use super::{Control, StageContext, StageError};
+use crate::model::batch::{self, Batch, Sequence};
+use crate::model::llama::Llama;
+use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
+use crate::model::state::{Fingerprint, StateError, TrainState};
+use beckon_shared::config::{ConfigError, ModelConfig};
+use beckon_shared::control::{SftConfig, Stage};
+use beckon_shared::preference::SftExample;
+use beckon_shared::prompt::Prompt;
+use beckon_shared::tensor::TensorMap;
+use beckon_shared::tokenizer::Tokenizer;
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Click weights after `beta_w`, before they are brought to mean 1.
+const WEIGHT_RANGE: (f64, f64) = (0.1, 5.0);
+/// Padded tokens of a batch that is only read.
+const READ_TOKENS: usize = 4_096;
+/// Examples behind the points of the held-out curve; its two ends use all of them.
+const N_CURVE_EXAMPLES: usize = 256;
+
+/// What the stage learns from.
+pub struct SftInputs<'a> {
+    /// Text to tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// Shape of the policy; its vocabulary holds the tokenizer's.
+    pub model: &'a ModelConfig,
+    /// Weights to start from; fresh ones where there are none.
+    pub init: Option<&'a TensorMap>,
+    /// To learn from.
+    pub train: &'a [SftExample],
+    /// To judge by.
+    pub held_out: &'a [SftExample],
+}
+
+/// What the stage made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SftOutcome {
+    /// The policy, under the names of `config::tensor_names`.
+    pub policy: TensorMap,
+    /// Held-out negative log-likelihood in nats per suggestion token, unweighted, before training; NaN without held-out examples.
+    pub held_out_nll_before: f64,
+    /// The same after training.
+    pub held_out_nll: f64,
+    /// Suggestion tokens behind both.
+    pub n_held_out_tokens: usize,
+    /// Tokens that training read, padding excluded.
+    pub n_tokens_seen: u64,
+}
+
+/// What has to be known beside the tensors to go on, or to return a finished result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Progress {
+    fingerprint: String,
+    /// Steps done.
+    step: usize,
+    n_tokens_seen: u64,
+    n_held_out_tokens: usize,
+    held_out_nll_before: Option<f64>,
+    held_out_nll: Option<f64>,
+}
+
+/// Trains the policy, or goes on where `ctx.dir` says an earlier call stopped, or returns the
+/// result that is there. On the CPU backend going on is bit-equal to never having stopped.
+///
+/// # Errors
+/// No examples, divergence, cancellation, a folder of another run, a disk that refuses.
+pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Result<SftOutcome, StageError> {
+    let files = Files::new(ctx, inputs, config);
+    if let Some((policy, progress)) = files.load(&files.result)? {
+        return Ok(outcome(policy, &progress));
+    }
+    let data = Examples::encode(inputs, config)?;
+    let mut run = match files.load(&files.state)? {
+        Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, ctx)?,
+        None => SftRun::start(inputs, config, &files, &data, ctx)?,
+    };
+    let n_curve_steps = (config.n_steps / 10).max(1);
+    let mut epoch = Epoch::default();
+    while run.progress.step < config.n_steps {
+        files.obey(ctx, &run)?;
+        let rows = epoch.batch(&data, config, ctx.seed, run.progress.step);
+        run = run.step(ctx, config, &data, rows)?;
+        let done = run.progress.step;
+        if done.is_multiple_of(n_curve_steps) && done < config.n_steps && !data.held_out.is_empty() {
+            let (nll, _) = held_out_nll(&run.model.valid(), data.curve());
+            ctx.observer.metric(Stage::Sft, done, config.n_steps, "held_out_loss", nll);
+        }
+        if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
+            files.save_state(&run)?;
+        }
+    }
+    let (nll, n_tokens) = held_out_nll(&run.model.valid(), &data.held_out);
+    if n_tokens > 0 {
+        ctx.observer.metric(Stage::Sft, config.n_steps, config.n_steps, "held_out_loss", nll);
+    }
+    run.progress.held_out_nll = (n_tokens > 0).then_some(nll);
+    let policy = run.model.to_tensors();
+    files.save_result(&policy, &run.progress)?;
+    Ok(outcome(policy, &run.progress))
+}
+
+/// Log-probabilities of suggestions under a policy: for each item the sum over the suggestion's
+/// tokens, its `<|end|>` included, in nats, and the number of those tokens. Items are read in
+/// batches of like length; the answers are in the order of `items`.
+pub fn sequence_logps(
+    model: &Llama,
+    tokenizer: &Tokenizer,
+    items: &[(Prompt, String)],
+    max_seq_len: usize,
+) -> Vec<(f64, usize)> {
+    let encode = |(prompt, text): &(Prompt, String)| Sequence::encode(tokenizer, prompt, text, max_seq_len);
+    let sequences: Vec<Sequence> = items.iter().map(encode).collect();
+    logps_of(&model.valid(), &sequences)
+}
+
+/// [`sequence_logps`] on tokens; `model` without autodiff.
+pub fn logps_of(model: &Llama, sequences: &[Sequence]) -> Vec<(f64, usize)> {
+    let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+    let mut answers = vec![(0.0, 0); sequences.len()];
+    let device = model.device();
+    for rows in batch::plan_sorted(&lengths, READ_TOKENS) {
+        let batch = Batch::pack(rows.iter().map(|&i| &sequences[i]));
+        let logps: Vec<f32> = token_logps(model, &batch, &device).into_data().try_into_vec().expect("logps are f32");
+        for (&i, span) in rows.iter().zip(&batch.spans) {
+            answers[i] = (logps[span.clone()].iter().map(|&x| f64::from(x)).sum(), span.len());
+        }
+    }
+    answers
+}
+
+/// Log-probability of each suggestion token of a batch, nats, `[N]`.
+pub fn token_logps(model: &Llama, batch: &Batch, device: &Device) -> Tensor<1> {
+    let tensors = batch.tensors(device);
+    let hidden = model.hidden(tensors.tokens); // [B, T, D]
+    let [b, t, d] = hidden.dims();
+    let before = hidden.reshape([b * t, d]).select(0, tensors.predictors); // [N, D]
+    model.token_logps(before, tensors.targets) // [N]
+}
+
+/// The loss of method B.1.5: weighted cross-entropy over the batch, per suggestion token, `[1]`.
+/// `weights` holds one number a row; they are brought to mean 1 here.
+pub fn loss(model: &Llama, batch: &Batch, weights: &[f32], device: &Device) -> Tensor<1> {
+    let mean = weights.iter().sum::<f32>() / weights.len() as f32;
+    let n = batch.n_targets();
+    let share: Vec<f32> = batch.per_target(weights).into_iter().map(|w| -w / (mean * n as f32)).collect();
+    let share = Tensor::from_data(TensorData::new(share, [n]), device);
+    (token_logps(model, batch, device) * share).sum()
+}
+
+/// Mean negative log-likelihood per suggestion token, nats, and the number of those tokens.
+fn held_out_nll(model: &Llama, sequences: &[Sequence]) -> (f64, usize) {
+    let logps = logps_of(model, sequences);
+    let n: usize = logps.iter().map(|(_, n)| n).sum();
+    (-logps.iter().map(|(sum, _)| sum).sum::<f64>() / n as f64, n)
+}
+
+/// Examples as tokens, with their click weights.
+struct Examples {
+    train: Vec<Sequence>,
+    weights: Vec<f32>,
+    lengths: Vec<usize>,
+    held_out: Vec<Sequence>,
+}
+
+impl Examples {
+    fn encode(inputs: &SftInputs, config: &SftConfig) -> Result<Self, StageError> {
+        if inputs.train.is_empty() {
+            let hint = "import clicks, counts or conversations with a next query".into();
+            return Err(StageError::NoData { stage: "sft", hint });
+        }
+        if inputs.tokenizer.vocab_size() > inputs.model.vocab_size {
+            let (field, expected) = ("vocab_size", "at least the tokenizer's");
+            let error = ConfigError { field, value: inputs.model.vocab_size, expected };
+            return Err(StageError::Model(error.into()));
+        }
+        let tokens = |e: &SftExample| {
+            Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len)
+        };
+        let train: Vec<Sequence> = inputs.train.iter().map(tokens).collect();
+        Ok(Self {
+            weights: inputs.train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect(),
+            lengths: train.iter().map(|s| s.tokens.len()).collect(),
+            train,
+            held_out: inputs.held_out.iter().map(tokens).collect(),
+        })
+    }
+
+    /// The part of the held-out examples that the curve reads.
+    fn curve(&self) -> &[Sequence] {
+        &self.held_out[..self.held_out.len().min(N_CURVE_EXAMPLES)]
+    }
+}
+
+/// `exp(evidence / beta_w)` within bounds. A stored weight is `exp(evidence)` up to a factor, so
+/// the temperature is a root.
+fn click_weight(weight: f32, beta_w: f64) -> f32 {
+    f64::from(weight).max(0.0).powf(1.0 / beta_w).clamp(WEIGHT_RANGE.0, WEIGHT_RANGE.1) as f32
+}
+
+/// The batches of one pass over the examples.
+#[derive(Default)]
+struct Epoch {
+    number: Option<usize>,
+    batches: Vec<Vec<usize>>,
+}
+
+impl Epoch {
+    /// Examples of step `step`, counted from the start of training.
+    fn batch(&mut self, data: &Examples, config: &SftConfig, seed: u64, step: usize) -> &[usize] {
+        let plan = |epoch: usize| batch::plan(&data.lengths, config.batch_tokens, seed, epoch as u64);
+        if self.number.is_none() {
+            (self.number, self.batches) = (Some(0), plan(0));
+        }
+        let (epoch, i) = (step / self.batches.len(), step % self.batches.len());
+        if self.number != Some(epoch) {
+            (self.number, self.batches) = (Some(epoch), plan(epoch));
+        }
+        &self.batches[i]
+    }
+}
+
+/// Network, optimiser and counters.
+struct SftRun {
+    model: Llama,
+    optimizer: AdamW,
+    progress: Progress,
+    device: Device,
+}
+
+impl SftRun {
+    fn start(
+        inputs: &SftInputs,
+        config: &SftConfig,
+        files: &Files,
+        data: &Examples,
+        ctx: &mut StageContext,
+    ) -> Result<Self, StageError> {
+        let device = ctx.device.clone().autodiff();
+        let model = match inputs.init {
+            Some(tensors) => Llama::from_tensors(inputs.model, tensors, &device)?,
+            None => Llama::init(inputs.model, batch::derived_seed(ctx.seed, 1), &device)?,
+        };
+        let (nll, n_held_out_tokens) = held_out_nll(&model.valid(), &data.held_out);
+        if n_held_out_tokens > 0 {
+            ctx.observer.metric(Stage::Sft, 0, config.n_steps, "held_out_loss", nll);
+        } else {
+            ctx.observer.log("sft: no held-out examples, the policy is not judged");
+        }
+        let progress = Progress {
+            fingerprint: files.fingerprint.clone(),
+            step: 0,
+            n_tokens_seen: 0,
+            n_held_out_tokens,
+            held_out_nll_before: (n_held_out_tokens > 0).then_some(nll),
+            held_out_nll: None,
+        };
+        Ok(Self { model, optimizer: AdamW::new(adamw(config)), progress, device })
+    }
+
+    fn resume(
+        inputs: &SftInputs,
+        config: &SftConfig,
+        tensors: TensorMap,
+        progress: Progress,
+        ctx: &mut StageContext,
+    ) -> Result<Self, StageError> {
+        let device = ctx.device.clone().autodiff();
+        let model = Llama::from_tensors(inputs.model, &tensors, &device)?;
+        let optimizer = AdamW::restore(adamw(config), progress.step as u64, &tensors, &ctx.device);
+        ctx.observer.log(&format!("sft: going on after step {}", progress.step));
+        Ok(Self { model, optimizer, progress, device })
+    }
+
+    /// One step on the examples `rows`: loss, gradient, clipped AdamW.
+    fn step(
+        mut self,
+        ctx: &mut StageContext,
+        config: &SftConfig,
+        data: &Examples,
+        rows: &[usize],
+    ) -> Result<Self, StageError> {
+        let begun = Instant::now();
+        let step = self.progress.step;
+        let batch = Batch::pack(rows.iter().map(|&i| &data.train[i]));
+        let weights: Vec<f32> = rows.iter().map(|&i| data.weights[i]).collect();
+        let n_tokens: usize = rows.iter().map(|&i| data.lengths[i]).sum();
+
+        let loss = loss(&self.model, &batch, &weights, &self.device);
+        let grads = GradientsParams::from_grads(loss.backward(), &self.model);
+        let loss = f64::from(loss.into_scalar::<f32>());
+        let diverged = |what| StageError::Diverged { stage: "sft", step, what };
+        if !loss.is_finite() {
+            return Err(diverged("loss"));
+        }
+        let lr = warmup_cosine(step, config.n_steps, config.n_warmup_steps, config.learning_rate);
+        let (model, norm) = self.optimizer.step(self.model, grads, lr, &|_| 1.0);
+        if !norm.is_finite() {
+            return Err(diverged("gradient norm"));
+        }
+        self.model = model;
+        self.progress.step += 1;
+        self.progress.n_tokens_seen += n_tokens as u64;
+
+        let speed = n_tokens as f64 / begun.elapsed().as_secs_f64();
+        for (name, value) in [("loss", loss), ("learning_rate", lr), ("grad_norm", norm), ("tokens_per_sec", speed)] {
+            ctx.observer.metric(Stage::Sft, self.progress.step, config.n_steps, name, value);
+        }
+        Ok(self)
+    }
+}
+
+fn adamw(config: &SftConfig) -> AdamWConfig {
+    AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() }
+}
+
+/// Where the stage keeps its state and result, and whose they are.
+struct Files {
+    state: PathBuf,
+    result: PathBuf,
+    fingerprint: String,
+}
+
+impl Files {
+    fn new(ctx: &StageContext, inputs: &SftInputs, config: &SftConfig) -> Self {
+        let mut fingerprint = Fingerprint::default()
+            .with(&("sft", 1, ctx.seed, inputs.tokenizer.hash(), inputs.model, config))
+            .with(&(inputs.train, inputs.held_out));
+        if let Some(init) = inputs.init {
+            fingerprint = fingerprint.with_tensors(init);
+        }
+        let state = ctx.dir.join("state.safetensors");
+        Self { state, result: ctx.dir.join("policy.safetensors"), fingerprint: fingerprint.hex() }
+    }
+
+    /// Tensors and progress saved at `path`, `None` where nothing is.
+    fn load(&self, path: &PathBuf) -> Result<Option<(TensorMap, Progress)>, StateError> {
+        let Some(TrainState { tensors, meta }) = TrainState::load(path)? else {
+            return Ok(None);
+        };
+        let malformed = |e: serde_json::Error| StateError::Malformed { reason: e.to_string(), path: path.clone() };
+        let progress: Progress = serde_json::from_value(meta).map_err(malformed)?;
+        if progress.fingerprint != self.fingerprint {
+            return Err(StateError::OtherRun { path: path.clone() });
+        }
+        Ok(Some((tensors, progress)))
+    }
+
+    /// Does what the runner wants before the next step.
+    fn obey(&self, ctx: &mut StageContext, run: &SftRun) -> Result<(), StageError> {
+        let mut control = ctx.observer.control();
+        if control != Control::Continue {
+            self.save_state(run)?;
+        }
+        if control == Control::Pause {
+            control = ctx.observer.wait_while_paused();
+        }
+        if control == Control::Cancel { Err(StageError::Cancelled) } else { Ok(()) }
+    }
+
+    fn save_state(&self, run: &SftRun) -> Result<(), StateError> {
+        let mut tensors = run.model.to_tensors();
+        tensors.extend(run.optimizer.to_tensors());
+        save(&self.state, tensors, &run.progress)
+    }
+
+    /// Saves the policy; the training state has served.
+    fn save_result(&self, policy: &TensorMap, progress: &Progress) -> Result<(), StateError> {
+        save(&self.result, policy.clone(), progress)?;
+        match std::fs::remove_file(&self.state) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(StateError::Io { action: "remove", source, path: self.state.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn save(path: &PathBuf, tensors: TensorMap, progress: &Progress) -> Result<(), StateError> {
+    if let Some(folder) = path.parent() {
+        let create = std::fs::create_dir_all(folder);
+        create.map_err(|source| StateError::Io { action: "create", source, path: folder.to_owned() })?;
+    }
+    let meta = serde_json::to_value(progress).expect("progress has a JSON form");
+    TrainState { tensors, meta }.save_atomic(path)
+}
+
+fn outcome(policy: TensorMap, progress: &Progress) -> SftOutcome {
+    SftOutcome {
+        policy,
+        held_out_nll_before: progress.held_out_nll_before.unwrap_or(f64::NAN),
+        held_out_nll: progress.held_out_nll.unwrap_or(f64::NAN),
+        n_held_out_tokens: progress.n_held_out_tokens,
+        n_tokens_seen: progress.n_tokens_seen,
+    }
+}
+
+#[cfg(test)]
+mod tests;

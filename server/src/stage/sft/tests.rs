@@ -1,0 +1,260 @@
+//! The stage learns, resumes bit for bit, and obeys whoever runs it.
+
+use super::*;
+use crate::stage::Observer;
+use beckon_shared::config::Preset;
+use beckon_shared::metrics::assert_close;
+
+const TEXTS: [(&str, &str); 8] = [
+    ("best way to cook rice", "how long should rice rest"),
+    ("cheap flights to rome", "flights to rome in may"),
+    ("how to fix a bike chain", "bike chain keeps slipping"),
+    ("weather in berlin", "weather in berlin this weekend"),
+    ("learn to play guitar", "easy guitar chords for beginners"),
+    ("rust borrow checker", "rust lifetimes explained"),
+    ("train a puppy", "puppy biting how to stop"),
+    ("make sourdough bread", "sourdough starter not rising"),
+];
+
+fn example((query, suggestion): (&str, &str), weight: f32) -> SftExample {
+    SftExample {
+        source: "test".into(),
+        group: query.into(),
+        prompt: Prompt::from_query(query),
+        suggestion: suggestion.into(),
+        weight,
+    }
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::train(TEXTS.iter().flat_map(|(q, s)| [*q, *s]), 300).expect("tokenizer")
+}
+
+fn network(tokenizer: &Tokenizer) -> ModelConfig {
+    ModelConfig { vocab_size: tokenizer.vocab_size(), d_model: 32, n_layers: 1, ..Preset::Tiny.model() }
+}
+
+fn config(n_steps: usize) -> SftConfig {
+    SftConfig { n_steps, batch_tokens: 128, learning_rate: 1e-2, n_warmup_steps: 3, ..SftConfig::default() }
+}
+
+/// Notes what it is told; answers `Pause` or `Cancel` when asked for the `n`th time.
+#[derive(Default)]
+struct Watcher {
+    metrics: Vec<(usize, String, f64)>,
+    logs: Vec<String>,
+    n_asked: usize,
+    pause_at: Option<usize>,
+    cancel_at: Option<usize>,
+    cancel_while_paused: bool,
+    n_paused: usize,
+}
+
+impl Observer for Watcher {
+    fn metric(&mut self, stage: Stage, step: usize, _n_steps: usize, name: &str, value: f64) {
+        assert_eq!(stage, Stage::Sft);
+        self.metrics.push((step, name.to_owned(), value));
+    }
+    fn log(&mut self, text: &str) {
+        self.logs.push(text.to_owned());
+    }
+    fn control(&mut self) -> Control {
+        self.n_asked += 1;
+        if self.cancel_at == Some(self.n_asked) {
+            return Control::Cancel;
+        }
+        if self.pause_at == Some(self.n_asked) { Control::Pause } else { Control::Continue }
+    }
+    fn wait_while_paused(&mut self) -> Control {
+        self.n_paused += 1;
+        if self.cancel_while_paused { Control::Cancel } else { Control::Continue }
+    }
+}
+
+impl Watcher {
+    fn values(&self, name: &str) -> Vec<f64> {
+        self.metrics.iter().filter(|m| m.1 == name).map(|m| m.2).collect()
+    }
+}
+
+/// Runs the stage in `folder` on all texts but the last two, which are held out.
+fn train(folder: &std::path::Path, config: &SftConfig, watcher: &mut Watcher) -> Result<SftOutcome, StageError> {
+    train_from(folder, config, watcher, None)
+}
+
+fn train_from(
+    folder: &std::path::Path,
+    config: &SftConfig,
+    watcher: &mut Watcher,
+    init: Option<&TensorMap>,
+) -> Result<SftOutcome, StageError> {
+    let tokenizer = tokenizer();
+    let model = network(&tokenizer);
+    let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
+    let (learn, held_out) = examples.split_at(6);
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init, train: learn, held_out };
+    let mut ctx =
+        StageContext { device: Device::flex(), dir: folder.to_owned(), seed: 7, save_every: 4, observer: watcher };
+    run(&mut ctx, &inputs, config)
+}
+
+fn bits(tensors: &TensorMap) -> Vec<(String, Vec<u32>)> {
+    tensors.iter().map(|(name, t)| (name.clone(), t.data.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+#[test]
+fn the_policy_learns_its_examples_and_reports_curves() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut watcher = Watcher::default();
+    let outcome = train(folder.path(), &config(60), &mut watcher).expect("training");
+    let losses = watcher.values("loss");
+    assert_eq!(losses.len(), 60);
+    let first = losses[0];
+    assert_close("first loss is near uniform", first, (network(&tokenizer()).vocab_size as f64).ln(), 0.3);
+    let last = losses[55..].iter().sum::<f64>() / 5.0;
+    assert!(last < 0.3 * first, "loss went from {first} to {last}");
+    assert_eq!(watcher.values("held_out_loss").len(), 11, "before, nine between, after");
+    assert_eq!(watcher.values("tokens_per_sec").len(), 60);
+    assert_close("peak learning rate", watcher.values("learning_rate")[2], 1e-2, 1e-12);
+    assert_close("last learning rate", watcher.values("learning_rate")[59], 1e-3, 1e-12);
+    assert!(outcome.n_held_out_tokens > 10 && outcome.n_tokens_seen > 60 * 64);
+    assert!(outcome.held_out_nll_before.is_finite() && outcome.held_out_nll.is_finite());
+    assert!(!folder.path().join("state.safetensors").exists(), "the training state has served");
+
+    let mut second = Watcher::default();
+    let again = train(folder.path(), &config(60), &mut second).expect("result is there");
+    assert_eq!(again, outcome);
+    assert!(second.metrics.is_empty() && second.n_asked == 0, "nothing was trained");
+}
+
+#[test]
+fn resuming_is_bit_equal_to_never_having_stopped() {
+    let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let whole = train(straight.path(), &config(12), &mut Watcher::default()).expect("training");
+    let mut first = Watcher { cancel_at: Some(6), ..Watcher::default() };
+    let stopped = train(broken.path(), &config(12), &mut first);
+    assert!(matches!(stopped, Err(StageError::Cancelled)));
+    assert_eq!(first.values("loss").len(), 5);
+    let mut second = Watcher::default();
+    let resumed = train(broken.path(), &config(12), &mut second).expect("training");
+    assert_eq!(second.values("loss").len(), 7, "only the missing steps are done");
+    assert!(second.logs.iter().any(|line| line.contains("after step 5")), "{:?}", second.logs);
+    assert_eq!(bits(&resumed.policy), bits(&whole.policy));
+    assert_eq!(resumed, whole);
+}
+
+#[test]
+fn a_pause_saves_and_changes_nothing() {
+    let (straight, paused) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let whole = train(straight.path(), &config(3), &mut Watcher::default()).expect("training");
+    let mut watcher = Watcher { pause_at: Some(3), ..Watcher::default() };
+    let outcome = train(paused.path(), &config(3), &mut watcher).expect("training");
+    assert_eq!(watcher.n_paused, 1);
+    assert_eq!(bits(&outcome.policy), bits(&whole.policy));
+
+    let cancelled = tempfile::tempdir().expect("folder");
+    let mut watcher = Watcher { pause_at: Some(3), cancel_while_paused: true, ..Watcher::default() };
+    let error = train(cancelled.path(), &config(3), &mut watcher);
+    assert!(matches!(error, Err(StageError::Cancelled)));
+    assert!(cancelled.path().join("state.safetensors").exists());
+}
+
+#[test]
+fn a_folder_of_another_run_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    train(folder.path(), &config(2), &mut Watcher::default()).expect("training");
+    let error = train(folder.path(), &config(3), &mut Watcher::default()).expect_err("other configuration");
+    assert!(matches!(error, StageError::State(StateError::OtherRun { .. })), "{error}");
+}
+
+#[test]
+fn divergence_is_named_and_the_saved_state_stays_good() {
+    let folder = tempfile::tempdir().expect("folder");
+    let wild = SftConfig { learning_rate: 1e30, n_warmup_steps: 0, ..config(30) };
+    let error = train(folder.path(), &wild, &mut Watcher::default()).expect_err("must diverge");
+    assert!(matches!(error, StageError::Diverged { stage: "sft", .. }), "{error}");
+    let state = TrainState::load(&folder.path().join("state.safetensors")).expect("readable");
+    let finite = |s: TrainState| s.tensors.values().all(|t| t.data.iter().all(|x| x.is_finite()));
+    assert!(state.is_none_or(finite));
+}
+
+#[test]
+fn no_examples_and_a_small_vocabulary_are_errors() {
+    let folder = tempfile::tempdir().expect("folder");
+    let tokenizer = tokenizer();
+    let model = network(&tokenizer);
+    let mut watcher = Watcher::default();
+    let mut ctx =
+        StageContext { device: Device::flex(), dir: folder.path().into(), seed: 0, save_every: 4, observer: &mut watcher };
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &[], held_out: &[] };
+    let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
+    assert!(matches!(error, StageError::NoData { stage: "sft", .. }), "{error}");
+
+    let small = ModelConfig { vocab_size: 64, ..model.clone() };
+    let examples = [example(TEXTS[0], 1.0)];
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &small, init: None, train: &examples, held_out: &[] };
+    let error = run(&mut ctx, &inputs, &config(2)).expect_err("tokens would not fit").to_string();
+    assert!(error.contains("vocab_size is 64"), "{error}");
+}
+
+#[test]
+fn without_held_out_examples_the_outcome_says_so() {
+    let folder = tempfile::tempdir().expect("folder");
+    let tokenizer = tokenizer();
+    let model = network(&tokenizer);
+    let mut watcher = Watcher::default();
+    let examples = [example(TEXTS[0], 1.0)];
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &[] };
+    let mut ctx =
+        StageContext { device: Device::flex(), dir: folder.path().into(), seed: 0, save_every: 0, observer: &mut watcher };
+    let outcome = run(&mut ctx, &inputs, &config(2)).expect("training");
+    assert!(outcome.n_held_out_tokens == 0 && outcome.held_out_nll.is_nan());
+    assert!(watcher.values("held_out_loss").is_empty());
+}
+
+#[test]
+fn training_goes_on_from_given_weights() {
+    let (a, b) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let first = train(a.path(), &config(20), &mut Watcher::default()).expect("training");
+    let second = train_from(b.path(), &config(1), &mut Watcher::default(), Some(&first.policy)).expect("training");
+    assert_close("starts where the first ended", second.held_out_nll_before, first.held_out_nll, 1e-9);
+}
+
+#[test]
+fn click_weights_are_tempered_and_bounded() {
+    assert_close("beta 1", click_weight(2.0, 1.0), 2.0, 1e-6);
+    assert_close("beta 2 is a root", click_weight(4.0, 2.0), 2.0, 1e-6);
+    assert_close("floor", click_weight(0.0, 1.0), 0.1, 1e-7);
+    assert_close("ceiling", click_weight(100.0, 1.0), 5.0, 0.0);
+}
+
+/// Two equal rows but for their weights: the loss is the weighted mean, and a common factor on the
+/// weights changes nothing.
+#[test]
+fn the_loss_weighs_rows_and_is_free_of_their_scale() {
+    let tokenizer = tokenizer();
+    let network = network(&tokenizer);
+    let device = Device::flex();
+    let model = Llama::init(&network, 1, &device).expect("model");
+    let rows = [Sequence::new(&[1, 50, 3], &[60, 4]), Sequence::new(&[1, 70, 3], &[80, 81, 4])];
+    let value = |w: [f32; 2]| loss(&model, &Batch::pack(&rows), &w, &device).into_scalar::<f32>();
+    let logps = logps_of(&model, &rows);
+    let want = -(0.5 * logps[0].0 + 1.5 * logps[1].0) / 5.0;
+    assert_close("weights of mean 1", value([0.5, 1.5]), want, 1e-5);
+    assert_close("weights of mean 4", value([2.0, 6.0]), want, 1e-5);
+}
+
+#[test]
+fn sequence_logps_keep_the_order_of_the_items() {
+    let tokenizer = tokenizer();
+    let network = network(&tokenizer);
+    let model = Llama::init(&network, 1, &Device::flex().autodiff()).expect("model");
+    let items: Vec<(Prompt, String)> = TEXTS.iter().map(|(q, s)| (Prompt::from_query(*q), (*s).to_owned())).collect();
+    let together = sequence_logps(&model, &tokenizer, &items, 128);
+    for (item, (sum, n)) in items.iter().zip(together) {
+        let (alone, m) = sequence_logps(&model, &tokenizer, std::slice::from_ref(item), 128)[0];
+        assert_close("log-probability", sum, alone, 1e-4);
+        assert_eq!((n, m), (tokenizer.encode_suggestion(&item.1).len(), n));
+        assert_close("a fresh policy is near uniform", sum / n as f64, -(network.vocab_size as f64).ln(), 0.3);
+    }
+}
