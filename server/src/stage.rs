@@ -76,6 +76,9 @@ pub enum StageError {
     /// The tensors or the configuration do not make a network.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
+    /// Suggestions could not be written.
+    #[error(transparent)]
+    Engine(#[from] beckon_shared::engine::EngineError),
     /// The training state could not be written or read.
     #[error(transparent)]
     State(#[from] crate::model::state::StateError),

@@ -1,1 +1,467 @@
-//! To be written.
+//! Reinforcement learning: the policy learns to write what the reward model and the rules like, close to
+//! where it started (method B.4, B.5).
+//!
+//! In the loop: policy and reward model to policy. One step, strictly on-policy:
+//!
+//! ```text
+//! y_i ~ pi(. | x), i = 1..G per prompt, T = 1                                           rollouts
+//! r_GaRM = mu - k_al sigma_al - k_ep sigma_ep                                           B.4.2
+//! u_i   = gate, then Σ_m w_m z_im; z vetoed to <= 0 where GaRM is out of distribution   B.4.3, B.3 (3)
+//! k1_i  = log pi(y_i|x) - log pi_ref(y_i|x), inside the detached reward                 B.5.3
+//! A_i   = G/(G-1) (u_i - beta k1_i - mean), divided by the batch's standard deviation   B.4.3
+//! L     = -1/(G L_max) Σ_i Σ_t A_i log pi(y_it) + eta L_BC                              B.5.2
+//! ```
+//!
+//! With one optimiser step per rollout batch the ratio pi/pi_old is 1 and every clip is inert, so neither
+//! is written here (references: `beckon_shared::reward::advantage`). beta follows a KL budget. There is no
+//! entropy bonus; the entropy is watched, and the KL and behaviour-cloning terms hold it.
+//!
+//! That RL runs against GaRM plus heuristics with a two-stage fusion is the paper's; algorithm, fusion,
+//! penalties and schedules are our design (method A.2, B.5.1).
+//!
+//! Dimension key: `B` sequences of a step, `G` rollouts a prompt, `T` tokens, `N` suggestion tokens.
+
+pub mod fuse;
+pub mod rollout;
+
+use super::folder::{Exact, Folder, obey};
+use super::sft::token_logps;
+use super::{StageContext, StageError};
+use crate::model::ModelError;
+use crate::model::batch::{Batch, Sequence, derived_seed};
+use crate::model::llama::Llama;
+use crate::model::optim::{AdamW, AdamWConfig};
+use crate::model::reward::Scorer;
+use crate::model::state::Fingerprint;
+use beckon_shared::checkpoint::RewardConfig;
+use beckon_shared::config::ModelConfig;
+use beckon_shared::control::{RlConfig, Stage};
+use beckon_shared::engine::Score;
+use beckon_shared::metrics::distinct_n;
+use beckon_shared::preference::SftExample;
+use beckon_shared::prompt::Prompt;
+use beckon_shared::reward::components::NAMES;
+use beckon_shared::reward::kl::k3;
+use beckon_shared::tensor::TensorMap;
+use beckon_shared::tokenizer::Tokenizer;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use fuse::{Calibration, Fused};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rollout::{Group, rollouts};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Steps in which the learning rate rises.
+const N_WARMUP_STEPS: usize = 20;
+/// Steps between two looks of the KL controller, its factor, and the dead band around the budget as a
+/// share of it.
+const KL_EVERY: usize = 20;
+const KL_FACTOR: f64 = 1.5;
+const KL_BAND: f64 = 0.5;
+/// Rollouts per behaviour-cloning sequence.
+const ROLLOUTS_PER_BC: usize = 8;
+/// Purposes of derived seeds.
+const PROMPTS: u64 = 1;
+const ROLLOUTS: u64 = 2;
+const BC: u64 = 3;
+const CALIBRATION: u64 = 4;
+
+/// What the stage learns from.
+pub struct RlInputs<'a> {
+    /// Text to tokens.
+    pub tokenizer: &'a Tokenizer,
+    /// Shape of policy and reward trunk.
+    pub model: &'a ModelConfig,
+    /// SFT policy: the start, and the reference.
+    pub policy: &'a TensorMap,
+    /// Reward model, frozen.
+    pub reward: &'a TensorMap,
+    /// Its constants.
+    pub reward_config: &'a RewardConfig,
+    /// Prompts to write for.
+    pub prompts: &'a [Prompt],
+    /// Examples of the behaviour-cloning term, which also stand for logged text in the veto's threshold.
+    pub bc: &'a [SftExample],
+}
+
+/// One point of the stage's curves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RlStep {
+    /// From 1.
+    pub step: usize,
+    /// Proxy: mean GaRM reward mu - k_al sigma_al - k_ep sigma_ep over rollouts.
+    pub reward_mean: f64,
+    /// Share of rollouts that fail the hard gate.
+    pub gate_failure_rate: f64,
+    /// Mean KL(pi || pi_ref) per suggestion, by k3 summed over tokens.
+    pub kl_nats: f64,
+    /// Mean -log pi per suggestion token, nats.
+    pub entropy: f64,
+    /// Distinct word bigrams over all bigrams of the rollouts.
+    pub distinct_2: f64,
+    /// Mean suggestion length, its end included.
+    pub n_tokens_mean: f64,
+    /// Mean sigma_ep.
+    pub epistemic_std_mean: f64,
+    /// Share of rollouts whose positive GaRM advantage was taken away.
+    pub veto_rate: f64,
+}
+
+/// What the stage made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RlOutcome {
+    /// The policy.
+    pub policy: TensorMap,
+    /// One point a step.
+    pub curve: Vec<RlStep>,
+}
+
+/// GaRM as this stage needs it: scores of suggestions.
+type ScoreFn<'a> = &'a dyn Fn(&[Sequence]) -> Vec<Score>;
+
+/// What has to be known beside policy and moments to go on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Progress {
+    /// Steps done.
+    step: usize,
+    /// KL coefficient.
+    beta: Exact,
+    /// Sum of the KL since the controller last looked, nats.
+    kl_sum: Exact,
+    /// Floors and veto threshold, frozen before the first step.
+    calibration: Calibration,
+    curve: Vec<[Exact; 9]>,
+}
+
+/// Trains the policy, or goes on where `ctx.dir` says an earlier call stopped, or returns the result
+/// that is there. On the CPU backend going on is bit-equal to never having stopped.
+///
+/// # Errors
+/// No prompts, divergence, cancellation, a folder of another run, a disk that refuses.
+pub fn run(ctx: &mut StageContext, inputs: &RlInputs, config: &RlConfig) -> Result<RlOutcome, StageError> {
+    let scorer = Scorer::new(inputs.model, inputs.reward, inputs.reward_config, inputs.tokenizer, &ctx.device)?;
+    train(ctx, inputs, config, &|sequences| scorer.score_sequences(sequences))
+}
+
+/// [`run`] under any scorer; a test gives a hand-made one.
+fn train(ctx: &mut StageContext, inputs: &RlInputs, config: &RlConfig, score: ScoreFn) -> Result<RlOutcome, StageError> {
+    let folder = Folder::new(&ctx.dir, "policy", fingerprint(ctx.seed, inputs, config));
+    if let Some((policy, curve)) = folder.load_result::<Vec<[Exact; 9]>>()? {
+        return Ok(RlOutcome { policy, curve: curve.into_iter().map(RlStep::from_exact).collect() });
+    }
+    let trainer = Trainer::new(inputs, config, score, ctx)?;
+    let mut state = match folder.load_state()? {
+        Some((tensors, progress)) => trainer.resume(tensors, progress, ctx)?,
+        None => trainer.start(ctx)?,
+    };
+    while state.progress.step < config.n_steps {
+        obey(ctx, || folder.save_state(state.to_tensors(), &state.progress))?;
+        state = trainer.step(state, ctx)?;
+        let done = state.progress.step;
+        if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
+            folder.save_state(state.to_tensors(), &state.progress)?;
+        }
+    }
+    let policy = state.model.to_tensors();
+    folder.save_result(policy.clone(), &state.progress.curve)?;
+    Ok(RlOutcome { policy, curve: state.progress.curve.into_iter().map(RlStep::from_exact).collect() })
+}
+
+fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
+    Fingerprint::default()
+        .with(&("rl", 1, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
+        .with(&(inputs.prompts, inputs.bc))
+        .with_tensors(inputs.policy)
+        .with_tensors(inputs.reward)
+        .hex()
+}
+
+impl RlStep {
+    fn to_exact(self) -> [Exact; 9] {
+        let Self { step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, .. } = self;
+        let first = [step as f64, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2];
+        let [a, b, c, d, e, f] = first.map(Exact);
+        [a, b, c, d, e, f, Exact(self.n_tokens_mean), Exact(self.epistemic_std_mean), Exact(self.veto_rate)]
+    }
+
+    fn from_exact(values: [Exact; 9]) -> Self {
+        let [step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, n_tokens_mean, epistemic_std_mean, veto_rate] =
+            values.map(|v| v.0);
+        let step = step as usize;
+        Self { step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, n_tokens_mean, epistemic_std_mean, veto_rate }
+    }
+}
+
+/// Policy, optimiser and counters.
+struct State {
+    model: Llama,
+    optimizer: AdamW,
+    progress: Progress,
+}
+
+impl State {
+    fn to_tensors(&self) -> TensorMap {
+        let mut tensors = self.model.to_tensors();
+        tensors.extend(self.optimizer.to_tensors());
+        tensors
+    }
+}
+
+/// What does not change over a run.
+struct Trainer<'a> {
+    inputs: &'a RlInputs<'a>,
+    config: &'a RlConfig,
+    score: ScoreFn<'a>,
+    /// pi_ref, without autodiff.
+    reference: Llama,
+    bc: Vec<Sequence>,
+    seed: u64,
+    device: Device,
+}
+
+/// The policy's loss with what it was made of.
+struct Losses {
+    total: Tensor<1>,
+    bc: Option<Tensor<1>>,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(inputs: &'a RlInputs<'a>, config: &'a RlConfig, score: ScoreFn<'a>, ctx: &StageContext) -> Result<Self, StageError> {
+        if inputs.prompts.is_empty() {
+            let hint = "import a log with prompts to write suggestions for".into();
+            return Err(StageError::NoData { stage: "rl", hint });
+        }
+        let encode = |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
+        Ok(Self {
+            reference: Llama::from_tensors(inputs.model, inputs.policy, &ctx.device)?,
+            bc: inputs.bc.iter().map(encode).collect(),
+            seed: ctx.seed,
+            device: ctx.device.clone().autodiff(),
+            inputs,
+            config,
+            score,
+        })
+    }
+
+    fn start(&self, ctx: &mut StageContext) -> Result<State, StageError> {
+        let model = self.policy(self.inputs.policy)?;
+        let calibration = self.calibrate()?;
+        ctx.observer.log(&calibration.summary());
+        let (beta, step) = (Exact(self.config.kl_beta), 0);
+        let progress = Progress { step, beta, kl_sum: Exact(0.0), calibration, curve: Vec::new() };
+        Ok(State { model, optimizer: AdamW::new(adamw()), progress })
+    }
+
+    fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+        let optimizer = AdamW::restore(adamw(), progress.step as u64, &tensors, &ctx.device);
+        ctx.observer.log(&format!("rl: going on after step {}", progress.step));
+        Ok(State { model: self.policy(&tensors)?, optimizer, progress })
+    }
+
+    fn policy(&self, tensors: &TensorMap) -> Result<Llama, ModelError> {
+        Llama::from_tensors(self.inputs.model, tensors, &self.device)
+    }
+
+    /// Component spreads of the SFT policy's rollouts, and how far logged text lies from GaRM's features:
+    /// both frozen for the run.
+    fn calibrate(&self) -> Result<Calibration, StageError> {
+        let prompts = self.prompts(CALIBRATION, 0, 2 * self.config.batch_prompts);
+        let groups = self.write(self.inputs.policy, &prompts, derived_seed(self.seed, CALIBRATION))?;
+        let scores = self.score_groups(&groups);
+        let n = self.bc.len().min(fuse::N_LOGGED);
+        let logged: Vec<Sequence> = (0..n).map(|i| self.bc[i * self.bc.len() / n].clone()).collect();
+        Ok(Calibration::of(&groups, &scores, &(self.score)(&logged), self.config))
+    }
+
+    /// `n` prompts of step `step`: passes over all prompts, each in its own order.
+    fn prompts(&self, purpose: u64, step: usize, n: usize) -> Vec<Prompt> {
+        let all = self.inputs.prompts;
+        let rows = passes(all.len(), derived_seed(self.seed, purpose), step * n, n);
+        rows.into_iter().map(|i| all[i].clone()).collect()
+    }
+
+    fn write(&self, policy: &TensorMap, prompts: &[Prompt], seed: u64) -> Result<Vec<Group>, StageError> {
+        Ok(rollouts(self.inputs, policy, prompts, self.config, seed)?)
+    }
+
+    /// Scores of every rollout, group by group.
+    fn score_groups(&self, groups: &[Group]) -> Vec<Vec<Score>> {
+        let sequences: Vec<Sequence> = groups.iter().flat_map(|g| g.sequences.iter().cloned()).collect();
+        let mut scores = (self.score)(&sequences).into_iter();
+        groups.iter().map(|g| scores.by_ref().take(g.sequences.len()).collect()).collect()
+    }
+
+    /// One step: rollouts, rewards, advantages, one optimiser step, and the KL controller.
+    fn step(&self, mut state: State, ctx: &mut StageContext) -> Result<State, StageError> {
+        let begun = Instant::now();
+        let step = state.progress.step;
+        let prompts = self.prompts(PROMPTS, step, self.config.batch_prompts);
+        let mut rng_seed = ChaCha8Rng::seed_from_u64(derived_seed(self.seed, ROLLOUTS));
+        rng_seed.set_stream(step as u64);
+        let groups = self.write(&state.model.to_tensors(), &prompts, rand::Rng::random(&mut rng_seed))?;
+        let written = begun.elapsed().as_secs_f64();
+
+        let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
+        let batch = Batch::pack(sequences.iter().copied());
+        let logps = token_logps(&state.model, &batch, &self.device); // [N]
+        let reference = host(token_logps(&self.reference, &batch, &ctx.device)); // [N]
+        let now = host(logps.clone().inner());
+        let scores = self.score_groups(&groups);
+        let fused = state.progress.calibration.fuse(&groups, &scores, self.config);
+        let k1: Vec<f64> = batch.spans.iter().map(|s| sum(&now[s.clone()]) - sum(&reference[s.clone()])).collect();
+        let advantages = fused.advantages(&k1, state.progress.beta.0);
+
+        let losses = self.losses(&state.model, logps, &batch, &advantages, step);
+        let point = self.point(step + 1, &groups, &scores, &fused, &now, &reference);
+        let grads = GradientsParams::from_grads(losses.total.backward(), &state.model);
+        let loss = scalar(losses.total);
+        let diverged = |what| StageError::Diverged { stage: "rl", step, what };
+        if !loss.is_finite() {
+            return Err(diverged("loss"));
+        }
+        let rate = self.config.learning_rate * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
+        let (model, norm) = state.optimizer.step(state.model, grads, rate, &|_| 1.0);
+        if !norm.is_finite() {
+            return Err(diverged("gradient norm"));
+        }
+        state.model = model;
+        self.advance(&mut state.progress, point);
+        self.show(ctx, &state.progress, &fused, &[
+            ("loss", loss),
+            ("grad_norm", norm),
+            ("bc_loss", losses.bc.map_or(f64::NAN, scalar)),
+            ("rollout_secs", written),
+            ("tokens_per_sec", now.len() as f64 / begun.elapsed().as_secs_f64()),
+        ]);
+        Ok(state)
+    }
+
+    /// -1/(n G L_max) Σ A log pi, plus eta times the cross-entropy of logged examples. A constant
+    /// normaliser: a mean over a rollout's own length would make long bad ones cheap.
+    fn losses(&self, model: &Llama, logps: Tensor<1>, batch: &Batch, advantages: &[f64], step: usize) -> Losses {
+        let constant = (batch.n_rows * self.config.max_new_tokens) as f64;
+        let scale: Vec<f32> = advantages.iter().map(|a| (-a / constant) as f32).collect();
+        let scale = batch.per_target(&scale); // [N]
+        let n = scale.len();
+        let scale = Tensor::<1>::from_data(TensorData::new(scale, [n]), &self.device).inner();
+        let policy = (logps * scale).sum();
+        if self.bc.is_empty() || self.config.bc_weight == 0.0 {
+            return Losses { total: policy, bc: None };
+        }
+        let n_bc = batch.n_rows.div_ceil(ROLLOUTS_PER_BC);
+        let rows = passes(self.bc.len(), derived_seed(self.seed, BC), step * n_bc, n_bc);
+        let bc = token_logps(model, &Batch::pack(rows.into_iter().map(|i| &self.bc[i])), &self.device).mean().neg();
+        Losses { total: policy + bc.clone().mul_scalar(self.config.bc_weight), bc: Some(bc) }
+    }
+
+    fn point(
+        &self,
+        step: usize,
+        groups: &[Group],
+        scores: &[Vec<Score>],
+        fused: &Fused,
+        logps: &[f32],
+        reference: &[f32],
+    ) -> RlStep {
+        let n = groups.iter().map(|g| g.texts.len()).sum::<usize>() as f64;
+        let texts: Vec<&str> = groups.iter().flat_map(|g| g.texts.iter().map(String::as_str)).collect();
+        let k3_sum: f64 = logps.iter().zip(reference).map(|(p, q)| k3(f64::from(*p), f64::from(*q))).sum();
+        let epistemic = scores.iter().flatten().map(|s| f64::from(s.epistemic_std)).sum::<f64>();
+        RlStep {
+            step,
+            reward_mean: fused.mean_of_component(0),
+            gate_failure_rate: fused.gate_failure_rate(),
+            kl_nats: k3_sum / n,
+            entropy: -sum(logps) / logps.len() as f64,
+            distinct_2: distinct_n(&texts, 2),
+            n_tokens_mean: logps.len() as f64 / n,
+            epistemic_std_mean: epistemic / n,
+            veto_rate: fused.veto_rate(),
+        }
+    }
+
+    /// Counts the step, and every 20 steps moves beta where the KL is more than half the budget off.
+    fn advance(&self, progress: &mut Progress, point: RlStep) {
+        progress.step += 1;
+        progress.curve.push(point.to_exact());
+        progress.kl_sum.0 += point.kl_nats;
+        if !progress.step.is_multiple_of(KL_EVERY) {
+            return;
+        }
+        let (kl, budget) = (progress.kl_sum.0 / KL_EVERY as f64, self.config.kl_budget_nats);
+        progress.kl_sum = Exact(0.0);
+        if kl > (1.0 + KL_BAND) * budget {
+            progress.beta.0 *= KL_FACTOR;
+        } else if kl < (1.0 - KL_BAND) * budget {
+            progress.beta.0 /= KL_FACTOR;
+        }
+    }
+
+    fn show(&self, ctx: &mut StageContext, progress: &Progress, fused: &Fused, others: &[(&str, f64)]) {
+        let Some(point) = progress.curve.last().map(|p| RlStep::from_exact(*p)) else { return };
+        let mut metric = |name: &str, value: f64| {
+            if value.is_finite() {
+                ctx.observer.metric(Stage::Rl, point.step, self.config.n_steps, name, value);
+            }
+        };
+        for (name, value) in [
+            ("reward_mean", point.reward_mean),
+            ("gate_failure_rate", point.gate_failure_rate),
+            ("kl_nats", point.kl_nats),
+            ("entropy", point.entropy),
+            ("distinct_2", point.distinct_2),
+            ("n_tokens_mean", point.n_tokens_mean),
+            ("epistemic_std_mean", point.epistemic_std_mean),
+            ("veto_rate", point.veto_rate),
+            ("kl_beta", progress.beta.0),
+        ] {
+            metric(name, value);
+        }
+        for (m, name) in NAMES.iter().enumerate().skip(1) {
+            metric(name, fused.mean_of_component(m));
+        }
+        for (name, value) in others {
+            metric(name, *value);
+        }
+    }
+}
+
+/// Item `first..first + n` of an endless sequence of passes over `len` items, each pass in its own order.
+fn passes(len: usize, seed: u64, first: usize, n: usize) -> Vec<usize> {
+    let mut rows = Vec::with_capacity(n);
+    let mut order: (Option<usize>, Vec<usize>) = (None, Vec::new());
+    for i in first..first + n {
+        let pass = i / len;
+        if order.0 != Some(pass) {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(pass as u64);
+            order = (Some(pass), (0..len).collect());
+            order.1.shuffle(&mut rng);
+        }
+        rows.push(order.1[i % len]);
+    }
+    rows
+}
+
+/// No decay: the reference is the prior, not zero.
+fn adamw() -> AdamWConfig {
+    AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() }
+}
+
+fn host(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+}
+
+fn sum(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x)).sum()
+}
+
+fn scalar(tensor: Tensor<1>) -> f64 {
+    f64::from(tensor.into_scalar::<f32>())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! From rollouts and their scores to advantages: components, hard gate, normalised fusion, veto, KL.
+//! Method B.3 (3), B.4.3, B.5.3; the formulas are `beckon_shared::reward`.
+//!
+//! Dimension key: `G` rollouts of a group, `M` components.
+
+use super::rollout::Group;
+use crate::stage::folder::Exact;
+use beckon_shared::control::RlConfig;
+use beckon_shared::engine::Score;
+use beckon_shared::garm::effective::penalised;
+use beckon_shared::reward::advantage::{leave_one_out, scale_by_batch_std};
+use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, WEIGHTS, heuristics};
+use beckon_shared::reward::fusion::{FusedGroup, Fusion, std_floor};
+use beckon_shared::reward::gate::{Candidate, Gate};
+use serde::{Deserialize, Serialize};
+
+/// Logged suggestions behind the veto's threshold.
+pub const N_LOGGED: usize = 1_024;
+/// Quantile of the epistemic spread of logged text above which GaRM may not praise.
+const VETO_QUANTILE: f64 = 0.999;
+/// Bound of each z, and how far below the worst passing rollout a failing one is put.
+const CLIP: f64 = 3.0;
+const MARGIN: f64 = 1.0;
+/// Smallest standard deviation that a batch's advantages are divided by.
+const ADVANTAGE_STD_FLOOR: f64 = 0.1;
+
+/// What is measured once, on the SFT policy, and then frozen: a reward must not change under a curve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// s_min of each component.
+    std_floors: Vec<Exact>,
+    /// Largest epistemic spread that is taken for in-distribution.
+    veto_above: Exact,
+}
+
+impl Calibration {
+    /// From rollouts of the SFT policy and scores of logged suggestions (none: no veto).
+    pub fn of(groups: &[Group], scores: &[Vec<Score>], logged: &[Score], config: &RlConfig) -> Self {
+        let components: Vec<Vec<Vec<f64>>> = groups.iter().zip(scores).map(|(g, s)| components(g, s, config)).collect();
+        let floor = |m: usize| {
+            let of_groups: Vec<Vec<f64>> = components.iter().map(|c| c[m].clone()).collect();
+            Exact(std_floor(&of_groups, STD_FLOOR_MINIMUM[m]))
+        };
+        let mut spreads: Vec<f64> = logged.iter().map(|s| f64::from(s.epistemic_std)).collect();
+        spreads.sort_by(f64::total_cmp);
+        let rank = (VETO_QUANTILE * spreads.len() as f64) as usize;
+        let veto_above = spreads.get(rank.min(spreads.len().saturating_sub(1))).copied().unwrap_or(f64::INFINITY);
+        Self { std_floors: (0..NAMES.len()).map(floor).collect(), veto_above: Exact(veto_above) }
+    }
+
+    /// A line for people.
+    pub fn summary(&self) -> String {
+        let floors: Vec<String> = NAMES.iter().zip(&self.std_floors).map(|(n, s)| format!("{n} {:.3}", s.0)).collect();
+        format!("rl: spreads frozen at {}; veto above an epistemic spread of {:.3}", floors.join(", "), self.veto_above.0)
+    }
+
+    /// Gate and fusion of every group.
+    pub fn fuse(&self, groups: &[Group], scores: &[Vec<Score>], config: &RlConfig) -> Fused {
+        let fusion = Fusion {
+            weights: WEIGHTS.to_vec(),
+            std_floors: self.std_floors.iter().map(|s| s.0).collect(),
+            clip: CLIP,
+            margin: MARGIN,
+        };
+        // a group is G draws for one slot: half of them may agree before repetition costs
+        let gate = Gate { max_copies: (config.group_size / 2).max(1) };
+        let mut fused = Fused::default();
+        for (group, scores) in groups.iter().zip(scores) {
+            let candidates: Vec<Candidate> =
+                group.texts.iter().zip(&group.finished).map(|(text, finished)| Candidate { text, finished: *finished }).collect();
+            let passed: Vec<bool> = gate.check(&group.prompt, &candidates).iter().map(Option::is_none).collect();
+            let far: Vec<bool> = scores.iter().map(|s| f64::from(s.epistemic_std) > self.veto_above.0).collect();
+            let components = components(group, scores, config);
+            let vetoed = std::cell::Cell::new(0);
+            let joined = fusion.fuse_adjusted(&components, &passed, |m, z| {
+                for (z, _) in z.iter_mut().zip(&far).filter(|(z, far)| m == 0 && **far && **z > 0.0) {
+                    *z = 0.0;
+                    vetoed.set(vetoed.get() + 1);
+                }
+            });
+            fused.n_vetoed += vetoed.get();
+            fused.n_failed += passed.iter().filter(|p| !**p).count();
+            fused.components.push(components);
+            fused.groups.push(joined);
+        }
+        fused
+    }
+}
+
+/// r1, r2, r3, r4, r6 of a group, `[M][G]`.
+fn components(group: &Group, scores: &[Score], config: &RlConfig) -> Vec<Vec<f64>> {
+    let garm = |s: &Score| {
+        let [mean, aleatoric, epistemic] = [s.reward_mean, s.aleatoric_std, s.epistemic_std].map(f64::from);
+        penalised(mean, aleatoric, epistemic, config.aleatoric_penalty, config.epistemic_penalty)
+    };
+    let mut components = vec![scores.iter().map(garm).collect()];
+    components.extend(heuristics(&group.prompt, &group.texts));
+    components
+}
+
+/// A step's groups after both stages.
+#[derive(Debug, Clone, Default)]
+pub struct Fused {
+    groups: Vec<Option<FusedGroup>>,
+    components: Vec<Vec<Vec<f64>>>,
+    n_failed: usize,
+    n_vetoed: usize,
+}
+
+impl Fused {
+    fn n_rollouts(&self) -> usize {
+        self.components.iter().map(|c| c[0].len()).sum()
+    }
+
+    /// Mean of component `m` over all rollouts.
+    pub fn mean_of_component(&self, m: usize) -> f64 {
+        self.components.iter().flat_map(|c| &c[m]).sum::<f64>() / self.n_rollouts() as f64
+    }
+
+    /// Share of rollouts that failed the gate.
+    pub fn gate_failure_rate(&self) -> f64 {
+        self.n_failed as f64 / self.n_rollouts() as f64
+    }
+
+    /// Share of rollouts whose positive GaRM part was taken away.
+    pub fn veto_rate(&self) -> f64 {
+        self.n_vetoed as f64 / self.n_rollouts() as f64
+    }
+
+    /// A_i of every rollout: leave-one-out over u_i - beta k1_i within the group, divided by the batch's
+    /// standard deviation. `k1` runs over all rollouts. A group in which nothing passed gets zeros.
+    pub fn advantages(&self, k1: &[f64], beta: f64) -> Vec<f64> {
+        let mut first = 0;
+        let mut groups = Vec::with_capacity(self.groups.len());
+        for (group, components) in self.groups.iter().zip(&self.components) {
+            let n = components[0].len();
+            let k1 = &k1[first..first + n];
+            first += n;
+            groups.push(match group {
+                Some(g) => leave_one_out(&g.utility.iter().zip(k1).map(|(u, k)| u - beta * k).collect::<Vec<_>>()),
+                None => vec![0.0; n],
+            });
+        }
+        scale_by_batch_std(&groups, ADVANTAGE_STD_FLOOR).concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::batch::Sequence;
+    use beckon_shared::metrics::assert_close;
+    use beckon_shared::prompt::Prompt;
+
+    fn group(texts: &[&str]) -> Group {
+        Group {
+            prompt: Prompt::from_query("aloe vera"),
+            texts: texts.iter().map(|t| (*t).to_owned()).collect(),
+            finished: vec![true; texts.len()],
+            sequences: vec![Sequence::new(&[3], &[4]); texts.len()],
+        }
+    }
+
+    fn score(mean: f32, epistemic: f32) -> Score {
+        Score { reward_mean: mean, aleatoric_std: 0.4, epistemic_std: epistemic }
+    }
+
+    fn config() -> RlConfig {
+        RlConfig { group_size: 4, ..RlConfig::default() }
+    }
+
+    #[test]
+    fn what_is_far_from_logged_text_is_not_praised() {
+        let groups = [group(&["aloe vera gel", "aloe vera juice", "aloe vera hair", "aloe vera plant"])];
+        let near = vec![vec![score(1.0, 0.1), score(0.0, 0.1), score(0.2, 0.1), score(0.1, 0.1)]];
+        let calibration = Calibration::of(&groups, &near, &[score(0.0, 0.2), score(0.0, 0.5)], &config());
+        assert_close("threshold", calibration.veto_above.0, 0.5, 1e-6);
+        let before = calibration.fuse(&groups, &near, &config());
+        assert_close("no veto", before.veto_rate(), 0.0, 0.0);
+        let mut far = near.clone();
+        far[0][0] = score(3.0, 0.9);
+        let after = calibration.fuse(&groups, &far, &config());
+        assert_close("one of four", after.veto_rate(), 0.25, 0.0);
+        let best = |f: &Fused| f.groups[0].as_ref().map_or(f64::NAN, |g| g.z[0][0]);
+        assert!(best(&before) > 1.0, "{}", best(&before));
+        assert_close("zeroed", best(&after), 0.0, 0.0);
+        assert_close("component 0", after.components[0][0][0], 3.0 - 0.25 * 0.4 - 0.9, 1e-6);
+    }
+
+    #[test]
+    fn the_gate_comes_first_and_a_failed_group_teaches_nothing() {
+        let groups = [group(&["aloe vera gel", "aloe vera", "aloe vera juice", "see www.a.com"]), group(&["aloe vera"; 4])];
+        let scores = vec![vec![score(0.0, 0.0), score(9.0, 0.0), score(0.5, 0.0), score(9.0, 0.0)], vec![score(1.0, 0.0); 4]];
+        let calibration = Calibration::of(&groups, &scores, &[], &config());
+        let fused = calibration.fuse(&groups, &scores, &config());
+        assert_close("failures", fused.gate_failure_rate(), 6.0 / 8.0, 0.0);
+        let a = fused.advantages(&[0.0; 8], 0.03);
+        assert!(a[1].max(a[3]) < a[0].min(a[2]), "{a:?}");
+        assert_eq!(a[4..], [0.0; 4]);
+        assert_close("sum", a.iter().sum::<f64>(), 0.0, 1e-12);
+    }
+
+    #[test]
+    fn kl_lowers_the_advantage_of_what_left_the_reference() {
+        let groups = [group(&["aloe vera gel", "aloe vera juice", "aloe vera hair", "aloe vera plant"])];
+        let scores = vec![vec![score(0.5, 0.1); 4]];
+        let calibration = Calibration::of(&groups, &scores, &[], &config());
+        let fused = calibration.fuse(&groups, &scores, &config());
+        let (free, held) = (fused.advantages(&[0.0; 4], 1.0), fused.advantages(&[4.0, 0.0, 0.0, 0.0], 1.0));
+        assert!(held[0] < free[0] - 0.3, "{free:?} {held:?}");
+    }
+}

@@ -1,0 +1,218 @@
+//! RL raises a hand-made reward, keeps to its budget, resumes bit for bit.
+
+use super::*;
+use crate::stage::sft::logps_of;
+use crate::model::reward::RewardModel;
+use crate::stage::sft::{self, SftInputs};
+use crate::stage::{Control, Observer};
+use beckon_shared::config::Preset;
+use beckon_shared::control::SftConfig;
+use beckon_shared::metrics::assert_close;
+use beckon_shared::tensor::DenseTensor;
+use std::path::Path;
+use std::sync::OnceLock;
+
+const TOPICS: [&str; 6] = ["rice", "rome", "guitar", "berlin", "rust", "puppy"];
+const ENDINGS: [&str; 4] = ["near me", "for beginners", "history facts", "price list"];
+
+#[derive(Default)]
+struct Watcher {
+    metrics: Vec<(usize, String, f64)>,
+    n_asked: usize,
+    cancel_at: Option<usize>,
+}
+
+impl Observer for Watcher {
+    fn metric(&mut self, _stage: Stage, step: usize, _n_steps: usize, name: &str, value: f64) {
+        self.metrics.push((step, name.to_owned(), value));
+    }
+    fn log(&mut self, _text: &str) {}
+    fn control(&mut self) -> Control {
+        self.n_asked += 1;
+        if self.cancel_at == Some(self.n_asked) { Control::Cancel } else { Control::Continue }
+    }
+    fn wait_while_paused(&mut self) -> Control {
+        Control::Continue
+    }
+}
+
+/// A small policy that writes one of the endings behind its topic, and what it learnt from.
+struct World {
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    policy: TensorMap,
+    reward: TensorMap,
+    reward_config: RewardConfig,
+    prompts: Vec<Prompt>,
+    bc: Vec<SftExample>,
+}
+
+impl World {
+    fn inputs(&self) -> RlInputs<'_> {
+        RlInputs {
+            tokenizer: &self.tokenizer,
+            model: &self.model,
+            policy: &self.policy,
+            reward: &self.reward,
+            reward_config: &self.reward_config,
+            prompts: &self.prompts,
+            bc: &self.bc,
+        }
+    }
+
+    /// 2 for what ends in "near me", 0 otherwise.
+    fn likes_near_me(&self, sequence: &Sequence) -> Score {
+        let text = self.tokenizer.decode(&sequence.tokens[sequence.n_prompt..]);
+        let reward_mean = if text.ends_with("near me") { 2.0 } else { 0.0 };
+        Score { reward_mean, aleatoric_std: 0.5, epistemic_std: 0.0 }
+    }
+}
+
+fn context<'a>(dir: &Path, observer: &'a mut Watcher) -> StageContext<'a> {
+    StageContext { device: Device::flex(), dir: dir.to_owned(), seed: 11, save_every: 3, observer }
+}
+
+fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let texts = TOPICS.iter().flat_map(|t| ENDINGS.map(|e| format!("{t} {e}")));
+        let tokenizer = Tokenizer::train(texts, 300).expect("tokenizer");
+        let model = ModelConfig { vocab_size: tokenizer.vocab_size(), d_model: 32, n_layers: 1, ..Preset::Tiny.model() };
+        let example = |topic: &str, ending: &str| SftExample {
+            source: "test".into(),
+            group: topic.into(),
+            prompt: Prompt::from_query(topic),
+            suggestion: format!("{topic} {ending}"),
+            weight: 1.0,
+        };
+        let bc: Vec<SftExample> = TOPICS.iter().flat_map(|t| ENDINGS.map(|e| example(t, e))).collect();
+        let dir = tempfile::tempdir().expect("folder");
+        let mut watcher = Watcher::default();
+        let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &bc, held_out: &[] };
+        let config = SftConfig { n_steps: 120, batch_tokens: 256, learning_rate: 1e-2, n_warmup_steps: 5, ..SftConfig::default() };
+        let policy = sft::run(&mut context(dir.path(), &mut watcher), &inputs, &config).expect("policy").policy;
+        let heads = RewardModel::init(&model, &policy, 0.0, 0.01, 1, &Device::flex()).expect("reward model");
+        let mut reward = heads.to_tensors();
+        reward.insert("feature_mean".into(), DenseTensor::new(vec![32], vec![0.0; 32]));
+        reward.insert("whitening".into(), DenseTensor::new(vec![4, 32], vec![0.05; 128]));
+        let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2 };
+        let prompts = TOPICS.map(Prompt::from_query).to_vec();
+        World { tokenizer, model, policy, reward, reward_config, prompts, bc }
+    })
+}
+
+fn config(n_steps: usize) -> RlConfig {
+    RlConfig { n_steps, batch_prompts: 6, group_size: 8, max_new_tokens: 12, learning_rate: 3e-3, ..RlConfig::default() }
+}
+
+#[test]
+fn rl_raises_a_hand_made_reward_within_its_budget() {
+    let (world, dir) = (world(), tempfile::tempdir().expect("folder"));
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let mut watcher = Watcher::default();
+    let config = config(50);
+    let outcome = train(&mut context(dir.path(), &mut watcher), &world.inputs(), &config, &score).expect("training");
+    assert_eq!(outcome.curve.len(), 50);
+    let mean = |range: std::ops::Range<usize>, f: fn(&RlStep) -> f64| {
+        let n = range.len() as f64;
+        outcome.curve[range].iter().map(f).sum::<f64>() / n
+    };
+    let (before, after) = (mean(0..5, |s| s.reward_mean), mean(45..50, |s| s.reward_mean));
+    assert!(after > before + 0.4, "proxy from {before} to {after}");
+    assert!(mean(45..50, |s| s.kl_nats) < 3.0 * config.kl_budget_nats);
+    assert!(mean(45..50, |s| s.gate_failure_rate) < 0.6);
+    let first = outcome.curve[0];
+    assert_close("the policy starts at the reference", first.kl_nats, 0.0, 1e-6);
+    assert!(first.entropy > 0.05 && first.n_tokens_mean > 2.0 && first.distinct_2 > 0.0);
+
+    let again = train(&mut context(dir.path(), &mut Watcher::default()), &world.inputs(), &config, &|_| Vec::new());
+    assert_eq!(again.expect("result is there"), outcome);
+}
+
+#[test]
+fn resuming_is_bit_equal_to_never_having_stopped() {
+    let world = world();
+    let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let config = config(8);
+    let whole = run(&mut context(straight.path(), &mut Watcher::default()), &world.inputs(), &config).expect("training");
+    for cancel_at in [3, 4] {
+        let mut watcher = Watcher { cancel_at: Some(cancel_at), ..Watcher::default() };
+        let stopped = run(&mut context(broken.path(), &mut watcher), &world.inputs(), &config);
+        assert!(matches!(stopped, Err(StageError::Cancelled)));
+    }
+    let mut watcher = Watcher::default();
+    let resumed = run(&mut context(broken.path(), &mut watcher), &world.inputs(), &config).expect("training");
+    let steps: Vec<usize> = watcher.metrics.iter().filter(|m| m.1 == "loss").map(|m| m.0).collect();
+    assert_eq!(steps, [6, 7, 8], "only the missing steps are done");
+    let bits = |o: &RlOutcome| -> Vec<u32> { o.policy.values().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect() };
+    assert_eq!(bits(&resumed), bits(&whole));
+    assert_eq!(resumed, whole);
+}
+
+#[test]
+fn rollouts_are_drawn_from_the_policy_that_the_loss_sees() {
+    let world = world();
+    let inputs = world.inputs();
+    let engine_logps = {
+        use beckon_shared::engine::Engine;
+        use beckon_shared::sampling::Sampling;
+        let mut engine = Engine::from_tensors(inputs.model, inputs.policy, inputs.tokenizer).expect("engine");
+        engine.rollouts(inputs.prompts, 4, 12, &Sampling::plain(9), 0).expect("rollouts")
+    };
+    let config = RlConfig { group_size: 4, ..config(1) };
+    let groups = rollouts(&inputs, inputs.policy, inputs.prompts, &config, 9).expect("rollouts");
+    let policy = Llama::from_tensors(inputs.model, inputs.policy, &Device::flex()).expect("policy");
+    let sequences: Vec<Sequence> = groups.iter().flat_map(|g| g.sequences.iter().cloned()).collect();
+    let burn = logps_of(&policy, &sequences);
+    for (burn, engine) in burn.iter().zip(engine_logps.iter().flatten()) {
+        let want: f64 = engine.logps.iter().map(|&x| f64::from(x)).sum();
+        assert_close("sequence log-probability", burn.0, want, 1e-3);
+    }
+}
+
+#[test]
+fn the_budget_moves_beta_and_no_prompts_is_an_error() {
+    let (world, dir) = (world(), tempfile::tempdir().expect("folder"));
+    let config = RlConfig { kl_budget_nats: 4.0, ..config(1) };
+    let inputs = world.inputs();
+    let mut watcher = Watcher::default();
+    let ctx = context(dir.path(), &mut watcher);
+    let score = |sequences: &[Sequence]| vec![Score::default(); sequences.len()];
+    let trainer = Trainer::new(&inputs, &config, &score, &ctx).expect("trainer");
+    let beta_after = |kl: f64| {
+        let calibration = trainer.calibrate().expect("calibration");
+        let mut progress = Progress { step: 0, beta: Exact(0.03), kl_sum: Exact(0.0), calibration, curve: Vec::new() };
+        let zero = RlStep::from_exact([Exact(0.0); 9]);
+        for _ in 0..KL_EVERY {
+            trainer.advance(&mut progress, RlStep { kl_nats: kl, ..zero });
+        }
+        progress.beta.0
+    };
+    assert_close("far above", beta_after(7.0), 0.045, 1e-12);
+    assert_close("inside", beta_after(3.0), 0.03, 0.0);
+    assert_close("far below", beta_after(0.5), 0.02, 1e-12);
+
+    let empty = RlInputs { prompts: &[], ..world.inputs() };
+    let error = run(&mut context(dir.path(), &mut Watcher::default()), &empty, &config).expect_err("no prompts");
+    assert!(matches!(error, StageError::NoData { stage: "rl", .. }), "{error}");
+}
+
+#[test]
+fn passes_use_every_item_once_and_points_come_back() {
+    let mut rows = passes(7, 1, 7, 7);
+    assert_eq!(rows, [passes(7, 1, 7, 3), passes(7, 1, 10, 4)].concat(), "where a batch begins changes nothing");
+    rows.sort_unstable();
+    assert_eq!(rows, (0..7).collect::<Vec<_>>());
+    let point = RlStep {
+        step: 3,
+        reward_mean: 0.1,
+        gate_failure_rate: 0.2,
+        kl_nats: 0.3,
+        entropy: 0.4,
+        distinct_2: 0.5,
+        n_tokens_mean: 0.6,
+        epistemic_std_mean: 0.7,
+        veto_rate: 0.8,
+    };
+    assert_eq!(RlStep::from_exact(point.to_exact()), point);
+}
