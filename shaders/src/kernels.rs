@@ -36,17 +36,21 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Compiles the kernels, those with weights for each of `formats` and for [`WeightFormat::F32`].
+    /// Compiles the kernels, those with weights for each of `formats`; [`Kernels::embed`] for
+    /// [`WeightFormat::F32`] as well, which selects rows.
     ///
     /// # Errors
     /// [`GpuError::Rejected`] naming the kernel.
     pub async fn compile(gpu: &GpuContext, formats: &[WeightFormat]) -> Result<Self, GpuError> {
         let (mut embed, mut matmul) = (BTreeMap::new(), BTreeMap::new());
         for format in WeightFormat::ALL {
-            if format != WeightFormat::F32 && !formats.contains(&format) {
+            let wanted = formats.contains(&format);
+            if wanted || format == WeightFormat::F32 {
+                embed.insert(format, one(gpu, &embed::SPEC, &[("FORMAT", format.wgsl_value())]).await?);
+            }
+            if !wanted {
                 continue;
             }
-            embed.insert(format, one(gpu, &embed::SPEC, &[("FORMAT", format.wgsl_value())]).await?);
             let variants = matmul::ROWS.map(|rows| [("FORMAT", format.wgsl_value()), ("ROWS", f64::from(rows))]);
             let variants: Vec<&[(&str, f64)]> = variants.iter().map(|v| &v[..]).collect();
             matmul.insert(format, Kernel::compile(gpu, &matmul::SPEC, &variants).await?);

@@ -3,7 +3,9 @@
 //! No fused multiply-add and no platform's libm: the order of every sum and every rounding is in the
 //! source, so a CPU executor gives the same bits natively and in wasm.
 
-/// Partial sums kept by [`dot`] and the matmul twin: one AVX register, two of SSE2 or wasm.
+use crate::weight::BLOCK;
+
+/// Values of one AVX register, of two with SSE2 or in wasm.
 pub(crate) const LANES: usize = 8;
 
 /// Sum of products of two equally long slices.
@@ -16,6 +18,21 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     fold(&sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// Sum of products of two slices of whole blocks, in 32 partial sums: as many additions in flight as two
+/// adders of eight lanes need.
+#[inline(always)]
+pub(crate) fn dot_of_blocks(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; BLOCK];
+    for (a, b) in a.as_chunks::<BLOCK>().0.iter().zip(b.as_chunks::<BLOCK>().0) {
+        for i in 0..BLOCK {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    // LLVM would otherwise lay the loop's registers out for these additions and shuffle in the loop
+    let s = std::hint::black_box(sums);
+    fold(&std::array::from_fn(|i| (s[i] + s[i + LANES]) + (s[i + 2 * LANES] + s[i + 3 * LANES])))
 }
 
 /// Adds up partial sums pairwise.

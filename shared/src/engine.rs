@@ -9,6 +9,8 @@
 //! Never here: files, threads, the clock (the caller passes one).
 
 pub mod cpu;
+mod error;
+mod forward;
 pub mod gpu;
 mod heads;
 pub mod parity;
@@ -16,12 +18,12 @@ mod plan;
 mod weights;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{ConfigError, ModelConfig};
+use crate::config::ModelConfig;
 use crate::prompt::Prompt;
-use crate::quant::{Matrix, QuantError};
+use crate::quant::Matrix;
 use crate::sampling::{Sampler, Sampling, SamplingError, largest};
 use crate::tensor::TensorMap;
-use crate::tokenizer::{END, Tokenizer, TokenizerError};
+use crate::tokenizer::{END, Tokenizer};
 use beckon_shaders::ready;
 use heads::Heads;
 use serde::{Deserialize, Serialize};
@@ -30,206 +32,9 @@ use std::sync::Arc;
 use weights::{Weights, plain_matrix};
 
 pub use beckon_shaders::{GpuContext, GpuError};
+pub use error::EngineError;
+pub use forward::{Executor, Limits, Network, Output, Row};
 pub use parity::Parity;
-
-/// Why the engine cannot answer.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The GPU failed.
-    #[error(transparent)]
-    Gpu(#[from] GpuError),
-    /// The network's shape.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The tokenizer in the checkpoint.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// Sampling settings, or logits that are none.
-    #[error(transparent)]
-    Sampling(#[from] SamplingError),
-    /// A tensor that cannot be stored.
-    #[error("tensor {name}: {source}")]
-    Tensor {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: QuantError,
-    },
-    /// A tensor that is not there.
-    #[error("tensor {name} is missing")]
-    MissingTensor {
-        /// Its name.
-        name: String,
-    },
-    /// A tensor of another shape.
-    #[error("tensor {name} is {got:?}, expected {want:?}")]
-    Shape {
-        /// Its name.
-        name: String,
-        /// Rows and columns.
-        got: (usize, usize),
-        /// Rows and columns that the configuration asks for.
-        want: (usize, usize),
-    },
-    /// A row of a forward pass that has no place.
-    #[error("row {row_idx} of a forward pass: {reason}")]
-    Row {
-        /// Index of the row.
-        row_idx: usize,
-        /// Why.
-        reason: &'static str,
-    },
-    /// More tokens than the cache holds.
-    #[error("{n_tokens} new tokens, at most {max} fit")]
-    TooManyTokens {
-        /// Tokens asked for.
-        n_tokens: usize,
-        /// [`Limits::suffix_tokens`].
-        max: usize,
-    },
-    /// The engine was made from a policy alone.
-    #[error("this engine has no reward model")]
-    NoReward,
-    /// NaN or infinity.
-    #[error("{what} is not finite")]
-    NotFinite {
-        /// What is not.
-        what: &'static str,
-    },
-    /// A synchronous call where the device must be awaited.
-    #[error("this executor must be awaited")]
-    MustBeAwaited,
-}
-
-/// Sizes that are fixed when an engine is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Cache slots of the prompt.
-    pub prompt_tokens: usize,
-    /// Cache slots of a candidate, and the longest suggestion.
-    pub suffix_tokens: usize,
-    /// Candidates in one batch; more are decoded batch by batch.
-    pub n_seqs: usize,
-    /// Rows of a pass; longer prompts take several passes.
-    pub rows_per_pass: usize,
-}
-
-impl Limits {
-    /// The product's sizes for a network.
-    pub fn of(config: &ModelConfig) -> Self {
-        Self {
-            prompt_tokens: config.max_seq_len,
-            suffix_tokens: config.max_suggestion_tokens(),
-            n_seqs: 8,
-            rows_per_pass: 64,
-        }
-    }
-}
-
-/// Which network a pass runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    /// Writes suggestions.
-    Policy,
-    /// Judges them.
-    Reward,
-}
-
-/// One token of a forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// Token id.
-    pub token: u32,
-    /// The candidate it belongs to; `None` for the prompt.
-    pub seq: Option<u32>,
-    /// Position in the sequence, from 0 at the first prompt token.
-    pub pos: u32,
-}
-
-/// What a forward call gives back.
-#[derive(Debug, Clone, Copy)]
-pub enum Output<'a> {
-    /// Logits `[N, V]` after the rows with these ascending indices.
-    Logits(&'a [usize]),
-    /// Hidden states `[R, D]` of all rows after the final norm.
-    Hidden,
-}
-
-/// A run of rows that are computed together.
-#[derive(Debug)]
-struct Pass {
-    rows: Range<usize>,
-    /// Rows whose result is wanted, counted from the run's start.
-    selected: Vec<u32>,
-}
-
-impl Output<'_> {
-    fn passes(self, n_rows: usize, rows_per_pass: usize) -> Result<Vec<Pass>, EngineError> {
-        if let Output::Logits(wanted) = self
-            && let Some(i) = (0..wanted.len()).find(|i| wanted[*i] >= n_rows || *i > 0 && wanted[*i] <= wanted[*i - 1])
-        {
-            return Err(EngineError::Row { row_idx: wanted[i], reason: "its logits cannot be given in this order" });
-        }
-        let pass = |start: usize| {
-            let rows = start..(start + rows_per_pass).min(n_rows);
-            let selected = match self {
-                Output::Hidden => (0..rows.len() as u32).collect(),
-                Output::Logits(wanted) => {
-                    wanted.iter().filter(|i| rows.contains(i)).map(|i| (i - start) as u32).collect()
-                }
-            };
-            Pass { rows, selected }
-        };
-        Ok((0..n_rows).step_by(rows_per_pass).map(pass).collect())
-    }
-}
-
-/// Where the networks run.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant)] // there is one of them
-pub enum Executor {
-    /// The kernels' CPU twins.
-    Cpu(cpu::CpuExecutor),
-    /// WGSL on wgpu.
-    Gpu(gpu::GpuExecutor),
-}
-
-impl Executor {
-    /// `cpu` or `gpu`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Cpu(_) => "cpu",
-            Self::Gpu(_) => "gpu",
-        }
-    }
-
-    /// What people call the device.
-    pub fn device_name(&self) -> String {
-        match self {
-            Self::Cpu(_) => "CPU".to_owned(),
-            Self::Gpu(executor) => executor.adapter_name().to_owned(),
-        }
-    }
-
-    /// One forward pass of one network over any rows: prefill, a decode step or scoring.
-    ///
-    /// A prompt row attends to the prompt up to itself; a candidate's row to the whole prompt and to its
-    /// own candidate up to itself. The cache keeps what was computed; see [`Row`] for positions.
-    ///
-    /// # Errors
-    /// Rows without a place, no such network, or a failure of the device.
-    pub async fn forward(
-        &mut self,
-        network: Network,
-        rows: &[Row],
-        output: Output<'_>,
-    ) -> Result<Vec<f32>, EngineError> {
-        match self {
-            Self::Cpu(executor) => executor.forward(network, rows, output),
-            Self::Gpu(executor) => executor.forward(network, rows, output).await,
-        }
-    }
-}
 
 /// What to suggest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -333,10 +138,18 @@ impl Engine {
     /// # Errors
     /// A checkpoint that was put together by hand and lacks something.
     pub fn cpu(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        let limits = Limits::of(&checkpoint.manifest.model);
+        Self::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model))
+    }
+
+    /// [`Engine::cpu`] with sizes of the caller's.
+    ///
+    /// # Errors
+    /// As [`Engine::cpu`].
+    pub fn cpu_within(checkpoint: &Checkpoint, limits: Limits) -> Result<Self, EngineError> {
         let (policy, reward, heads, tokenizer) = parts_of(checkpoint)?;
         let config = &checkpoint.manifest.model;
-        let executor = cpu::CpuExecutor::new(config, limits, Arc::new(policy), Some(Arc::new(reward)));
+        let [policy, reward] = [policy, reward].map(|weights| Arc::new(weights.plain_up_to(limits.plain_bytes)));
+        let executor = cpu::CpuExecutor::new(config, limits, policy, Some(reward));
         Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Cpu(executor), heads: Some(heads) })
     }
 

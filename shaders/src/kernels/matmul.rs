@@ -1,7 +1,7 @@
 //! Product with a weight matrix in any format, optionally added to what is there (the residual).
 
 use crate::kernel::{Access, KernelSpec};
-use crate::math::{LANES, fold};
+use crate::math::dot_of_blocks;
 use crate::weight::{WeightFormat, WeightView};
 use bytemuck::{Pod, Zeroable};
 
@@ -51,70 +51,79 @@ impl MatmulParams {
     }
 }
 
-/// Rows of the matrix that the twin decodes together.
-const TILE: usize = 4;
-
 /// `out[r, out_offset + n] (+)= sum_c x[r, c] * w[n, c]`; x `[R, C]`, w `[N, C]`, out `[R, out_stride]`.
 ///
-/// Each weight is decoded once for all rows. A product is summed in [`LANES`] partial sums whatever R
-/// is, so a row's result does not depend on the rows beside it.
+/// Each weight is decoded once for all rows. The order of a sum does not depend on R or the processor, so a row's result depends neither on the rows beside it nor on the machine.
 ///
 /// # Panics
 /// If a slice does not have its shape.
 pub fn matmul(params: &MatmulParams, w: &WeightView, x: &[f32], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the one feature that the function asks for
+        #[allow(unsafe_code)]
+        return unsafe { matmul_avx2(params, w, x, out) };
+    }
+    matmul_in_order(params, w, x, out);
+}
+
+/// The same code compiled for 256-bit registers; without fused multiply-add the bits are the same.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn matmul_avx2(params: &MatmulParams, w: &WeightView, x: &[f32], out: &mut [f32]) {
+    matmul_in_order(params, w, x, out);
+}
+
+#[inline(always)]
+fn matmul_in_order(params: &MatmulParams, w: &WeightView, x: &[f32], out: &mut [f32]) {
     let (r, c) = (params.n_rows as usize, params.cols as usize);
     w.assert_whole();
     assert_eq!((w.rows, w.cols), (params.n_outputs as usize, c), "weight matrix");
     let x = &x[..r * c];
-    let mut decoded = vec![0.0; if w.format == WeightFormat::F32 { 0 } else { TILE * c }];
-    for first in (0..w.rows).step_by(TILE) {
-        // rows past the end repeat the last one and are not stored
-        let row_of = |i: usize| (first + i).min(w.rows - 1);
-        let tile: [&[f32]; TILE] = if w.format == WeightFormat::F32 {
-            let values: &[f32] = bytemuck::cast_slice(w.quants);
-            std::array::from_fn(|i| &values[row_of(i) * c..][..c])
+    let mut decoded = vec![0.0; c];
+    for n in 0..w.rows {
+        let at = params.out_offset as usize + n;
+        let mut store = |row: usize, sum: f32| {
+            let out = &mut out[row * params.out_stride as usize + at];
+            *out = if params.accumulate == 1 { *out + sum } else { sum };
+        };
+        let row: &[f32] = if w.format == WeightFormat::F32 {
+            bytemuck::cast_slice(&w.quants[n * c..(n + 1) * c])
         } else {
-            for (i, row) in decoded.chunks_exact_mut(c).enumerate() {
-                w.decode_row(row_of(i), row);
-            }
-            std::array::from_fn(|i| &decoded[i * c..][..c])
+            w.decode_row(n, &mut decoded);
+            &decoded
         };
-        let mut store = |row: usize, sums: [f32; TILE]| {
-            let at = row * params.out_stride as usize + params.out_offset as usize + first;
-            let n = TILE.min(w.rows - first);
-            for (out, sum) in out[at..at + n].iter_mut().zip(sums) {
-                *out = if params.accumulate == 1 { *out + sum } else { sum };
-            }
-        };
-        let mut pairs = x.chunks_exact(2 * c);
-        for (i, pair) in pairs.by_ref().enumerate() {
-            let (a, b) = pair.split_at(c);
-            let [a, b] = products([a, b], tile);
-            store(2 * i, a);
-            store(2 * i + 1, b);
-        }
-        if !pairs.remainder().is_empty() {
-            let [last] = products([pairs.remainder()], tile);
-            store(r - 1, last);
+        for (i, x) in x.chunks_exact(c).enumerate() {
+            store(i, dot_of_blocks(x, row));
         }
     }
 }
 
-/// Products of R rows with a tile of weights, all of one length.
-#[inline(always)]
-fn products<const R: usize>(x: [&[f32]; R], w: [&[f32]; TILE]) -> [[f32; TILE]; R] {
-    let n = w[0].len() / LANES;
-    let x = x.map(|x| &x.as_chunks::<LANES>().0[..n]);
-    let w = w.map(|w| &w.as_chunks::<LANES>().0[..n]);
-    let mut sums = [[[0.0f32; LANES]; TILE]; R];
-    for at in 0..n {
-        for (sums, x) in sums.iter_mut().zip(&x) {
-            for (sums, w) in sums.iter_mut().zip(&w) {
-                for lane in 0..LANES {
-                    sums[lane] += x[at][lane] * w[at][lane];
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours_or_the_processor() {
+        let value = |i: usize| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0;
+        let (r, c, n) = (5, 96, 7);
+        let x: Vec<f32> = (0..r * c).map(value).collect();
+        let weights: Vec<f32> = (0..n * c).map(|i| value(i + 31)).collect();
+        let w = WeightView::from_f32(n, c, &weights);
+        let n_outputs = n as u32;
+        let one = MatmulParams { n_rows: 1, cols: 96, n_outputs, out_stride: 7, out_offset: 0, accumulate: 0 };
+        let mut together = vec![0.0; r * n];
+        matmul(&MatmulParams { n_rows: r as u32, ..one }, &w, &x, &mut together);
+        for (x, together) in x.chunks_exact(c).zip(together.chunks_exact(n)) {
+            let mut alone = vec![0.0; n];
+            matmul_in_order(&one, &w, x, &mut alone);
+            assert_eq!(alone, together);
+            let exact: Vec<f64> = weights
+                .chunks_exact(c)
+                .map(|w| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum())
+                .collect();
+            let got: Vec<f64> = alone.iter().map(|v| f64::from(*v)).collect();
+            crate::assert_all_close("product", &got, &exact, 1e-5);
         }
     }
-    sums.map(|sums| sums.map(|s| fold(&s)))
 }

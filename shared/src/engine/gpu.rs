@@ -4,9 +4,10 @@
 //! most rows of a pass, one buffer to read back from. A forward pass is one command buffer. Dimension
 //! key: `R` rows of a pass, `S` cache slots, `D`, `H`, `G`, `K`, `F`, `V` as in [`crate::config`].
 
+use super::forward::Pass;
 use super::plan::{PassRows, Plan};
 use super::weights::{Layer, Part, Weights, kernel_format};
-use super::{EngineError, Limits, Network, Output, Pass, Row};
+use super::{EngineError, Limits, Network, Output, Row};
 use crate::config::ModelConfig;
 use crate::quant::Matrix;
 use beckon_shaders::kernels::attention::AttentionParams;

@@ -176,7 +176,7 @@ impl Lens {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { prompt_tokens: 4, suffix_tokens: 3, n_seqs: 2, rows_per_pass: 8 };
+    const LIMITS: Limits = Limits { prompt_tokens: 4, suffix_tokens: 3, n_seqs: 2, rows_per_pass: 8, plain_bytes: 0 };
 
     fn plan() -> Plan {
         Plan::new(LIMITS, 10, 4, 10_000.0)

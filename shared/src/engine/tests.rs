@@ -1,3 +1,5 @@
+//! The engine on a small random checkpoint: equivalences, determinism, errors, and CPU against GPU.
+
 use super::*;
 use crate::checkpoint::{Formats, Lineage, Parts, RewardConfig};
 use crate::config::{reward_head_names, tensor_names};
@@ -155,6 +157,17 @@ fn assert_shared_prompt_is_exact(engine: &mut Engine) {
 #[test]
 fn a_shared_prompt_changes_nothing() {
     assert_shared_prompt_is_exact(&mut cpu());
+}
+
+#[test]
+fn weights_in_blocks_or_plain_give_the_same_bits() {
+    for format in [BlockFormat::Q8, BlockFormat::Q4] {
+        let checkpoint = checkpoint(format);
+        let limits = Limits { plain_bytes: 0, ..Limits::of(&checkpoint.manifest.model) };
+        let mut blocks = Engine::cpu_within(&checkpoint, limits).unwrap();
+        let mut plain = Engine::cpu(&checkpoint).unwrap();
+        assert_eq!(suggest(&mut blocks, &request(5, 1)), suggest(&mut plain, &request(5, 1)), "{format:?}");
+    }
 }
 
 #[test]

@@ -86,6 +86,31 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// The same weights as plain f32 where that takes at most `max_bytes`; the CPU then decodes nothing
+    /// during a pass. The values, and so the results, are the same to the bit.
+    pub fn plain_up_to(mut self, max_bytes: usize) -> Self {
+        let n_bytes: usize = self.matrices().map(|m| m.rows * m.cols * size_of::<f32>()).sum();
+        if n_bytes <= max_bytes {
+            make_plain(&mut self.embedding);
+            for layer in &mut self.layers {
+                layer.qkv.iter_mut().chain(&mut layer.gate_up).for_each(|part| make_plain(&mut part.matrix));
+                make_plain(&mut layer.output);
+                make_plain(&mut layer.down);
+            }
+        }
+        self
+    }
+}
+
+fn make_plain(matrix: &mut Matrix) {
+    if matrix.format != BlockFormat::F32 {
+        let quants = matrix.to_dense().data.into_iter().map(f32::to_bits).collect();
+        let (rows, cols) = (matrix.rows, matrix.cols);
+        *matrix = Matrix { rows, cols, format: BlockFormat::F32, quants, scales: Vec::new() };
+    }
+}
+
 impl Layer {
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let parts = self.qkv.iter().chain(&self.gate_up).map(|part| &part.matrix);
