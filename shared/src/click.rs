@@ -138,3 +138,9 @@ pub struct Sourced {
     /// The record.
     pub record: Record,
 }
+
+/// JSON Schema (draft 2020-12) of [`Impression`], as published in `schema/impression.schema.json`
+/// and at `/api/log/schema`.
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(Impression).to_value()
+}

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod click;
 pub mod config;
 pub mod control;
+pub mod ctr;
 pub mod digest;
 pub mod engine;
 pub mod garm;
