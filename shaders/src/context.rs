@@ -188,20 +188,32 @@ impl GpuContext {
         let mapped = Mapped::default();
         let done = mapped.clone();
         slice.map_async(wgpu::MapMode::Read, move |result| done.set(result.map_err(|e| e.to_string())));
+        let mut unmap = UnmapOnDrop(Some(staging));
         // in a page this returns at once and the browser calls back
         if let Err(e) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
             return Err(GpuError::Readback { reason: e.to_string() });
         }
-        let result = mapped.await;
-        self.check()?;
-        result.map_err(|reason| GpuError::Readback { reason })?;
+        if let Err(reason) = mapped.await {
+            unmap.0 = None;
+            self.check()?;
+            return Err(GpuError::Readback { reason });
+        }
         let view = slice.get_mapped_range().map_err(|e| GpuError::Readback { reason: e.to_string() })?;
         // copied as bytes: the mapping need not be aligned to f32
         let mut values = vec![0.0f32; n_values];
         bytemuck::cast_slice_mut::<f32, u8>(&mut values).copy_from_slice(&view);
-        drop(view);
-        staging.unmap();
         Ok(values)
+    }
+}
+
+/// Gives the buffer back to the GPU, also where the caller stops waiting half-way.
+struct UnmapOnDrop<'a>(Option<&'a wgpu::Buffer>);
+
+impl Drop for UnmapOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.0 {
+            buffer.unmap();
+        }
     }
 }
 

@@ -42,24 +42,36 @@ impl Kernels {
     /// # Errors
     /// [`GpuError::Rejected`] naming the kernel.
     pub async fn compile(gpu: &GpuContext, formats: &[WeightFormat]) -> Result<Self, GpuError> {
+        Self::compile_edited(gpu, formats, &KernelSpec::clone).await
+    }
+
+    /// [`Kernels::compile`] with each kernel's source edited before: for tests that a wrong kernel is noticed.
+    ///
+    /// # Errors
+    /// As [`Kernels::compile`].
+    pub async fn compile_edited(
+        gpu: &GpuContext,
+        formats: &[WeightFormat],
+        edit: &dyn Fn(&KernelSpec) -> KernelSpec,
+    ) -> Result<Self, GpuError> {
         let (mut embed, mut matmul) = (BTreeMap::new(), BTreeMap::new());
         for format in WeightFormat::ALL {
             let wanted = formats.contains(&format);
+            let constant = ("FORMAT", format.wgsl_value());
             if wanted || format == WeightFormat::F32 {
-                embed.insert(format, one(gpu, &embed::SPEC, &[("FORMAT", format.wgsl_value())]).await?);
+                embed.insert(format, one(gpu, &edit(&embed::SPEC), &[constant]).await?);
             }
-            if !wanted {
-                continue;
+            if wanted {
+                let variants = matmul::ROWS.map(|rows| [constant, ("ROWS", f64::from(rows))]);
+                let variants: Vec<&[(&str, f64)]> = variants.iter().map(|v| &v[..]).collect();
+                matmul.insert(format, Kernel::compile(gpu, &edit(&matmul::SPEC), &variants).await?);
             }
-            let variants = matmul::ROWS.map(|rows| [("FORMAT", format.wgsl_value()), ("ROWS", f64::from(rows))]);
-            let variants: Vec<&[(&str, f64)]> = variants.iter().map(|v| &v[..]).collect();
-            matmul.insert(format, Kernel::compile(gpu, &matmul::SPEC, &variants).await?);
         }
         Ok(Self {
-            attention: one(gpu, &attention::SPEC, &[]).await?,
-            rms_norm: one(gpu, &rms_norm::SPEC, &[]).await?,
-            rope_append: one(gpu, &rope_append::SPEC, &[]).await?,
-            silu_mul: one(gpu, &silu_mul::SPEC, &[]).await?,
+            attention: one(gpu, &edit(&attention::SPEC), &[]).await?,
+            rms_norm: one(gpu, &edit(&rms_norm::SPEC), &[]).await?,
+            rope_append: one(gpu, &edit(&rope_append::SPEC), &[]).await?,
+            silu_mul: one(gpu, &edit(&silu_mul::SPEC), &[]).await?,
             embed,
             matmul,
         })

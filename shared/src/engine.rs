@@ -24,7 +24,7 @@ use crate::quant::Matrix;
 use crate::sampling::{Sampler, Sampling, SamplingError, largest};
 use crate::tensor::TensorMap;
 use crate::tokenizer::{END, Tokenizer};
-use beckon_shaders::ready;
+use beckon_shaders::{KernelSpec, ready};
 use heads::Heads;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -158,10 +158,22 @@ impl Engine {
     /// # Errors
     /// As [`Engine::cpu`], or what the device refuses.
     pub async fn gpu(checkpoint: &Checkpoint, gpu: &GpuContext) -> Result<Self, EngineError> {
+        Self::gpu_edited(checkpoint, gpu, &KernelSpec::clone).await
+    }
+
+    /// [`Engine::gpu`] with each kernel's source edited before: for tests that a wrong kernel is noticed.
+    ///
+    /// # Errors
+    /// As [`Engine::gpu`].
+    pub async fn gpu_edited(
+        checkpoint: &Checkpoint,
+        gpu: &GpuContext,
+        edit: &dyn Fn(&KernelSpec) -> KernelSpec,
+    ) -> Result<Self, EngineError> {
         let limits = Limits::of(&checkpoint.manifest.model);
         let (policy, reward, heads, tokenizer) = parts_of(checkpoint)?;
         let config = &checkpoint.manifest.model;
-        let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, Some(&reward)).await?;
+        let executor = gpu::GpuExecutor::new(gpu, config, limits, [&policy, &reward], edit).await?;
         Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Gpu(executor), heads: Some(heads) })
     }
 

@@ -99,3 +99,22 @@ fn softmax_numerators(scores: &mut [f32]) -> f32 {
     }
     scores.iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_by_hand() {
+        // two query heads on one key-value head of width 2; slots 0 and 3 are seen, 1 and 2 are not
+        let params = AttentionParams { n_rows: 1, n_heads: 2, n_kv_heads: 1, half_dim: 1, scale: 1.0 };
+        let spans = [Span { shared_end: 1, own_start: 3, own_len: 1, pad: 0 }];
+        let qkv = [0.0, 0.0, 3.0f32.ln(), 0.0, 7.0, 7.0, 7.0, 7.0];
+        let keys = [0.0, 5.0, 9.0, 9.0, 9.0, 9.0, 1.0, 5.0];
+        let values = [4.0, 0.0, 99.0, 99.0, 99.0, 99.0, 8.0, 2.0];
+        let mut out = [0.0; 4];
+        attention(&params, &spans, &qkv, &keys, &values, &mut out);
+        // head 0: equal shares; head 1: scores 0 and ln 3, shares 1/4 and 3/4
+        crate::assert_all_close("out", &out, &[6.0, 1.0, 7.0, 1.5], 1e-6);
+    }
+}

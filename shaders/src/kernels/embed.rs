@@ -45,3 +45,17 @@ pub fn embed(params: &EmbedParams, table: &WeightView, ids: &[u32], out: &mut [f
         table.decode_row((*id as usize).min(table.rows - 1), out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gathers_rows_and_holds_ids_inside() {
+        let values: Vec<f32> = (0..96).map(|i| (i / 32) as f32).collect();
+        let params = EmbedParams { n_rows: 3, cols: 32, n_table_rows: 3 };
+        let mut out = vec![9.0; 96];
+        embed(&params, &WeightView::from_f32(3, 32, &values), &[1, 7, 0], &mut out);
+        assert_eq!((out[0], out[31], out[32], out[95]), (1.0, 1.0, 2.0, 0.0));
+    }
+}

@@ -47,3 +47,16 @@ pub fn rms_norm(params: &RmsNormParams, x: &[f32], weight: &[f32], out: &mut [f3
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_scaled_apart() {
+        let params = RmsNormParams { n_rows: 2, cols: 4, eps: 0.0 };
+        let mut out = [0.0; 8];
+        rms_norm(&params, &[3.0, -3.0, 3.0, 3.0, 0.0, 0.0, 0.0, 2.0], &[1.0, 1.0, 2.0, -1.0], &mut out);
+        crate::assert_all_close("norm", &out, &[1.0, -1.0, 2.0, -1.0, 0.0, 0.0, 0.0, -2.0], 1e-6);
+    }
+}

@@ -83,3 +83,28 @@ fn rotate(heads: &mut [f32], angles: &[[f32; 2]]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_turn_by_hand() {
+        // one query head and one key head of width 4; pair 0 turns by 90 degrees, pair 1 not at all
+        let params = RopeAppendParams { n_rows: 1, n_heads: 1, n_kv_heads: 1, half_dim: 2 };
+        let mut qkv = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0];
+        let (mut keys, mut values) = ([0.0; 8], [0.0; 8]);
+        rope_append(&params, &[[0.0, 1.0], [1.0, 0.0]], &[1], &mut qkv, &mut keys, &mut values);
+        assert_eq!(qkv[..4], [-3.0, 2.0, 1.0, 4.0]);
+        assert_eq!(keys, [0.0, 0.0, 0.0, 0.0, -7.0, 6.0, 5.0, 8.0]);
+        assert_eq!(values[4..], [9.0, 10.0, 11.0, 12.0]);
+    }
+
+    #[test]
+    fn angles_fall_from_the_position_to_a_fraction() {
+        let angles: Vec<[f32; 2]> = rotary_angles(3, 2, 100.0).collect();
+        let want = [3.0f32, 0.3].map(|a| [a.cos(), a.sin()]).concat();
+        crate::assert_all_close("angles", &angles.concat(), &want, 1e-6);
+        assert_eq!(rotary_angles(0, 1, 100.0).collect::<Vec<_>>(), [[1.0, 0.0]]);
+    }
+}

@@ -44,3 +44,16 @@ pub fn silu_mul(params: &SiluMulParams, gate_up: &[f32], out: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_hand_and_at_the_ends() {
+        let params = SiluMulParams { n_rows: 1, cols: 4 };
+        let mut out = [0.0; 4];
+        silu_mul(&params, &[0.0, 1.0, -1000.0, 1000.0, 5.0, 2.0, 3.0, 1.0], &mut out);
+        crate::assert_all_close("silu", &out, &[0.0, 1.462_117_2, 0.0, 1000.0], 1e-6);
+    }
+}

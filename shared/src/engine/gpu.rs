@@ -16,7 +16,7 @@ use beckon_shaders::kernels::matmul::MatmulParams;
 use beckon_shaders::kernels::rms_norm::RmsNormParams;
 use beckon_shaders::kernels::rope_append::RopeAppendParams;
 use beckon_shaders::kernels::silu_mul::SiluMulParams;
-use beckon_shaders::{GpuContext, Kernel, Kernels, PARAMS_ALIGNMENT, Recorder, WeightFormat};
+use beckon_shaders::{GpuContext, Kernel, KernelSpec, Kernels, PARAMS_ALIGNMENT, Recorder, WeightFormat};
 use wgpu::{BindGroup, Buffer, BufferUsages};
 
 /// Dispatches of a layer and around the layers, at most: they share one buffer of parameters.
@@ -32,7 +32,7 @@ pub struct GpuExecutor {
     limits: Limits,
     buffers: Buffers,
     policy: GpuNetwork,
-    reward: Option<GpuNetwork>,
+    reward: GpuNetwork,
     /// Emptied parameters, kept for their allocation.
     params: Vec<u8>,
 }
@@ -98,19 +98,16 @@ impl GpuExecutor {
         gpu: &GpuContext,
         config: &ModelConfig,
         limits: Limits,
-        policy: &Weights,
-        reward: Option<&Weights>,
+        [policy, reward]: [&Weights; 2],
+        edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
-        let matrices = policy.matrices().chain(reward.iter().flat_map(|r| r.matrices()));
+        let matrices = policy.matrices().chain(reward.matrices());
         let formats: Vec<WeightFormat> = matrices.map(|m| kernel_format(m.format)).collect();
-        let kernels = Kernels::compile(gpu, &formats).await?;
+        let kernels = Kernels::compile_edited(gpu, &formats, edit).await?;
         let buffers = gpu.guarded("activations", || Buffers::new(gpu, config, &limits)).await?;
         let maker = Maker { gpu, kernels: &kernels, config, limits, buffers: &buffers };
         let policy = gpu.guarded("policy weights", || maker.network(policy)).await?;
-        let reward = match reward {
-            Some(weights) => Some(gpu.guarded("reward weights", || maker.network(weights)).await?),
-            None => None,
-        };
+        let reward = gpu.guarded("reward weights", || maker.network(reward)).await?;
         let config = config.clone();
         Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, params: Vec::new() })
     }
@@ -126,8 +123,7 @@ impl GpuExecutor {
     }
 
     fn all_buffers(&self) -> impl Iterator<Item = &Buffer> {
-        let networks = std::iter::once(&self.policy).chain(&self.reward);
-        self.buffers.all().into_iter().chain(networks.flat_map(|n| &n.owned))
+        self.buffers.all().into_iter().chain(&self.policy.owned).chain(&self.reward.owned)
     }
 
     /// As [`super::Executor::forward`].
@@ -140,12 +136,12 @@ impl GpuExecutor {
         self.gpu.check()?;
         let plan = match network {
             Network::Policy => &mut self.policy.plan,
-            Network::Reward => &mut self.reward.as_mut().ok_or(EngineError::NoReward)?.plan,
+            Network::Reward => &mut self.reward.plan,
         };
         let placement = plan.place(rows)?;
         let mut result = Vec::new();
         for pass in output.passes(rows.len(), self.limits.rows_per_pass)? {
-            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, output)?;
+            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, output);
             result.extend(self.gpu.read_f32(&self.buffers.readback, n_values).await?);
         }
         self.gpu.check()?;
@@ -153,16 +149,10 @@ impl GpuExecutor {
     }
 
     /// Sends one pass to the device; gives the number of values to read back.
-    fn submit(
-        &mut self,
-        network: Network,
-        rows: PassRows<'_>,
-        pass: &Pass,
-        output: Output<'_>,
-    ) -> Result<usize, EngineError> {
+    fn submit(&mut self, network: Network, rows: PassRows<'_>, pass: &Pass, output: Output<'_>) -> usize {
         let network = match network {
             Network::Policy => &self.policy,
-            Network::Reward => self.reward.as_ref().ok_or(EngineError::NoReward)?,
+            Network::Reward => &self.reward,
         };
         let (b, queue) = (&self.buffers, &self.gpu.queue);
         queue.write_buffer(&b.ids, 0, bytemuck::cast_slice(rows.ids));
@@ -192,7 +182,7 @@ impl GpuExecutor {
             encoder.copy_buffer_to_buffer(from, 0, &b.readback, 0, n_values as u64 * 4);
         }
         queue.submit([encoder.finish()]);
-        Ok(n_values)
+        n_values
     }
 }
 

@@ -154,6 +154,76 @@ fn assert_shared_prompt_is_exact(engine: &mut Engine) {
     }
 }
 
+/// Logits after every token, written down plainly in f64 from the definition of the network: no cache, no
+/// kernels, one token and head at a time.
+fn by_definition(c: &ModelConfig, tensors: &TensorMap, tokens: &[u32]) -> Vec<f64> {
+    type Vector = Vec<f64>;
+    let get = |name: String| tensors[&name].data.iter().map(|v| f64::from(*v)).collect::<Vector>();
+    let times = |w: &Vector, x: &Vector| -> Vector {
+        w.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+    };
+    let norm = |x: &Vector, w: &Vector| -> Vector {
+        let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+        x.iter().zip(w).map(|(x, w)| x / (mean + f64::from(c.norm_eps)).sqrt() * w).collect()
+    };
+    let rotated = |x: &[f64], pos: usize| -> Vector {
+        let half = x.len() / 2;
+        let angle = |i: usize| pos as f64 / f64::from(c.rope_base).powf(i as f64 / half as f64);
+        let at = |i: usize| match i.checked_sub(half) {
+            None => x[i] * angle(i).cos() - x[i + half] * angle(i).sin(),
+            Some(j) => x[i] * angle(j).cos() + x[j] * angle(j).sin(),
+        };
+        (0..x.len()).map(at).collect()
+    };
+    let add = |x: &mut Vector, y: Vector| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    let embedding = get("model.embed_tokens.weight".into());
+    let mut xs: Vec<Vector> =
+        tokens.iter().map(|t| embedding[*t as usize * c.d_model..][..c.d_model].to_vec()).collect();
+    for layer in 0..c.n_layers {
+        let own = |name: &str| get(format!("model.layers.{layer}.{name}.weight"));
+        let k = c.head_dim;
+        let normed: Vec<Vector> = xs.iter().map(|x| norm(x, &own("input_layernorm"))).collect();
+        let project = |name: &str| normed.iter().map(|x| times(&own(name), x)).collect::<Vec<_>>();
+        let (queries, keys, values) =
+            (project("self_attn.q_proj"), project("self_attn.k_proj"), project("self_attn.v_proj"));
+        for (t, x) in xs.iter_mut().enumerate() {
+            let mut heads = Vector::new();
+            for h in 0..c.n_heads {
+                let g = h / (c.n_heads / c.n_kv_heads) * k;
+                let query = rotated(&queries[t][h * k..][..k], t);
+                let score = |s: usize| -> f64 {
+                    let key = rotated(&keys[s][g..g + k], s);
+                    (query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() / (k as f64).sqrt()).exp()
+                };
+                let shares: Vector = (0..=t).map(score).collect();
+                let mass: f64 = shares.iter().sum();
+                heads.extend((0..k).map(|i| (0..=t).map(|s| shares[s] / mass * values[s][g + i]).sum::<f64>()));
+            }
+            add(x, times(&own("self_attn.o_proj"), &heads));
+            let normed = norm(x, &own("post_attention_layernorm"));
+            let (gate, up) = (times(&own("mlp.gate_proj"), &normed), times(&own("mlp.up_proj"), &normed));
+            let gated: Vector = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            add(x, times(&own("mlp.down_proj"), &gated));
+        }
+    }
+    let last = get("model.norm.weight".into());
+    xs.iter().flat_map(|x| times(&embedding, &norm(x, &last))).collect()
+}
+
+#[test]
+fn logits_are_those_of_the_definition() {
+    let tokens: Vec<u32> = (0..9).map(|i| (i * 31 + 7) % 283).collect();
+    let mut engine = Engine::from_tensors(&model(283), &policy_tensors(), &tokenizer()).unwrap();
+    let got: Vec<f64> = whole(&mut engine, &tokens).into_iter().map(f64::from).collect();
+    assert_all_close("plain", &got, &by_definition(&model(283), &policy_tensors(), &tokens), f64::from(TOLERANCE));
+    for format in [BlockFormat::Q8, BlockFormat::Q4] {
+        let checkpoint = checkpoint(format);
+        let want = by_definition(&model(283), &checkpoint.dense("policy"), &tokens);
+        let got: Vec<f64> = whole(&mut Engine::cpu(&checkpoint).unwrap(), &tokens).into_iter().map(f64::from).collect();
+        assert_all_close("quantized", &got, &want, f64::from(TOLERANCE));
+    }
+}
+
 #[test]
 fn a_shared_prompt_changes_nothing() {
     assert_shared_prompt_is_exact(&mut cpu());
@@ -340,6 +410,30 @@ mod on_a_gpu {
                 let values = |s: &Score| [s.reward_mean, s.aleatoric_std, s.epistemic_std];
                 assert_all_close("score", &values(b), &values(a), 1e-4);
             }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn a_wrong_kernel_is_noticed() {
+        let (context, checkpoint) = (gpu(), checkpoint(BlockFormat::Q8));
+        let mut right = Engine::cpu(&checkpoint).unwrap();
+        for (kernel, from, to) in [
+            ("attention", "params.scale", "1.0"),
+            ("embed", "out[at + 1u] = values.hi", "out[at + 1u] = values.lo"),
+            ("matmul", "sums[r] +=", "sums[r] -="),
+            ("rms_norm", "* weight[i]", ""),
+            ("rope_append", "pair.y * turn.x + pair.x * turn.y", "pair.y * turn.x - pair.x * turn.y"),
+            ("silu_mul", "* gate_up[at + quads]", ""),
+        ] {
+            let edit = |spec: &KernelSpec| {
+                assert!(spec.name != kernel || spec.source.contains(from), "{kernel}: no `{from}`");
+                let source = if spec.name == kernel { spec.source.replace(from, to).leak() } else { spec.source };
+                KernelSpec { source, ..spec.clone() }
+            };
+            let mut wrong = now(Engine::gpu_edited(&checkpoint, &context, &edit));
+            let parity = now(parity::compare(&mut right, &mut wrong, &prompts()[..1], 4, TOLERANCE));
+            assert!(!parity.holds(TOLERANCE), "{kernel}: {parity:?}");
         }
     }
 
