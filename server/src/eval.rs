@@ -2,15 +2,19 @@
 //!
 //! In the loop: between RL and the checkpoint; the figures go into [`crate::report`].
 
+pub mod judge;
 pub mod ngram;
 pub mod odd_text;
 pub mod policy;
 pub mod reward;
+pub mod simulator;
 
 use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::engine::EngineError;
 use serde::{Deserialize, Deserializer};
 use std::path::PathBuf;
+
+pub use judge::{policy, reward};
 
 /// Why an evaluation could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -1,1 +1,386 @@
-//! To be written.
+//! Walks the stages in order, Data → SFT → GaRM → RL → Eval → Export; the one place that knows it.
+//!
+//! Everything lives in one folder a run: `data/` tokenizer, `sft/`, `garm/`, `garm-bt/` (the
+//! Bradley-Terry baseline of the same network), `rl/`, `eval/`, `export/` the checkpoint; and
+//! `run.json`, `report.json`, `report.html` beside them. A step whose result is there is not done again,
+//! so a run that was killed goes on where its last saved state is. A folder that belongs to another
+//! configuration or other records is refused.
+
+pub mod export;
+pub mod lineage;
+pub mod measure;
+pub mod recorder;
+
+use crate::model::ModelError;
+use crate::model::batch::derived_seed;
+use crate::model::device::{DeviceError, pick_device};
+use crate::model::state::{StateError, write_atomic};
+use crate::report::Report;
+use crate::stage::garm::{GarmInputs, GarmOutcome, Likelihood};
+use crate::stage::rl::{RlInputs, RlOutcome};
+use crate::stage::sft::{SftInputs, SftOutcome};
+use crate::stage::{Observer, StageContext, StageError, garm, rl, sft};
+use beckon_shared::checkpoint::CheckpointError;
+use beckon_shared::click::Sourced;
+use beckon_shared::config::ModelConfig;
+use beckon_shared::control::{CheckpointInfo, RunConfig, Stage};
+use beckon_shared::preference::{Dataset, Split, dataset_from_records};
+use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
+use burn::tensor::Device;
+use lineage::{Origin, data_hash};
+use recorder::Recorder;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What a finished run leaves.
+#[derive(Debug, Clone)]
+pub struct PipelineOutcome {
+    /// The checkpoint file, inside the run's folder.
+    pub checkpoint_path: PathBuf,
+    /// Its description; `run_id` is the caller's to fill in.
+    pub checkpoint: CheckpointInfo,
+    /// Everything the run has to show.
+    pub report: Report,
+}
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The observer said so; state is saved.
+    #[error("cancelled; the same command goes on from the saved state")]
+    Cancelled,
+    /// The log has nothing of a kind that a stage needs.
+    #[error("the log has no {missing}: import {remedy}")]
+    NoData {
+        /// What is missing.
+        missing: &'static str,
+        /// What would bring it.
+        remedy: &'static str,
+    },
+    /// The folder holds another run.
+    #[error("the folder holds a run with another configuration or other records; choose a new folder: {}", path.display())]
+    OtherRun {
+        /// Its `run.json`.
+        path: PathBuf,
+    },
+    /// The disk refused.
+    #[error("could not {action} {}: {source}; {}", path.display(), remedy(source))]
+    Io {
+        /// `create`, `open`, `write`, `read`.
+        action: &'static str,
+        /// What the disk said.
+        #[source]
+        source: io::Error,
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A file of the run is not what was written there.
+    #[error("damaged: {reason}; delete it and run again: {}", path.display())]
+    Damaged {
+        /// What is wrong.
+        reason: String,
+        /// Which file.
+        path: PathBuf,
+    },
+    /// No device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A stage failed.
+    #[error(transparent)]
+    Stage(StageError),
+    /// The tokenizer could not be trained or read.
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// A network could not be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The checkpoint could not be packed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The evaluation failed.
+    #[error(transparent)]
+    Eval(#[from] crate::eval::EvalError),
+}
+
+/// What to do about a refusal of the disk.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space and run the same command again, it goes on from the saved state"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "allow writing there, or choose another folder"
+        }
+        io::ErrorKind::NotFound => "check that the folder above it exists",
+        _ => "check the disk, then run the same command again",
+    }
+}
+
+impl PipelineError {
+    /// An [`PipelineError::Io`].
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, source, path: path.to_owned() }
+    }
+}
+
+impl From<StateError> for PipelineError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Io { action, source, path } => Self::Io { action, source, path },
+            StateError::OtherRun { path } => Self::OtherRun { path },
+            StateError::Malformed { reason, path } => Self::Damaged { reason, path },
+        }
+    }
+}
+
+impl From<StageError> for PipelineError {
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Cancelled => Self::Cancelled,
+            StageError::State(error) => error.into(),
+            other => Self::Stage(other),
+        }
+    }
+}
+
+/// What the training stages made, before evaluation and export.
+pub struct Trained {
+    /// Preferences of the log.
+    pub dataset: Dataset,
+    /// Trained on the train side's texts.
+    pub tokenizer: Tokenizer,
+    /// Shape of both networks, vocabulary as the tokenizer's.
+    pub model: ModelConfig,
+    /// Burn device.
+    pub device: Device,
+    /// The device in words.
+    pub device_name: String,
+    /// SFT's result.
+    pub sft: SftOutcome,
+    /// GaRM's result.
+    pub garm: GarmOutcome,
+    /// The baseline's, where it was trained.
+    pub baseline: Option<GarmOutcome>,
+    /// RL's result.
+    pub rl: RlOutcome,
+}
+
+/// Whether GaRM gets a rival of the same network, data and budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// No.
+    None,
+    /// Bradley-Terry, with GaRM's seed, so that both see the same batches.
+    BradleyTerry,
+}
+
+/// Runs all stages in `dir` (made where missing), or goes on with a run that was begun there.
+///
+/// # Errors
+/// [`PipelineError`]; what was saved stays.
+pub fn run(
+    dir: &Path,
+    config: &RunConfig,
+    records: &[Sourced],
+    observer: &mut dyn Observer,
+) -> Result<PipelineOutcome, PipelineError> {
+    run_as(dir, config, records, &Origin::of(config), observer)
+}
+
+/// [`run`] with an origin for the lineage.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_as(
+    dir: &Path,
+    config: &RunConfig,
+    records: &[Sourced],
+    origin: &Origin,
+    observer: &mut dyn Observer,
+) -> Result<PipelineOutcome, PipelineError> {
+    let trained = train(dir, config, records, Baseline::BradleyTerry, observer)?;
+    let run = measure::RunFacts { dir, config, records, origin };
+    let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
+    let report = measure::report(&run, &trained, &checkpoint, observer)?;
+    let (checkpoint_path, checkpoint) = export::write(&run, &checkpoint, observer)?;
+    Ok(PipelineOutcome { checkpoint_path, checkpoint, report })
+}
+
+/// The stages that learn: Data, SFT, GaRM, RL.
+///
+/// # Errors
+/// As [`run`].
+pub fn train(
+    dir: &Path,
+    config: &RunConfig,
+    records: &[Sourced],
+    baseline: Baseline,
+    observer: &mut dyn Observer,
+) -> Result<Trained, PipelineError> {
+    claim(dir, config, records)?;
+    let (device, device_name) = pick_device(config.device)?;
+    observer.device(&device_name);
+    let (dataset, tokenizer) = prepare(dir, config, records, observer)?;
+    let model = ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() };
+
+    let sft = stage(&dir.join("sft"), config, 1, &device, observer, |ctx| {
+        let inputs = SftInputs {
+            tokenizer: &tokenizer,
+            model: &model,
+            init: None,
+            train: &dataset.train.sft,
+            held_out: &dataset.held_out.sft,
+        };
+        sft::run(ctx, &inputs, &config.sft)
+    })?;
+    let garm_inputs = |likelihood| garm_inputs(&tokenizer, &model, &sft, &dataset, likelihood);
+    let garm = stage(&dir.join("garm"), config, 2, &device, observer, |ctx| {
+        garm::run(ctx, &garm_inputs(Likelihood::Probit), &config.garm)
+    })?;
+    let baseline = match baseline {
+        Baseline::None => None,
+        Baseline::BradleyTerry => {
+            observer.log("garm: the Bradley-Terry baseline of the same network");
+            let mut quiet = recorder::Quiet(observer);
+            Some(stage(&dir.join("garm-bt"), config, 2, &device, &mut quiet, |ctx| {
+                garm::run(ctx, &garm_inputs(Likelihood::BradleyTerry), &config.garm)
+            })?)
+        }
+    };
+    let rl = stage(&dir.join("rl"), config, 3, &device, observer, |ctx| {
+        let inputs = RlInputs {
+            tokenizer: &tokenizer,
+            model: &model,
+            policy: &sft.policy,
+            reward: &garm.reward,
+            reward_config: &garm.config,
+            prompts: &dataset.train.prompts,
+            bc: &dataset.train.sft,
+        };
+        rl::run(ctx, &inputs, &config.rl)
+    })?;
+    Ok(Trained { dataset, tokenizer, model, device, device_name, sft, garm, baseline, rl })
+}
+
+fn garm_inputs<'a>(
+    tokenizer: &'a Tokenizer,
+    model: &'a ModelConfig,
+    sft: &'a SftOutcome,
+    dataset: &'a Dataset,
+    likelihood: Likelihood,
+) -> GarmInputs<'a> {
+    GarmInputs { tokenizer, model, init: &sft.policy, train: &dataset.train, held_out: &dataset.held_out, likelihood }
+}
+
+/// Runs one stage in `dir`, its curves recorded there. `purpose` derives its seed from the run's.
+fn stage<T>(
+    dir: &Path,
+    config: &RunConfig,
+    purpose: u64,
+    device: &Device,
+    observer: &mut dyn Observer,
+    work: impl FnOnce(&mut StageContext) -> Result<T, StageError>,
+) -> Result<T, PipelineError> {
+    create_dir(dir)?;
+    let mut recorder = Recorder::open(dir, observer)?;
+
+    let mut ctx = StageContext {
+        device: device.clone(),
+        dir: dir.to_owned(),
+        seed: derived_seed(config.seed, purpose),
+        save_every: config.save_every,
+        observer: &mut recorder,
+    };
+    let outcome = work(&mut ctx);
+    // a curve that could not be written ends the stage as a cancel; the cause comes first
+    recorder.finish()?;
+    Ok(outcome?)
+}
+
+fn create_dir(dir: &Path) -> Result<(), PipelineError> {
+    std::fs::create_dir_all(dir).map_err(|source| PipelineError::io("create", dir, source))
+}
+
+/// Makes the folder this run's, or checks that it is.
+fn claim(dir: &Path, config: &RunConfig, records: &[Sourced]) -> Result<(), PipelineError> {
+    create_dir(dir)?;
+    let path = dir.join("run.json");
+    let identity = serde_json::json!({ "config": config, "data_hash": data_hash(records) });
+    match std::fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice::<serde_json::Value>(&bytes) {
+            Ok(there) if there == identity => Ok(()),
+            Ok(_) => Err(PipelineError::OtherRun { path }),
+            Err(e) => Err(PipelineError::Damaged { reason: e.to_string(), path }),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(write_atomic(&path, format!("{identity:#}\n").as_bytes())?),
+        Err(source) => Err(PipelineError::io("read", &path, source)),
+    }
+}
+
+/// Records to preferences and tokenizer.
+fn prepare(
+    dir: &Path,
+    config: &RunConfig,
+    records: &[Sourced],
+    observer: &mut dyn Observer,
+) -> Result<(Dataset, Tokenizer), PipelineError> {
+    let dir = dir.join("data");
+    create_dir(&dir)?;
+    let mut recorder = Recorder::open(&dir, observer)?;
+    let dataset = dataset_from_records(records, config.seed);
+    check_data(&dataset)?;
+    let path = dir.join("tokenizer.json");
+    let tokenizer = match std::fs::read_to_string(&path) {
+        Ok(json) => Tokenizer::from_json(&json)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let tokenizer = Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?;
+            write_atomic(&path, tokenizer.to_json().as_bytes())?;
+            tokenizer
+        }
+        Err(source) => return Err(PipelineError::io("read", &path, source)),
+    };
+    let train = &dataset.train;
+    for (name, n) in [
+        ("n_sft_examples", train.sft.len()),
+        ("n_pairs", train.pairs.len()),
+        ("n_anchors", train.anchors.len()),
+        ("n_prompts", train.prompts.len()),
+        ("vocab_size", tokenizer.vocab_size()),
+    ] {
+        recorder.metric(Stage::Data, 1, 1, name, n as f64);
+    }
+    recorder.finish()?;
+    Ok((dataset, tokenizer))
+}
+
+/// What a stage would miss is said before any work is done.
+fn check_data(dataset: &Dataset) -> Result<(), PipelineError> {
+    let train = &dataset.train;
+    let no = |missing, remedy| Err(PipelineError::NoData { missing, remedy });
+    if train.sft.is_empty() {
+        return no(
+            "suggestion to learn from",
+            "impressions with clicks, labelled panes, queries with suggestions, or conversations with a next query",
+        );
+    }
+    if train.pairs.is_empty() {
+        return no(
+            "pair of a clicked and an unclicked suggestion for one prompt",
+            "impressions with clicks, MIMICS click panes, or counts of randomised tests",
+        );
+    }
+    if train.prompts.is_empty() {
+        return no("prompt to write suggestions for", "impressions, panes or conversations");
+    }
+    Ok(())
+}
+
+/// Every text of a split, for the tokenizer.
+fn texts(split: &Split) -> impl Iterator<Item = &str> {
+    let sft = split.sft.iter().map(|e| (&e.prompt, [e.suggestion.as_str(), ""]));
+    let pairs = split.pairs.iter().map(|p| (&p.prompt, [p.chosen.as_str(), p.rejected.as_str()]));
+    sft.chain(pairs).flat_map(|(prompt, own)| prompt.turns.iter().map(|t| t.text.as_str()).chain(own))
+}
+
+#[cfg(test)]
+mod tests;

@@ -183,3 +183,6 @@ pub struct SamplePrompt {
     /// After RL.
     pub after: Vec<ScoredText>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -190,7 +190,7 @@ fn rl(report: &Report) -> String {
     let mut html = plot(
         &["reward_mean"],
         "proxy reward",
-        "GaRM's mean for the rollouts of each step. It is the quantity being optimised, so its rise alone proves nothing.",
+        "GaRM's mean less its penalties for spread, over the rollouts of each step. It is the quantity being optimised, so its rise alone proves nothing.",
     );
     html += &plot(
         &["gate_failure_rate", "veto_rate"],

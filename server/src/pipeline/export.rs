@@ -1,0 +1,78 @@
+//! Last arrow of a run: policy and reward model become one hashed, quantized file for the page.
+
+use super::lineage::{attribution, data_hash, is_simulated, sources};
+use super::measure::RunFacts;
+use super::recorder::Recorder;
+use super::{PipelineError, Trained, create_dir};
+use crate::model::state::write_atomic;
+use crate::stage::Observer;
+use beckon_shared::checkpoint::{Checkpoint, Formats, Lineage, Parts};
+use beckon_shared::control::{CheckpointInfo, Stage};
+use beckon_shared::tensor::TensorMap;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+/// Name of the checkpoint in `export/`.
+const FILE: &str = "checkpoint.beckon";
+
+/// Packs a policy with the run's reward model.
+///
+/// # Errors
+/// [`PipelineError::Checkpoint`].
+pub fn pack(run: &RunFacts, trained: &Trained, policy: &TensorMap) -> Result<Checkpoint, PipelineError> {
+    let sources = sources(run.records);
+    let parts = Parts {
+        name: run.config.name.clone(),
+        model: &trained.model,
+        reward: trained.garm.config.clone(),
+        lineage: Lineage {
+            data_hash: data_hash(run.records),
+            attribution: attribution(&sources),
+            sources,
+            parent: None,
+            config: serde_json::to_value(run.config).unwrap_or_default(),
+            seed: run.config.seed,
+            commit: run.origin.commit.clone(),
+            command: run.origin.command.clone(),
+            device: trained.device_name.clone(),
+            simulated: is_simulated(run.records),
+        },
+        tokenizer: &trained.tokenizer,
+    };
+    Ok(Checkpoint::build(parts, policy, &trained.garm.reward, Formats::default())?)
+}
+
+/// Writes the checkpoint, unless the same one is there already.
+///
+/// # Errors
+/// [`PipelineError::Io`]; an older file then stays whole.
+pub fn write(
+    run: &RunFacts,
+    checkpoint: &Checkpoint,
+    observer: &mut dyn Observer,
+) -> Result<(PathBuf, CheckpointInfo), PipelineError> {
+    let dir = run.dir.join("export");
+    create_dir(&dir)?;
+    let mut recorder = Recorder::open(&dir, observer)?;
+    let path = dir.join(FILE);
+    let bytes = checkpoint.encode()?;
+    let is_there = std::fs::read(&path).is_ok_and(|there| there == bytes);
+    if !is_there {
+        write_atomic(&path, &bytes)?;
+    }
+    recorder.metric(Stage::Export, 1, 1, "n_bytes", bytes.len() as f64);
+    recorder.finish()?;
+    let made = std::fs::metadata(&path).and_then(|m| m.modified());
+    let made = made.map_err(|source| PipelineError::io("read", &path, source))?;
+    let info = CheckpointInfo {
+        id: checkpoint.id.clone(),
+        name: checkpoint.manifest.name.clone(),
+        run_id: None,
+        n_bytes: bytes.len() as u64,
+        // a clock before 1970 is no reason to fail
+        created_millis: made.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64),
+        simulated: checkpoint.manifest.lineage.simulated,
+        built_in: false,
+    };
+    Ok((path, info))
+}

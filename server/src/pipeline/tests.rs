@@ -1,0 +1,151 @@
+//! The whole run on a small simulated log: every arrow, going on after an interruption, and refusals.
+
+use super::*;
+use crate::simulate::World;
+use crate::stage::Control;
+use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::click::Record;
+use beckon_shared::config::Preset;
+use beckon_shared::control::{DeviceChoice, GarmConfig, RlConfig, SftConfig};
+
+/// Counts steps, and cancels at a given one.
+#[derive(Default)]
+struct Watch {
+    n_steps_seen: usize,
+    n_controls: usize,
+    cancel_at: Option<usize>,
+    stages: Vec<Stage>,
+}
+
+impl Observer for Watch {
+    fn metric(&mut self, stage: Stage, _: usize, _: usize, name: &str, _: f64) {
+        self.n_steps_seen += usize::from(name == "loss" || name == "reward_mean");
+        if self.stages.last() != Some(&stage) {
+            self.stages.push(stage);
+        }
+    }
+    fn log(&mut self, _: &str) {}
+    fn control(&mut self) -> Control {
+        self.n_controls += 1;
+        if self.cancel_at.is_some_and(|at| self.n_controls >= at) { Control::Cancel } else { Control::Continue }
+    }
+    fn wait_while_paused(&mut self) -> Control {
+        Control::Continue
+    }
+}
+
+fn small_config() -> RunConfig {
+    let base = RunConfig::preset(Preset::Tiny);
+    RunConfig {
+        device: DeviceChoice::Cpu,
+        sft: SftConfig { n_steps: 8, n_warmup_steps: 2, batch_tokens: 256, ..base.sft },
+        garm: GarmConfig { n_steps: 6, batch_pairs: 8, ..base.garm },
+        rl: RlConfig { n_steps: 3, batch_prompts: 4, group_size: 4, max_new_tokens: 8, ..base.rl },
+        save_every: 3,
+        ..base
+    }
+}
+
+fn simulated(n_impressions: usize) -> Vec<Sourced> {
+    let log = World::new(1).generate_log(n_impressions, 40, 1);
+    log.into_iter().map(|i| Sourced { source: "log".into(), record: Record::Impression(i) }).collect()
+}
+
+#[test]
+fn every_arrow_runs_and_a_second_call_trains_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (records, config) = (simulated(240), small_config());
+    let mut watch = Watch::default();
+    let outcome = run(dir.path(), &config, &records, &mut watch).expect("runs");
+
+    let mut order = watch.stages.clone();
+    order.dedup();
+    assert_eq!(order, Stage::ALL);
+    let bytes = std::fs::read(&outcome.checkpoint_path).expect("a checkpoint");
+    let checkpoint = Checkpoint::decode(&bytes).expect("a whole checkpoint");
+    assert_eq!(checkpoint.id, outcome.checkpoint.id);
+    assert!(outcome.checkpoint.simulated && checkpoint.manifest.lineage.simulated);
+
+    let report = &outcome.report;
+    assert_eq!(report.checkpoint, checkpoint.id);
+    assert_eq!(report.policies.len(), 2);
+    assert_eq!(report.samples.len(), 10);
+    assert!(report.sft.ngram_nll.is_finite() && report.sft.held_out_nll < report.sft.held_out_nll_before);
+    let models: Vec<&str> = report.garm.sources[0].models.iter().map(|m| m.model.as_str()).collect();
+    assert_eq!(models, ["GaRM", "Bradley-Terry", "length", "constant"]);
+    assert_eq!(report.rl.curve("reward_mean").map(|c| c.points.len()), Some(3));
+    let html = std::fs::read_to_string(dir.path().join("report.html")).expect("a page");
+    assert!(html.contains("Every click in this run's log was simulated."));
+    assert!(!html.contains("NaN") && !html.contains("src=\"http"));
+
+    let mut again = Watch::default();
+    let second = run(dir.path(), &config, &records, &mut again).expect("is there");
+    assert_eq!((again.n_steps_seen, again.n_controls), (0, 0));
+    assert_eq!(second.checkpoint, outcome.checkpoint);
+    assert_eq!(second.report.findings, outcome.report.findings);
+}
+
+#[test]
+fn an_interrupted_run_ends_as_an_uninterrupted_one() {
+    let (records, config) = (simulated(240), small_config());
+    let straight = tempfile::tempdir().expect("a temporary folder");
+    let want = run(straight.path(), &config, &records, &mut Watch::default()).expect("runs").checkpoint.id;
+
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // once within SFT, once within GaRM, once within RL
+    for cancel_at in [5, 6, 7] {
+        let mut watch = Watch { cancel_at: Some(cancel_at), ..Watch::default() };
+        let error = run(dir.path(), &config, &records, &mut watch).expect_err("cancelled");
+        assert!(matches!(error, PipelineError::Cancelled), "{error}");
+    }
+    let outcome = run(dir.path(), &config, &records, &mut Watch::default()).expect("goes on");
+    assert_eq!(outcome.checkpoint.id, want);
+}
+
+#[test]
+fn a_folder_of_another_run_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (records, config) = (simulated(40), small_config());
+    claim(dir.path(), &config, &records).expect("a new folder");
+    claim(dir.path(), &config, &records).expect("the same run");
+    let other = RunConfig { seed: 9, ..config.clone() };
+    for error in [claim(dir.path(), &other, &records), claim(dir.path(), &config, &records[1..])] {
+        assert!(matches!(error, Err(PipelineError::OtherRun { .. })), "{error:?}");
+    }
+    std::fs::write(dir.path().join("run.json"), "{").expect("writes");
+    let error = claim(dir.path(), &config, &records).expect_err("damaged").to_string();
+    assert!(error.contains("run.json") && error.contains("delete it"), "{error}");
+}
+
+#[test]
+fn a_log_without_clicks_says_what_to_import() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut records = simulated(40);
+    for record in &mut records {
+        if let Record::Impression(i) = &mut record.record {
+            i.slate.iter_mut().for_each(|s| (s.clicked, s.dwell_secs, s.followed_up) = (false, None, None));
+        }
+    }
+    for records in [&records[..], &[]] {
+        let dir = dir.path().join(records.len().to_string());
+        let error = run(&dir, &small_config(), records, &mut Watch::default()).map(|_| ()).expect_err("no data");
+        assert!(error.to_string().contains("impressions with clicks"), "{error}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("writes");
+    let error = run(&file.join("run"), &small_config(), &simulated(9), &mut Watch::default());
+    let error = error.map(|_| ()).expect_err("not a folder").to_string();
+    assert!(error.contains("file/run") && error.starts_with("could not create"), "{error}");
+}
+
+#[test]
+fn a_full_disk_says_what_to_do() {
+    let full = io::Error::from(io::ErrorKind::StorageFull);
+    let error = PipelineError::io("write", Path::new("run/sft/state"), full).to_string();
+    assert!(error.contains("run/sft/state") && error.contains("free some space"), "{error}");
+}
