@@ -128,14 +128,9 @@ impl ModelConfig {
         check((8..=1 << 17).contains(&self.max_seq_len), "max_seq_len", self.max_seq_len, "8 to 131,072")
     }
 
-    /// Longest suggestion in tokens, its end included: a quarter of the sequence.
+    /// Tokens of a suggestion that networks read at most: half of the sequence, and no more than 256.
     pub fn max_suggestion_tokens(&self) -> usize {
-        self.max_seq_len / 4
-    }
-
-    /// Longest prompt in tokens that leaves room for any suggestion.
-    pub fn max_prompt_tokens(&self) -> usize {
-        self.max_seq_len - self.max_suggestion_tokens()
+        (self.max_seq_len / 2).min(256)
     }
 
     /// Number of parameters, the tied embedding counted once.

@@ -27,6 +27,7 @@ use crate::tokenizer::{END, Tokenizer};
 use beckon_shaders::{KernelSpec, ready};
 use heads::Heads;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use weights::{Weights, plain_matrix};
@@ -270,33 +271,33 @@ impl Engine {
 
     /// GaRM's score of each text, in order; each depends on the prompt and its own text only.
     ///
-    /// The prompt is cut to [`ModelConfig::max_prompt_tokens`], oldest first; a text longer than
-    /// [`Limits::suffix_tokens`] to its beginning.
+    /// As in training, a text is cut to its first [`Limits::suffix_tokens`] tokens and the prompt to what
+    /// then fits into the sequence, oldest first. Texts that see the same prompt share its prefill: all
+    /// of them, unless the conversation is about as long as the sequence.
     ///
     /// # Errors
     /// No reward model, NaN from it, or a failure of the device.
     pub async fn score(&mut self, prompt: &Prompt, suggestions: &[String]) -> Result<Vec<Score>, EngineError> {
         let heads = self.heads.clone().ok_or(EngineError::NoReward)?;
-        if suggestions.is_empty() {
-            return Ok(Vec::new());
+        let texts: Vec<Vec<u32>> = suggestions.iter().map(|text| self.suggestion_tokens(text)).collect();
+        let mut by_prompt: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
+        for (i, text) in texts.iter().enumerate() {
+            let prompt = self.tokenizer.encode_prompt(prompt, self.config.max_seq_len - text.len());
+            by_prompt.entry(prompt).or_default().push(i);
         }
-        let prompt = self.tokenizer.encode_prompt(prompt, self.config.max_prompt_tokens());
-        let rows = prompt_rows(&prompt);
-        self.executor.forward(Network::Reward, &rows, Output::Logits(&[])).await?;
-        let mut scores = Vec::with_capacity(suggestions.len());
-        for batch in suggestions.chunks(self.limits.n_seqs) {
-            let encoded: Vec<Vec<u32>> = batch.iter().map(|text| self.suggestion_tokens(text)).collect();
-            let rows: Vec<Row> = encoded
-                .iter()
-                .enumerate()
-                .flat_map(|(seq, tokens)| suffix_rows(tokens, seq as u32, prompt.len()))
-                .collect();
-            let hidden = self.executor.forward(Network::Reward, &rows, Output::Hidden).await?; // [T of all, D]
-            let mut at = 0;
-            for tokens in &encoded {
-                let n_values = tokens.len() * self.config.d_model;
-                scores.push(heads.score(&hidden[at..at + n_values])?);
-                at += n_values;
+        let mut scores = vec![Score::default(); texts.len()];
+        for (prompt, of_prompt) in by_prompt {
+            self.executor.forward(Network::Reward, &prompt_rows(&prompt), Output::Logits(&[])).await?;
+            for batch in of_prompt.chunks(self.limits.n_seqs) {
+                let of_seq = |(seq, i): (usize, &usize)| suffix_rows(&texts[*i], seq as u32, prompt.len());
+                let rows: Vec<Row> = batch.iter().enumerate().flat_map(of_seq).collect();
+                let hidden = self.executor.forward(Network::Reward, &rows, Output::Hidden).await?; // [T of all, D]
+                let mut rest = &hidden[..];
+                for i in batch {
+                    let (own, others) = rest.split_at(texts[*i].len() * self.config.d_model);
+                    scores[*i] = heads.score(own)?;
+                    rest = others;
+                }
             }
         }
         Ok(scores)
@@ -360,13 +361,10 @@ impl Engine {
         Ok(self.tokenizer.encode_prompt(prompt, self.config.max_seq_len - n_new))
     }
 
-    /// A suggestion's tokens, cut to what a candidate's part of the cache holds, with their end.
+    /// A suggestion's tokens with their end, cut to what a candidate's part of the cache holds.
     fn suggestion_tokens(&self, text: &str) -> Vec<u32> {
         let mut tokens = self.tokenizer.encode_suggestion(text);
-        if tokens.len() > self.limits.suffix_tokens {
-            tokens.truncate(self.limits.suffix_tokens - 1);
-            tokens.push(END);
-        }
+        tokens.truncate(self.limits.suffix_tokens);
         tokens
     }
 

@@ -322,6 +322,12 @@ fn a_score_is_of_prompt_and_text_alone() {
     for suggestion in suggest(&mut engine, &request(5, 2)).suggestions {
         assert_eq!(now(engine.score(&prompt, &[suggestion.text])), [suggestion.score]);
     }
+    // a conversation that fills the sequence: longer texts see less of it
+    let full = Prompt::from_query("cook ".repeat(400));
+    let together = now(engine.score(&full, &texts));
+    for (text, score) in texts.iter().zip(&together) {
+        assert_eq!(now(engine.score(&full, std::slice::from_ref(text))), [*score]);
+    }
     assert_eq!(now(engine.score(&prompt, &[])), []);
     // an empty text is its end; one far too long is cut
     assert_eq!(now(engine.score(&prompt, &[String::new(), "rice ".repeat(500)])).len(), 2);
