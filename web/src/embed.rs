@@ -1,0 +1,150 @@
+//! `window.beckon`: the page's engine for tests and embedding. Every function returns a promise of JSON
+//! text (text, because every automation protocol carries it) or rejects with an `Error` for people.
+//!
+//! - `beckon.ready()`: loads the newest checkpoint unless one is there; then as `status()`.
+//! - `beckon.status()`: `{"state": "idle" | "loading" | "ready" | "failed", "error": …, "engine": Loaded | null}`;
+//!   `engine` holds `executor` (`"cpu"`, `"gpu"`), `why`, `adapter`, `checkpoint` (`id`, `name`, `simulated`, …),
+//!   `self_test`, `measured`.
+//! - `beckon.greedy(checkpoint_id | null, prompts_json, n_tokens, "cpu" | "gpu")`: greedy decoding on exactly that
+//!   executor, with no fallback; `prompts_json` is a list of queries (text) or conversations
+//!   (`[{"role": "user", "text": …}, …]`). Gives a [`crate::wire::GreedyReport`]: per prompt and step the token, the five
+//!   best `[token, logit]`, every `sample_stride`-th logit and the largest absolute one.
+//! - `beckon.suggest(prompt_json, options_json | null)`: suggestions of side A; options `n_candidates` (8),
+//!   `max_new_tokens` (16), `temperature` (0.8), `top_k` (0), `top_p` (0.95), `seed` (0). Gives a
+//!   [`crate::wire::Suggested`].
+
+use crate::engine_link::EngineLink;
+use crate::live::Live;
+use crate::platform::promise::{PublicFunction, from_future, publish};
+use crate::wire::{ExecutorKind, Reply, Request, Side};
+use beckon_shared::control::CheckpointInfo;
+use beckon_shared::prompt::{Prompt, Turn};
+use beckon_shared::sampling::Sampling;
+use leptos::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+/// A query or a whole conversation.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnyPrompt {
+    Query(String),
+    Turns(Vec<Turn>),
+}
+
+impl From<AnyPrompt> for Prompt {
+    fn from(any: AnyPrompt) -> Self {
+        match any {
+            AnyPrompt::Query(query) => Self::from_query(query),
+            AnyPrompt::Turns(turns) => Self { turns },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SuggestOptions {
+    n_candidates: usize,
+    max_new_tokens: usize,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    seed: u64,
+}
+
+impl Default for SuggestOptions {
+    fn default() -> Self {
+        Self { n_candidates: 8, max_new_tokens: 16, temperature: 0.8, top_k: 0, top_p: 0.95, seed: 0 }
+    }
+}
+
+/// Puts the interface on `window`.
+pub fn install(live: Live, engine: EngineLink) {
+    let ready: PublicFunction = Box::new(move |_| {
+        from_future(async move {
+            engine.ready().await?;
+            Ok(status(engine))
+        })
+    });
+    let status_of: PublicFunction = Box::new(move |_| from_future(async move { Ok(status(engine)) }));
+    let greedy: PublicFunction = Box::new(move |args| {
+        let [id, prompts, n_tokens, executor] = args;
+        from_future(run_greedy(live, engine, id.text(), prompts.text(), n_tokens.number(), executor.text()))
+    });
+    let suggest: PublicFunction = Box::new(move |args| {
+        let [prompt, options, ..] = args;
+        from_future(run_suggest(engine, prompt.text(), options.text()))
+    });
+    publish("beckon", vec![("ready", ready), ("status", status_of), ("greedy", greedy), ("suggest", suggest)]);
+}
+
+fn status(engine: EngineLink) -> String {
+    let side = engine.side(Side::A);
+    let (loaded, failure) = (side.loaded.get_untracked(), side.failure.get_untracked());
+    let state = match (&loaded, &failure) {
+        (Some(_), _) => "ready",
+        (None, Some(_)) => "failed",
+        (None, None) if engine.wanted.get_untracked() => "loading",
+        (None, None) => "idle",
+    };
+    json!({ "state": state, "error": failure, "engine": loaded }).to_string()
+}
+
+async fn run_greedy(
+    live: Live,
+    engine: EngineLink,
+    id: Option<String>,
+    prompts: Option<String>,
+    n_tokens: Option<f64>,
+    executor: Option<String>,
+) -> Result<String, String> {
+    let executor = match executor.as_deref() {
+        Some("cpu") => ExecutorKind::Cpu,
+        Some("gpu") => ExecutorKind::Gpu,
+        _ => return Err("executor: expected \"cpu\" or \"gpu\"".into()),
+    };
+    let prompts: Vec<AnyPrompt> = parse("prompts", &prompts.ok_or("prompts: expected JSON text")?)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range checked")]
+    let n_tokens = match n_tokens {
+        Some(n) if (1.0..=1024.0).contains(&n) => n as usize,
+        _ => return Err("n_tokens: expected 1 to 1024".into()),
+    };
+    let checkpoint = find_checkpoint(live, engine, id).await?;
+    let prompts = prompts.into_iter().map(Prompt::from).collect();
+    match engine.call(Request::Greedy { checkpoint, prompts, n_tokens, executor }, None).await? {
+        Reply::Greedy(report) => serde_json::to_string(&report).map_err(|e| e.to_string()),
+        _ => Err("the engine gave an unexpected answer".into()),
+    }
+}
+
+async fn run_suggest(engine: EngineLink, prompt: Option<String>, options: Option<String>) -> Result<String, String> {
+    let prompt: AnyPrompt = parse("prompt", &prompt.ok_or("prompt: expected JSON text")?)?;
+    let o: SuggestOptions = options.map_or_else(|| Ok(SuggestOptions::default()), |text| parse("options", &text))?;
+    engine.ready().await?;
+    let request = Request::Suggest {
+        side: Side::A,
+        prompt: prompt.into(),
+        n_candidates: o.n_candidates,
+        max_new_tokens: o.max_new_tokens,
+        sampling: Sampling { temperature: o.temperature, top_k: o.top_k, top_p: o.top_p, seed: o.seed },
+    };
+    match engine.call(request, None).await? {
+        Reply::Suggested(suggested) => serde_json::to_string(&suggested).map_err(|e| e.to_string()),
+        _ => Err("the engine gave an unexpected answer".into()),
+    }
+}
+
+async fn find_checkpoint(live: Live, engine: EngineLink, id: Option<String>) -> Result<CheckpointInfo, String> {
+    let Some(id) = id else { return Ok(engine.ready().await?.checkpoint) };
+    let known = live.checkpoints.with_untracked(|list| list.value()?.iter().find(|c| c.id == id).cloned());
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    // the page may not have read its list yet
+    let list = crate::api::checkpoints().await.map_err(|e| e.to_string())?;
+    list.into_iter().find(|c| c.id == id).ok_or_else(|| format!("there is no checkpoint {id}"))
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(what: &str, text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))
+}

@@ -1,0 +1,291 @@
+//! The page's end of the engine: starts the worker, numbers requests, keeps what each side has loaded,
+//! and loads what the user (or a new checkpoint) asks for. A new engine replaces the old one only when it
+//! is loaded and has passed its self-test; until then, and after a failure, the old one answers.
+
+use crate::live::Live;
+use crate::platform::promise::{self, Sender};
+use crate::platform::worker_link::WorkerLink;
+use crate::platform::{clock, dom, spawn, storage};
+use crate::wire::{ExecutorChoice, FromWorker, LoadProgress, Loaded, Reply, Request, Side, ToWorker};
+use beckon_shared::control::CheckpointInfo;
+use leptos::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Requests that may be under way; more is a defect of the caller, and is refused.
+const MAX_PENDING: usize = 32;
+
+type Answer = Result<Reply, String>;
+
+struct Pending {
+    answer: Sender<Answer>,
+    progress: Option<RwSignal<Option<LoadProgress>>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    worker: Option<WorkerLink>,
+    listening: bool,
+    /// Texts that wait for the worker to listen.
+    outbox: Vec<String>,
+    next_id: u32,
+    pending: HashMap<u32, Pending>,
+}
+
+thread_local! {
+    // the worker belongs to the page, not to a component
+    static INNER: RefCell<Inner> = RefCell::default();
+}
+
+/// What one side shows.
+#[derive(Clone, Copy)]
+pub struct SideState {
+    /// What is wanted: a checkpoint id; for A `None` follows the newest, for B it means off.
+    pub pick: RwSignal<Option<String>>,
+    /// Engine that answers.
+    pub loaded: RwSignal<Option<Loaded>>,
+    /// A load under way.
+    pub progress: RwSignal<Option<LoadProgress>>,
+    /// Why the last load failed.
+    pub failure: RwSignal<Option<String>>,
+    /// Checkpoint and choice of the last load that was begun.
+    attempt: RwSignal<Option<(String, ExecutorChoice)>>,
+}
+
+/// The engine as the page sees it.
+#[derive(Clone, Copy)]
+pub struct EngineLink {
+    /// Sides A and B.
+    pub sides: [SideState; 2],
+    /// Executor the user wants.
+    pub choice: RwSignal<ExecutorChoice>,
+    /// Whether anyone needs the engine yet; it is not loaded before.
+    pub wanted: RwSignal<bool>,
+    live: Live,
+}
+
+impl EngineLink {
+    /// No worker yet; it starts when [`Self::wanted`] becomes true.
+    pub fn new(live: Live) -> Self {
+        let side = || SideState {
+            pick: RwSignal::new(None),
+            loaded: RwSignal::new(None),
+            progress: RwSignal::new(None),
+            failure: RwSignal::new(None),
+            attempt: RwSignal::new(None),
+        };
+        let link = Self {
+            sides: [side(), side()],
+            choice: RwSignal::new(storage::load("executor").unwrap_or_default()),
+            wanted: RwSignal::new(false),
+            live,
+        };
+        Effect::new(move || storage::save("executor", &link.choice.get()));
+        for side in Side::ALL {
+            Effect::new(move || link.follow(side));
+        }
+        link
+    }
+
+    /// One side.
+    pub fn side(&self, side: Side) -> SideState {
+        self.sides[side.index()]
+    }
+
+    /// Checkpoint that a side should have, tracked.
+    pub fn target(&self, side: Side) -> Option<CheckpointInfo> {
+        let pick = self.side(side).pick.get();
+        self.live.checkpoints.with(|list| {
+            let list = list.value()?;
+            match (pick, side) {
+                (Some(id), _) => list.iter().find(|c| c.id == id).cloned(),
+                (None, Side::A) => list.first().cloned(),
+                (None, Side::B) => None,
+            }
+        })
+    }
+
+    /// Tries the last load again.
+    pub fn retry(&self, side: Side) {
+        let state = self.side(side);
+        state.failure.set(None);
+        state.attempt.set(None);
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// What the engine says, or that it stopped.
+    pub async fn call(&self, request: Request, progress: Option<RwSignal<Option<LoadProgress>>>) -> Answer {
+        let (sender, receiver) = promise::channel();
+        self.post(request, Pending { answer: sender, progress })?;
+        match receiver.receive().await {
+            Some(Ok(Reply::Failed(reason))) => Err(reason),
+            Some(answer) => answer,
+            None => Err("the engine stopped".into()),
+        }
+    }
+
+    /// Waits until side A has an engine.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn ready(&self) -> Result<Loaded, String> {
+        self.wanted.set(true);
+        loop {
+            let state = self.side(Side::A);
+            if let Some(loaded) = state.loaded.get_untracked() {
+                return Ok(loaded);
+            }
+            if let Some(failure) = state.failure.get_untracked() {
+                return Err(failure);
+            }
+            let no_list = self.live.checkpoints.with_untracked(|c| match c.value() {
+                Some(list) if list.is_empty() => Some("the server has no checkpoint yet".to_owned()),
+                _ => c.failure().map(str::to_owned),
+            });
+            if let Some(reason) = no_list {
+                return Err(reason);
+            }
+            clock::sleep(50).await;
+        }
+    }
+
+    /// Effect: loads what a side should have and has not tried yet.
+    fn follow(self, side: Side) {
+        if !self.wanted.get() {
+            return;
+        }
+        let state = self.side(side);
+        let choice = self.choice.get();
+        let target = self.target(side);
+        let attempt = state.attempt.get();
+        let Some(target) = target else {
+            let is_off = side == Side::B && state.pick.with(Option::is_none);
+            if is_off && attempt.is_some() {
+                state.attempt.set(None);
+                state.loaded.set(None);
+                state.failure.set(None);
+                state.progress.set(None);
+                spawn(async move {
+                    // a worker that is gone has nothing to free
+                    let _ = self.call(Request::Unload { side }, None).await;
+                });
+            }
+            return;
+        };
+        if attempt.as_ref().is_some_and(|(id, tried)| *id == target.id && *tried == choice) {
+            return;
+        }
+        state.attempt.set(Some((target.id.clone(), choice)));
+        spawn(self.load(side, target, choice));
+    }
+
+    async fn load(self, side: Side, checkpoint: CheckpointInfo, choice: ExecutorChoice) {
+        let state = self.side(side);
+        let (name, id) = (checkpoint.name.clone(), checkpoint.id.clone());
+        state.failure.set(None);
+        let request = Request::Load { side, checkpoint, executor: choice };
+        let answer = self.call(request, Some(state.progress)).await;
+        // a later load has taken over; its outcome counts
+        if state.attempt.with_untracked(|a| a.as_ref().is_none_or(|(tried, _)| *tried != id)) {
+            return;
+        }
+        state.progress.set(None);
+        match answer {
+            Ok(Reply::Loaded(loaded)) => {
+                self.live.announce(format!(
+                    "Preview {} uses checkpoint {}{} on {}",
+                    side.letter(),
+                    loaded.checkpoint.name,
+                    if loaded.checkpoint.simulated { ", trained on simulated clicks," } else { "" },
+                    loaded.executor.label(),
+                ));
+                state.loaded.set(Some(*loaded));
+            }
+            Ok(_) => state.failure.set(Some("the engine gave an unexpected answer; reload the page".into())),
+            Err(reason) => {
+                let kept = state.loaded.with_untracked(|l| l.as_ref().map(|l| l.checkpoint.name.clone()));
+                let kept = kept.map(|kept| format!(" {kept} stays in use.")).unwrap_or_default();
+                let text = format!("Checkpoint {name} could not be loaded: {reason}.{kept}");
+                self.live.announce(text.clone());
+                state.failure.set(Some(text));
+            }
+        }
+    }
+
+    fn post(&self, request: Request, pending: Pending) -> Result<(), String> {
+        let link = *self;
+        INNER.with_borrow_mut(|inner| {
+            if inner.pending.len() >= MAX_PENDING {
+                return Err("the engine is busy; try again in a moment".to_owned());
+            }
+            if inner.worker.is_none() {
+                let url = dom::meta("beckon-worker").ok_or("index.html names no worker")?;
+                inner.worker = Some(WorkerLink::start(&url, move |text| link.receive(&text), move |e| link.crashed(&e))?);
+                inner.listening = false;
+            }
+            inner.next_id = inner.next_id.wrapping_add(1).max(1);
+            let id = inner.next_id;
+            let text = serde_json::to_string(&ToWorker { id, request }).map_err(|e| e.to_string())?;
+            inner.pending.insert(id, pending);
+            match &inner.worker {
+                Some(worker) if inner.listening => worker.post(&text),
+                _ => {
+                    inner.outbox.push(text);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn receive(&self, text: &str) {
+        let Ok(FromWorker { id, reply }) = serde_json::from_str(text) else { return };
+        match reply {
+            Reply::Listening => INNER.with_borrow_mut(|inner| {
+                inner.listening = true;
+                for text in std::mem::take(&mut inner.outbox) {
+                    if let Some(worker) = &inner.worker {
+                        let _ = worker.post(&text);
+                    }
+                }
+            }),
+            // number 0: the worker could not start
+            Reply::Failed(reason) if id == 0 => self.crashed(&reason),
+            Reply::Progress(progress) => {
+                let signal = INNER.with_borrow(|inner| inner.pending.get(&id).and_then(|p| p.progress));
+                if let Some(signal) = signal {
+                    signal.set(Some(progress));
+                }
+            }
+            reply => {
+                if let Some(pending) = INNER.with_borrow_mut(|inner| inner.pending.remove(&id)) {
+                    pending.answer.send(Ok(reply));
+                }
+            }
+        }
+    }
+
+    /// Takes the worker down; the next request starts a new one.
+    fn crashed(&self, reason: &str) {
+        let (worker, pending) = INNER.with_borrow_mut(|inner| {
+            inner.outbox.clear();
+            (inner.worker.take(), std::mem::take(&mut inner.pending))
+        });
+        // we may be inside a callback of this worker, so it is dropped later
+        spawn(async move {
+            clock::sleep(0).await;
+            drop(worker);
+        });
+        let text = format!("the engine stopped ({reason})");
+        for side in self.sides {
+            if side.loaded.with_untracked(Option::is_some) {
+                side.loaded.set(None);
+                side.failure.set(Some(format!("{text}. Load it again.")));
+            }
+        }
+        for (_, pending) in pending {
+            pending.answer.send(Err(text.clone()));
+        }
+    }
+}

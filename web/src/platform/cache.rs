@@ -1,0 +1,51 @@
+//! Checkpoint bytes in the browser's Cache Storage, so that Preview starts without the server. Bytes
+//! that come back are checked by hash like those of the network; a browser that offers no cache (an insecure
+//! origin, say) only loses the speed.
+
+use super::error_text;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+
+const NAME: &str = "beckon-checkpoints-1";
+/// Checkpoints kept; the oldest goes.
+const MAX_ENTRIES: u32 = 4;
+
+/// Cached bytes of `url`.
+pub async fn get(url: &str) -> Option<Vec<u8>> {
+    let cache = open().await.ok()?;
+    let found = JsFuture::from(cache.match_with_str(url)).await.ok()?;
+    let response: web_sys::Response = found.dyn_into().ok()?;
+    let buffer = JsFuture::from(response.array_buffer().ok()?).await.ok()?;
+    Some(js_sys::Uint8Array::new(&buffer).to_vec())
+}
+
+/// Keeps the bytes of `url`.
+///
+/// # Errors
+/// Why the browser refused, as when its quota is used up.
+pub async fn put(url: &str, bytes: &[u8]) -> Result<(), String> {
+    let text = |e: JsValue| error_text(&e);
+    let cache = open().await.map_err(text)?;
+    let array = js_sys::Uint8Array::from(bytes);
+    let response = web_sys::Response::new_with_opt_buffer_source(Some(&array)).map_err(text)?;
+    JsFuture::from(cache.put_with_str(url, &response)).await.map_err(text)?;
+    let keys: js_sys::Array = JsFuture::from(cache.keys()).await.map_err(text)?.unchecked_into();
+    for i in 0..keys.length().saturating_sub(MAX_ENTRIES) {
+        let request: web_sys::Request = keys.get(i).unchecked_into();
+        JsFuture::from(cache.delete_with_request(&request)).await.map_err(text)?;
+    }
+    Ok(())
+}
+
+/// Forgets the bytes of `url`, as when their hash is wrong.
+pub async fn remove(url: &str) {
+    if let Ok(cache) = open().await {
+        let _ = JsFuture::from(cache.delete_with_str(url)).await;
+    }
+}
+
+async fn open() -> Result<web_sys::Cache, JsValue> {
+    let storage = js_sys::Reflect::get(&js_sys::global(), &JsValue::from_str("caches"))?;
+    let storage: web_sys::CacheStorage = storage.dyn_into().map_err(|_| JsValue::from_str("no cache storage here"))?;
+    Ok(JsFuture::from(storage.open(NAME)).await?.unchecked_into())
+}

@@ -1,0 +1,106 @@
+//! The document: address, focus, files, pointer positions.
+
+use super::error_text;
+use wasm_bindgen::closure::Closure;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+
+fn document() -> Option<web_sys::Document> {
+    web_sys::window()?.document()
+}
+
+/// `location.hash`.
+pub fn hash() -> String {
+    web_sys::window().and_then(|w| w.location().hash().ok()).unwrap_or_default()
+}
+
+/// Goes to an address inside the page.
+pub fn go(href: &str) {
+    if let Some(window) = web_sys::window() {
+        let _ = window.location().set_hash(href);
+    }
+}
+
+/// Calls `f` whenever the address inside the page changes.
+pub fn on_hash_change(mut f: impl FnMut(String) + 'static) {
+    let closure = Closure::<dyn FnMut()>::new(move || f(hash()));
+    if let Some(window) = web_sys::window() {
+        let _ = window.add_event_listener_with_callback("hashchange", closure.as_ref().unchecked_ref());
+    }
+    closure.forget();
+}
+
+/// Window title.
+pub fn set_title(title: &str) {
+    if let Some(document) = document() {
+        document.set_title(title);
+    }
+}
+
+/// Removes an element.
+pub fn remove(id: &str) {
+    if let Some(element) = document().and_then(|d| d.get_element_by_id(id)) {
+        element.remove();
+    }
+}
+
+/// Moves the keyboard focus, after what is being rendered now is there.
+pub fn focus_soon(id: impl Into<String>) {
+    let id = id.into();
+    super::spawn(async move {
+        super::clock::sleep(0).await;
+        let element = document().and_then(|d| d.get_element_by_id(&id));
+        if let Some(element) = element.and_then(|e| e.dyn_into::<web_sys::HtmlElement>().ok()) {
+            let _ = element.focus();
+        }
+    });
+}
+
+/// Content of `<meta name=…>`.
+pub fn meta(name: &str) -> Option<String> {
+    let element = document()?.query_selector(&format!("meta[name=\"{name}\"]")).ok()??;
+    Some(element.dyn_into::<web_sys::HtmlMetaElement>().ok()?.content())
+}
+
+/// Puts text on the clipboard.
+///
+/// # Errors
+/// Why the browser refused.
+pub async fn copy(text: &str) -> Result<(), String> {
+    let window = web_sys::window().ok_or("no window")?;
+    let navigator: JsValue = window.navigator().into();
+    // only secure origins have it
+    let clipboard = js_sys::Reflect::get(&navigator, &JsValue::from_str("clipboard")).map_err(|e| error_text(&e))?;
+    if clipboard.is_undefined() {
+        return Err("the browser offers no clipboard on this address".into());
+    }
+    let clipboard: web_sys::Clipboard = clipboard.unchecked_into();
+    JsFuture::from(clipboard.write_text(text)).await.map(|_| ()).map_err(|e| error_text(&e))
+}
+
+/// Where a pointer is across the element that listens, in [0, 1].
+pub fn pointer_share(event: &web_sys::PointerEvent) -> Option<f64> {
+    let element: web_sys::Element = event.current_target()?.dyn_into().ok()?;
+    let rect = element.get_bounding_client_rect();
+    (rect.width() > 0.0).then(|| ((f64::from(event.client_x()) - rect.left()) / rect.width()).clamp(0.0, 1.0))
+}
+
+/// The file that was dropped; `None` where something else was.
+pub fn dropped_file(event: &web_sys::DragEvent) -> Option<web_sys::File> {
+    event.data_transfer()?.files()?.get(0)
+}
+
+/// The file that was picked in the `<input type=file>` that fired; the input is emptied so that the same
+/// file can be picked again.
+pub fn picked_file(event: &web_sys::Event) -> Option<web_sys::File> {
+    let input: web_sys::HtmlInputElement = event.target()?.dyn_into().ok()?;
+    let file = input.files()?.get(0);
+    input.set_value("");
+    file
+}
+
+/// First bytes of a file as text, for telling its format.
+pub async fn file_head(file: &web_sys::File) -> String {
+    let Ok(head) = file.slice_with_i32_and_i32(0, 1 << 16) else { return String::new() };
+    JsFuture::from(head.text()).await.ok().and_then(|t| t.as_string()).unwrap_or_default()
+}

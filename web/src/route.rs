@@ -1,0 +1,69 @@
+//! Addresses inside the page: `#/data`, `#/train`, `#/train/r3`, `#/preview`. Pure.
+
+/// A page of the loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// The click log.
+    Data,
+    /// Runs; with an id, that run.
+    Train(Option<String>),
+    /// Suggestions in the page.
+    Preview,
+}
+
+impl Route {
+    /// Reads `location.hash`; what is not known leads to Data, the first step.
+    pub fn parse(hash: &str) -> Self {
+        let path = hash.trim_start_matches('#').trim_matches('/');
+        let mut parts = path.split('/');
+        match (parts.next(), parts.next()) {
+            (Some("train"), id) => Self::Train(id.filter(|id| !id.is_empty()).map(str::to_owned)),
+            (Some("preview"), _) => Self::Preview,
+            _ => Self::Data,
+        }
+    }
+
+    /// The address.
+    pub fn href(&self) -> String {
+        match self {
+            Self::Data => "#/data".into(),
+            Self::Train(None) => "#/train".into(),
+            Self::Train(Some(id)) => format!("#/train/{id}"),
+            Self::Preview => "#/preview".into(),
+        }
+    }
+
+    /// Heading and window title.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::Data => "Data",
+            Self::Train(_) => "Train",
+            Self::Preview => "Preview",
+        }
+    }
+
+    /// Whether both belong to the same page.
+    pub fn same_page(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_reads_back() {
+        for route in [Route::Data, Route::Train(None), Route::Train(Some("r3".into())), Route::Preview] {
+            assert_eq!(Route::parse(&route.href()), route);
+        }
+    }
+
+    #[test]
+    fn the_unknown_leads_to_data() {
+        for hash in ["", "#", "#/", "#/nowhere", "data"] {
+            assert_eq!(Route::parse(hash), Route::Data, "{hash}");
+        }
+        assert_eq!(Route::parse("#/train/"), Route::Train(None));
+    }
+}

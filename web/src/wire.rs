@@ -1,0 +1,354 @@
+//! Messages between the page and the worker that hosts the engine: JSON text, each request with a
+//! number that its replies repeat. Pure types; see `worker.rs` for the host and `engine_link.rs` for the
+//! page's end.
+
+use beckon_shared::control::CheckpointInfo;
+use beckon_shared::prompt::Prompt;
+use beckon_shared::sampling::Sampling;
+use serde::{Deserialize, Serialize};
+
+/// Which of the two engines that Preview shows side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The first, always there.
+    A,
+    /// The second, when two checkpoints are compared.
+    B,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
+
+    /// 0 or 1.
+    pub fn index(self) -> usize {
+        match self {
+            Self::A => 0,
+            Self::B => 1,
+        }
+    }
+
+    /// The letter.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+        }
+    }
+}
+
+/// Which executor the user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorChoice {
+    /// The faster of those that pass the self-test.
+    #[default]
+    Auto,
+    /// The CPU, in wasm.
+    Cpu,
+    /// WebGPU, if it passes the self-test.
+    Gpu,
+}
+
+/// Executor that does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecutorKind {
+    /// wasm.
+    Cpu,
+    /// WebGPU.
+    Gpu,
+}
+
+impl ExecutorKind {
+    /// For people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU (wasm)",
+            Self::Gpu => "GPU (WebGPU)",
+        }
+    }
+}
+
+/// What the page asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// Fetch, verify, test and measure a checkpoint, then put it in place of the side's old one.
+    Load {
+        /// Where to.
+        side: Side,
+        /// Which.
+        checkpoint: CheckpointInfo,
+        /// On what.
+        executor: ExecutorChoice,
+    },
+    /// Free a side.
+    Unload {
+        /// Which.
+        side: Side,
+    },
+    /// Write and score suggestions.
+    Suggest {
+        /// Engine of this side.
+        side: Side,
+        /// Conversation.
+        prompt: Prompt,
+        /// M.
+        n_candidates: usize,
+        /// Longest suggestion.
+        max_new_tokens: usize,
+        /// Temperature, top-p, seed.
+        sampling: Sampling,
+    },
+    /// Greedy tokens and logits on a named executor, without choosing: for the parity test.
+    Greedy {
+        /// Checkpoint id.
+        checkpoint: CheckpointInfo,
+        /// Conversations.
+        prompts: Vec<Prompt>,
+        /// Tokens for each, fewer where `<|end|>` comes first.
+        n_tokens: usize,
+        /// Executor.
+        executor: ExecutorKind,
+    },
+}
+
+/// A request with its number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToWorker {
+    /// Repeated by the replies.
+    pub id: u32,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// Where a load stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadStep {
+    /// Bytes are on their way.
+    Download,
+    /// Hash of every chunk.
+    Verify,
+    /// Weights to the executors, shaders compiled.
+    Compile,
+    /// CPU against GPU on a known prompt.
+    SelfTest,
+    /// Which is faster.
+    Measure,
+}
+
+impl LoadStep {
+    /// For people.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Download => "Downloading the checkpoint",
+            Self::Verify => "Checking every chunk's hash",
+            Self::Compile => "Preparing weights and shaders",
+            Self::SelfTest => "Self-test: GPU against CPU",
+            Self::Measure => "Measuring both executors",
+        }
+    }
+}
+
+/// Progress of a load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadProgress {
+    /// Step at work.
+    pub step: LoadStep,
+    /// Share of the step done, in [0, 1]; `None` where it cannot be known.
+    pub share: Option<f64>,
+    /// Name of the checkpoint.
+    pub name: String,
+}
+
+/// Outcome of the start-up self-test.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SelfTest {
+    /// Largest difference of two logits.
+    pub max_abs_diff: f32,
+    /// What was allowed.
+    pub tolerance: f32,
+    /// Logits compared.
+    pub n_compared: usize,
+}
+
+/// Speed of one executor on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Executor.
+    pub executor: ExecutorKind,
+    /// Decoded tokens per second, all candidates together, prefill and scoring included.
+    pub tokens_per_sec: f64,
+}
+
+/// An engine that is ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// What was loaded.
+    pub checkpoint: CheckpointInfo,
+    /// Parameters of the policy.
+    pub n_params: usize,
+    /// Longest prompt plus suggestion.
+    pub max_seq_len: usize,
+    /// Executor in use.
+    pub executor: ExecutorKind,
+    /// Device as the executor names it.
+    pub adapter: String,
+    /// Why this executor.
+    pub why: String,
+    /// Where both executors ran.
+    pub self_test: Option<SelfTest>,
+    /// Where both were measured.
+    pub measured: Vec<Measured>,
+    /// Whether the bytes came from this browser's cache.
+    pub from_cache: bool,
+    /// Seconds from request to ready.
+    pub load_secs: f64,
+    /// Something the user should know, as a cache that could not be written.
+    pub notice: Option<String>,
+}
+
+/// One candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Suggestion {
+    /// Text.
+    pub text: String,
+    /// GaRM mean.
+    pub reward_mean: f32,
+    /// Disagreement between users.
+    pub aleatoric_std: f32,
+    /// Ignorance of the reward model.
+    pub epistemic_std: f32,
+    /// Tokens, the end mark included.
+    pub n_tokens: usize,
+    /// Log-probability under the policy.
+    pub logp_nats: f32,
+    /// Whether it ended by itself.
+    pub finished: bool,
+}
+
+impl Suggestion {
+    /// `sqrt(aleatoric² + epistemic²)`.
+    pub fn reward_std(&self) -> f32 {
+        self.aleatoric_std.hypot(self.epistemic_std)
+    }
+}
+
+/// Suggestions and what they cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Suggested {
+    /// All candidates, in order of their random stream.
+    pub candidates: Vec<Suggestion>,
+    /// Prompt tokens, all.
+    pub n_prompt_tokens: usize,
+    /// Decoded tokens of all candidates.
+    pub n_decoded_tokens: usize,
+    /// Prefill.
+    pub prefill_secs: f64,
+    /// Decoding of all candidates as one batch.
+    pub decode_secs: f64,
+    /// Scoring by GaRM.
+    pub score_secs: f64,
+    /// The engine that did it; its executor may have changed (a lost GPU falls back to the CPU).
+    pub engine: Loaded,
+}
+
+/// One greedy step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GreedyStep {
+    /// Chosen token.
+    pub token: u32,
+    /// The five best, best first.
+    pub top: Vec<(u32, f32)>,
+    /// Every `sample_stride`-th logit, to compare beyond the best ones.
+    pub sample: Vec<f32>,
+    /// Largest absolute logit, to scale a tolerance by.
+    pub max_abs: f32,
+}
+
+/// Outcome of [`Request::Greedy`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GreedyReport {
+    /// Checkpoint id.
+    pub checkpoint: String,
+    /// Executor.
+    pub executor: ExecutorKind,
+    /// Device.
+    pub adapter: String,
+    /// Distance of the logits in [`GreedyStep::sample`].
+    pub sample_stride: usize,
+    /// Steps of each prompt.
+    pub prompts: Vec<Vec<GreedyStep>>,
+    /// Seconds for all.
+    pub secs: f64,
+}
+
+/// What the worker answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+pub enum Reply {
+    /// The worker listens; sent once, with number 0.
+    Listening,
+    /// More to come.
+    Progress(LoadProgress),
+    /// Answer to `Load`.
+    Loaded(Box<Loaded>),
+    /// Answer to `Unload`.
+    Unloaded,
+    /// Answer to `Suggest`.
+    Suggested(Box<Suggested>),
+    /// Answer to `Greedy`.
+    Greedy(GreedyReport),
+    /// It did not work, and what to do.
+    Failed(String),
+}
+
+/// A reply with the number of its request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FromWorker {
+    /// Of the request.
+    pub id: u32,
+    /// The answer.
+    pub reply: Reply,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_back() {
+        let request = ToWorker {
+            id: 7,
+            request: Request::Suggest {
+                side: Side::B,
+                prompt: Prompt::from_query("rust"),
+                n_candidates: 8,
+                max_new_tokens: 16,
+                sampling: Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: u64::MAX },
+            },
+        };
+        let text = serde_json::to_string(&request).expect("plain data");
+        assert_eq!(serde_json::from_str::<ToWorker>(&text).expect("same types"), request);
+        let reply = FromWorker { id: 7, reply: Reply::Failed("no".into()) };
+        let text = serde_json::to_string(&reply).expect("plain data");
+        assert_eq!(serde_json::from_str::<FromWorker>(&text).expect("same types"), reply);
+    }
+
+    #[test]
+    fn spread_adds_in_squares() {
+        let s = Suggestion {
+            text: String::new(),
+            reward_mean: 0.0,
+            aleatoric_std: 3.0,
+            epistemic_std: 4.0,
+            n_tokens: 1,
+            logp_nats: 0.0,
+            finished: true,
+        };
+        assert_eq!(s.reward_std(), 5.0);
+    }
+}

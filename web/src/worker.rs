@@ -1,0 +1,364 @@
+//! The engine host inside the worker: takes requests one after the other, fetches and verifies checkpoints,
+//! tests the GPU against the CPU, measures both, and answers with suggestions.
+//!
+//! A side's old engine answers until the new one has passed. A GPU that fails while suggesting is dropped,
+//! the CPU goes on, and the answer says so.
+
+use crate::api;
+use crate::platform::{cache, clock, http, spawn, worker_scope};
+use crate::wire::{
+    ExecutorChoice, ExecutorKind, FromWorker, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded, Measured,
+    Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
+};
+use beckon_shaders::GpuContext;
+use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::control::CheckpointInfo;
+use beckon_shared::engine::{Engine, SuggestOutcome, SuggestRequest, parity};
+use beckon_shared::prompt::Prompt;
+use beckon_shared::sampling::Sampling;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+/// Requests that may wait; the page allows fewer.
+const MAX_QUEUE: usize = 64;
+/// Prompt of the self-test and the measurement.
+const KNOWN_PROMPT: &str = "how to cook rice";
+/// Greedy tokens compared in the self-test.
+const SELF_TEST_TOKENS: usize = 3;
+/// Logits may differ by this share of the largest one: rounding of sums in another order, no more.
+const RELATIVE_TOLERANCE: f32 = 2e-3;
+/// Candidates and tokens of the measurement.
+const MEASURED: (usize, usize) = (4, 4);
+/// Every so many logits one is reported by `Greedy`.
+const SAMPLE_STRIDE: usize = 16;
+
+/// Engines of one checkpoint.
+struct Hosted {
+    loaded: Loaded,
+    cpu: Engine,
+    gpu: Option<Engine>,
+}
+
+/// What the worker holds.
+#[derive(Default)]
+struct Host {
+    sides: [Option<Hosted>; 2],
+    /// The device, asked for once and again after a failure.
+    gpu: Option<GpuContext>,
+}
+
+thread_local! {
+    static QUEUE: RefCell<(VecDeque<ToWorker>, bool)> = RefCell::default();
+}
+
+/// Listens for requests for as long as the worker lives.
+pub fn run() {
+    let host = std::rc::Rc::new(RefCell::new(Some(Host::default())));
+    worker_scope::on_message(move |text| {
+        let message: ToWorker = match serde_json::from_str(&text) {
+            Ok(message) => message,
+            Err(error) => return reply(0, Reply::Failed(format!("a request was not understood: {error}"))),
+        };
+        let id = message.id;
+        let start = QUEUE.with_borrow_mut(|(queue, busy)| {
+            if queue.len() >= MAX_QUEUE {
+                return Err(());
+            }
+            queue.push_back(message);
+            Ok(!std::mem::replace(busy, true))
+        });
+        match start {
+            Err(()) => reply(id, Reply::Failed("the engine is busy; try again in a moment".into())),
+            Ok(false) => {}
+            Ok(true) => {
+                let host = host.clone();
+                spawn(async move {
+                    // one request at a time owns the host
+                    let Some(mut owned) = host.take() else { return };
+                    while let Some(ToWorker { id, request }) = next() {
+                        let answer = owned.serve(id, request).await.unwrap_or_else(Reply::Failed);
+                        reply(id, answer);
+                    }
+                    host.replace(Some(owned));
+                });
+            }
+        }
+    });
+    reply(0, Reply::Listening);
+}
+
+/// The next request; the queue is idle when there is none.
+fn next() -> Option<ToWorker> {
+    QUEUE.with_borrow_mut(|(queue, busy)| {
+        let next = queue.pop_front();
+        *busy = next.is_some();
+        next
+    })
+}
+
+fn reply(id: u32, reply: Reply) {
+    if let Ok(text) = serde_json::to_string(&FromWorker { id, reply }) {
+        worker_scope::post(&text);
+    }
+}
+
+/// Tells the page where a load stands.
+struct Progress<'a> {
+    id: u32,
+    name: &'a str,
+}
+
+impl Progress<'_> {
+    /// Also lets the browser breathe, so that the message leaves before the work begins.
+    async fn at(&self, step: LoadStep) {
+        self.share(step, None);
+        clock::sleep(0).await;
+    }
+
+    fn share(&self, step: LoadStep, share: Option<f64>) {
+        reply(self.id, Reply::Progress(LoadProgress { step, share, name: self.name.to_owned() }));
+    }
+}
+
+impl Host {
+    async fn serve(&mut self, id: u32, request: Request) -> Result<Reply, String> {
+        match request {
+            Request::Load { side, checkpoint, executor } => {
+                let hosted = self.load(id, checkpoint, executor).await?;
+                let loaded = hosted.loaded.clone();
+                self.sides[side.index()] = Some(hosted);
+                Ok(Reply::Loaded(Box::new(loaded)))
+            }
+            Request::Unload { side } => {
+                self.sides[side.index()] = None;
+                Ok(Reply::Unloaded)
+            }
+            Request::Suggest { side, prompt, n_candidates, max_new_tokens, sampling } => {
+                let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
+                self.suggest(side, &request).await
+            }
+            Request::Greedy { checkpoint, prompts, n_tokens, executor } => {
+                self.greedy(id, &checkpoint, &prompts, n_tokens, executor).await
+            }
+        }
+    }
+
+    async fn load(&mut self, id: u32, info: CheckpointInfo, choice: ExecutorChoice) -> Result<Hosted, String> {
+        let begun = clock::now_secs();
+        let name = info.name.clone();
+        let progress = Progress { id, name: &name };
+        let (checkpoint, from_cache, notice) = fetch(&info, &progress).await?;
+        progress.at(LoadStep::Compile).await;
+        let mut cpu = Engine::cpu(&checkpoint).map_err(|e| e.to_string())?;
+        let mut hosted_gpu = None;
+        let mut self_test = None;
+        let mut measured = Vec::new();
+        let (executor, why) = if choice == ExecutorChoice::Cpu {
+            (ExecutorKind::Cpu, "you chose the CPU".to_owned())
+        } else {
+            match self.tested_gpu(&checkpoint, &mut cpu, &progress, &mut self_test).await {
+                Err(why) => (ExecutorKind::Cpu, why),
+                Ok(gpu) => {
+                    let gpu = hosted_gpu.insert(gpu);
+                    if choice == ExecutorChoice::Gpu {
+                        (ExecutorKind::Gpu, "you chose the GPU, and it passed the self-test".to_owned())
+                    } else {
+                        progress.at(LoadStep::Measure).await;
+                        measured = measure(&mut cpu, gpu).await?;
+                        faster(&measured)
+                    }
+                }
+            }
+        };
+        if executor == ExecutorKind::Cpu {
+            hosted_gpu = None;
+        }
+        let loaded = Loaded {
+            n_params: checkpoint.manifest.model.n_params(),
+            max_seq_len: checkpoint.manifest.model.max_seq_len,
+            adapter: hosted_gpu.as_ref().unwrap_or(&cpu).executor().device_name(),
+            checkpoint: info,
+            executor,
+            why,
+            self_test,
+            measured,
+            from_cache,
+            load_secs: clock::now_secs() - begun,
+            notice,
+        };
+        Ok(Hosted { loaded, cpu, gpu: hosted_gpu })
+    }
+
+    /// The GPU's engine if it gives the CPU's logits; else why not.
+    async fn tested_gpu(
+        &mut self,
+        checkpoint: &Checkpoint,
+        cpu: &mut Engine,
+        progress: &Progress<'_>,
+        self_test: &mut Option<SelfTest>,
+    ) -> Result<Engine, String> {
+        let mut gpu = self.gpu_engine(checkpoint).await.map_err(|e| format!("no usable WebGPU: {e}"))?;
+        progress.at(LoadStep::SelfTest).await;
+        let prompt = Prompt::from_query(KNOWN_PROMPT);
+        let failed = |e: beckon_shared::engine::EngineError| format!("the GPU failed its self-test: {e}");
+        let of_cpu = cpu.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(|e| e.to_string())?;
+        let of_gpu = gpu.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(failed)?;
+        let largest = of_cpu.iter().flat_map(|step| &step.logits).fold(1.0_f32, |max, l| max.max(l.abs()));
+        let tolerance = RELATIVE_TOLERANCE * largest;
+        let parity = parity::Parity::of_steps(&of_cpu, &of_gpu, tolerance);
+        let n_compared = of_cpu.iter().map(|step| step.logits.len()).sum();
+        *self_test = Some(SelfTest { max_abs_diff: parity.max_logit_diff, tolerance, n_compared });
+        if parity.holds(tolerance) {
+            return Ok(gpu);
+        }
+        self.gpu = None;
+        Err(format!(
+            "the GPU gives other logits than the CPU (by {:.3}, allowed {tolerance:.3}), so it is not used",
+            parity.max_logit_diff
+        ))
+    }
+
+    async fn gpu_engine(&mut self, checkpoint: &Checkpoint) -> Result<Engine, String> {
+        if self.gpu.as_ref().is_none_or(|gpu| gpu.check().is_err()) {
+            self.gpu = Some(GpuContext::request().await.map_err(|e| e.to_string())?);
+        }
+        let Some(gpu) = &self.gpu else { return Err("no device".into()) };
+        let engine = Engine::gpu(checkpoint, gpu).await.map_err(|e| e.to_string());
+        if engine.is_err() {
+            self.gpu = None;
+        }
+        engine
+    }
+
+    async fn suggest(&mut self, side: Side, request: &SuggestRequest) -> Result<Reply, String> {
+        let hosted = self.sides[side.index()].as_mut().ok_or("no checkpoint is loaded on this side")?;
+        if let Some(gpu) = &mut hosted.gpu {
+            match gpu.suggest(request, &clock::now_secs).await {
+                Ok(outcome) => return Ok(suggested(outcome, &hosted.loaded)),
+                Err(error) => {
+                    hosted.gpu = None;
+                    self.gpu = None;
+                    hosted.loaded.executor = ExecutorKind::Cpu;
+                    hosted.loaded.adapter = hosted.cpu.executor().device_name();
+                    hosted.loaded.why = format!("the GPU failed ({error}), so the CPU goes on");
+                }
+            }
+        }
+        let outcome = hosted.cpu.suggest(request, &clock::now_secs).await.map_err(|e| e.to_string())?;
+        Ok(suggested(outcome, &hosted.loaded))
+    }
+
+    async fn greedy(
+        &mut self,
+        id: u32,
+        info: &CheckpointInfo,
+        prompts: &[Prompt],
+        n_tokens: usize,
+        executor: ExecutorKind,
+    ) -> Result<Reply, String> {
+        let (checkpoint, ..) = fetch(info, &Progress { id, name: &info.name }).await?;
+        let mut engine = match executor {
+            ExecutorKind::Cpu => Engine::cpu(&checkpoint).map_err(|e| e.to_string())?,
+            ExecutorKind::Gpu => self.gpu_engine(&checkpoint).await?,
+        };
+        let begun = clock::now_secs();
+        let mut all = Vec::new();
+        for prompt in prompts {
+            let steps = engine.greedy(prompt, n_tokens).await.map_err(|e| e.to_string())?;
+            all.push(steps.into_iter().map(|step| greedy_step(step.token, &step.logits)).collect());
+        }
+        Ok(Reply::Greedy(GreedyReport {
+            checkpoint: info.id.clone(),
+            executor,
+            adapter: engine.executor().device_name(),
+            sample_stride: SAMPLE_STRIDE,
+            prompts: all,
+            secs: clock::now_secs() - begun,
+        }))
+    }
+}
+
+/// The checkpoint, whether it came from the browser's cache, and a notice where the cache refused it.
+async fn fetch(info: &CheckpointInfo, progress: &Progress<'_>) -> Result<(Checkpoint, bool, Option<String>), String> {
+    let url = api::checkpoint_url(&info.id);
+    if let Some(bytes) = cache::get(&url).await {
+        progress.at(LoadStep::Verify).await;
+        match verified(&bytes, info) {
+            Ok(checkpoint) => return Ok((checkpoint, true, None)),
+            // what the cache holds is damaged: fetch it again
+            Err(_) => cache::remove(&url).await,
+        }
+    }
+    progress.at(LoadStep::Download).await;
+    let total = info.n_bytes.max(1) as f64;
+    let bytes = http::download(&url, info.n_bytes, |n| progress.share(LoadStep::Download, Some(n as f64 / total)));
+    let bytes = bytes.await.map_err(|e| e.to_string())?;
+    progress.at(LoadStep::Verify).await;
+    let checkpoint = verified(&bytes, info)?;
+    let notice = cache::put(&url, &bytes).await.err();
+    let notice = notice.map(|why| format!("not kept for offline use: {why}"));
+    Ok((checkpoint, false, notice))
+}
+
+fn verified(bytes: &[u8], info: &CheckpointInfo) -> Result<Checkpoint, String> {
+    let checkpoint = Checkpoint::decode(bytes).map_err(|e| e.to_string())?;
+    if checkpoint.id == info.id { Ok(checkpoint) } else { Err("the file is another checkpoint than announced".into()) }
+}
+
+/// Decoded tokens per second of both executors on a short job; the first round warms up.
+async fn measure(cpu: &mut Engine, gpu: &mut Engine) -> Result<Vec<Measured>, String> {
+    let (n_candidates, max_new_tokens) = MEASURED;
+    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
+    let prompt = Prompt::from_query(KNOWN_PROMPT);
+    let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
+    let mut measured = Vec::new();
+    for (executor, engine) in [(ExecutorKind::Cpu, cpu), (ExecutorKind::Gpu, gpu)] {
+        let mut speed = 0.0;
+        for _ in 0..2 {
+            let outcome = engine.suggest(&request, &clock::now_secs).await.map_err(|e| e.to_string())?;
+            let secs = outcome.prefill_secs + outcome.decode_secs + outcome.score_secs;
+            speed = outcome.n_decoded_tokens as f64 / secs.max(1e-6);
+        }
+        measured.push(Measured { executor, tokens_per_sec: speed });
+    }
+    Ok(measured)
+}
+
+fn faster(measured: &[Measured]) -> (ExecutorKind, String) {
+    let speed = |kind| measured.iter().find(|m| m.executor == kind).map_or(0.0, |m| m.tokens_per_sec);
+    let (cpu, gpu) = (speed(ExecutorKind::Cpu), speed(ExecutorKind::Gpu));
+    let kind = if gpu >= cpu { ExecutorKind::Gpu } else { ExecutorKind::Cpu };
+    (kind, format!("measured just now: GPU {gpu:.0} tokens/s, CPU {cpu:.0} tokens/s; both passed the self-test"))
+}
+
+fn suggested(outcome: SuggestOutcome, loaded: &Loaded) -> Reply {
+    let candidates = outcome.suggestions.into_iter().map(|s| Suggestion {
+        n_tokens: s.tokens.len(),
+        logp_nats: s.logps.iter().sum(),
+        text: s.text,
+        reward_mean: s.score.reward_mean,
+        aleatoric_std: s.score.aleatoric_std,
+        epistemic_std: s.score.epistemic_std,
+        finished: s.finished,
+    });
+    Reply::Suggested(Box::new(Suggested {
+        candidates: candidates.collect(),
+        n_prompt_tokens: outcome.n_prompt_tokens,
+        n_decoded_tokens: outcome.n_decoded_tokens,
+        prefill_secs: outcome.prefill_secs,
+        decode_secs: outcome.decode_secs,
+        score_secs: outcome.score_secs,
+        engine: loaded.clone(),
+    }))
+}
+
+fn greedy_step(token: u32, logits: &[f32]) -> GreedyStep {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+    GreedyStep {
+        token,
+        top: order.iter().take(5).map(|i| (*i, logits[*i as usize])).collect(),
+        sample: logits.iter().copied().step_by(SAMPLE_STRIDE).collect(),
+        max_abs: logits.iter().fold(0.0, |max, l| max.max(l.abs())),
+    }
+}
