@@ -105,6 +105,13 @@ impl EngineLink {
         })
     }
 
+    /// The newest checkpoint other than `id`.
+    pub fn other_checkpoint(&self, id: Option<&str>) -> Option<String> {
+        self.live.checkpoints.with_untracked(|list| {
+            list.value()?.iter().map(|c| &c.id).find(|other| Some(other.as_str()) != id).cloned()
+        })
+    }
+
     /// Tries the last load again.
     pub fn retry(&self, side: Side) {
         let state = self.side(side);

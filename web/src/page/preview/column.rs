@@ -1,0 +1,186 @@
+//! One checkpoint: which one, what runs it and why, and its suggestions.
+
+use super::Answer;
+use super::settings::Settings;
+use crate::component::progress::{Elapsed, Progress};
+use crate::component::simulated::SimulatedBadge;
+use crate::component::spread::Spread;
+use crate::engine_link::EngineLink;
+use crate::format;
+use crate::live::Live;
+use crate::slate;
+use crate::wire::{ExecutorKind, LoadStep, Loaded, Side, Suggested, Suggestion};
+use leptos::prelude::*;
+
+/// The column of one side.
+#[component]
+pub fn Column(
+    side: Side,
+    answer: Answer,
+    #[prop(into)] axis: Signal<(f64, f64)>,
+    settings: Settings,
+    take: Callback<String>,
+) -> impl IntoView {
+    let engine = expect_context::<EngineLink>();
+    let state = engine.side(side);
+    let loading = Signal::derive(move || state.progress.with(Option::is_some));
+    let label = Signal::derive(move || {
+        state.progress.with(|p| p.as_ref().map_or(String::new(), |p| format!("{}: {}", p.name, p.step.label())))
+    });
+    let share = Signal::derive(move || {
+        // a step that takes long without a count moves instead
+        state.progress.with(|p| p.as_ref().filter(|p| p.step == LoadStep::Download).and_then(|p| p.share))
+    });
+    view! {
+        <section class="card" data-testid="column" data-side=side.letter()>
+            <Picker side=side/>
+            <Show when=move || loading.get()><Progress label=label share=share testid="load-progress"/></Show>
+            {move || state.failure.get().map(|text| view! {
+                <p class="error" role="alert" data-testid="engine-failure">
+                    {text} " "
+                    <button type="button" on:click=move |_| engine.retry(side)>"Try again"</button>
+                </p>
+            })}
+            {move || state.loaded.get().map(|loaded| view! { <Status loaded=loaded/> })}
+            {move || answer.failure.get().map(|text| view! { <p class="error" role="alert" data-testid="suggest-error">{text}</p> })}
+            {move || answer.busy.get().then(|| view! { <p class="muted">"Writing and scoring… " <Elapsed/></p> })}
+            {move || answer.suggested.get().map(|s| view! { <Suggestions suggested=s axis=axis settings=settings take=take/> })}
+        </section>
+    }
+}
+
+#[component]
+fn Picker(side: Side) -> impl IntoView {
+    let (engine, live) = (expect_context::<EngineLink>(), expect_context::<Live>());
+    let pick = engine.side(side).pick;
+    let options = move || {
+        live.checkpoints.with(|list| {
+            let list = list.value().cloned().unwrap_or_default();
+            list.into_iter().map(|c| {
+                let about = if c.simulated { ", simulated clicks" } else { "" };
+                let built_in = if c.built_in { ", built in" } else { "" };
+                let text = format!("{} {}{about}{built_in}", c.name, format::short_id(&c.id));
+                let id = c.id.clone();
+                let selected = move || pick.with(|p| p.as_ref() == Some(&id));
+                view! { <option value=c.id.clone() selected=selected>{text}</option> }
+            }).collect_view()
+        })
+    };
+    let change = move |ev| {
+        let id = event_target_value(&ev);
+        pick.set((!id.is_empty()).then_some(id));
+    };
+    let empty = move || live.checkpoints.with(|c| c.value().is_some_and(Vec::is_empty));
+    view! {
+        <label>{format!("Checkpoint {}", side.letter())}
+            <select data-testid="checkpoint-pick" on:change=change>
+                {(side == Side::A).then(|| view! { <option value="">"the newest, followed as runs finish"</option> })}
+                {options}
+            </select>
+        </label>
+        <Show when=empty><p class="muted">"The server has no checkpoint yet; finish a run on Train."</p></Show>
+    }
+}
+
+/// What runs, and why.
+#[component]
+fn Status(loaded: Loaded) -> impl IntoView {
+    let c = loaded.checkpoint;
+    let executor = if loaded.executor == ExecutorKind::Cpu { "cpu" } else { "gpu" };
+    let test = loaded.self_test.map(|t| {
+        format!("Self-test: {} logits, largest difference {:.5} of {:.4} allowed. ", format::count(t.n_compared as u64), t.max_abs_diff, t.tolerance)
+    });
+    let from = if loaded.from_cache { "from this browser's cache" } else { "downloaded" };
+    let n = u64::from(c.simulated);
+    view! {
+        <div class="engine" data-testid="engine-status" data-executor=executor data-checkpoint=c.id.clone()>
+            <p>
+                <strong>{c.name.clone()}</strong> " " <code title=c.id.clone()>{format::short_id(&c.id).to_owned()}</code> " "
+                <SimulatedBadge n=n of=1/>
+                {format!(" {:.1} M parameters, {}, {from}, ready in {}", loaded.n_params as f64 / 1e6, format::bytes(c.n_bytes), format::duration(loaded.load_secs))}
+            </p>
+            <p>
+                <span class="badge">{loaded.executor.label()}</span> " " {loaded.adapter} " · "
+                <span data-testid="executor-why">{loaded.why}</span>
+            </p>
+            <p class="muted">{test}{loaded.notice}</p>
+        </div>
+    }
+}
+
+#[component]
+fn Suggestions(
+    suggested: Suggested,
+    #[prop(into)] axis: Signal<(f64, f64)>,
+    settings: Settings,
+    take: Callback<String>,
+) -> impl IntoView {
+    let secs = suggested.prefill_secs + suggested.decode_secs + suggested.score_secs;
+    let timings = format!(
+        "{} tokens/s decoding {} candidates at once · prefill {} ({} tokens), decode {} ({} tokens), score {} · {} in all",
+        format::value(suggested.n_decoded_tokens as f64 / suggested.decode_secs.max(1e-6)),
+        suggested.candidates.len(),
+        format::millis(suggested.prefill_secs), suggested.n_prompt_tokens,
+        format::millis(suggested.decode_secs), suggested.n_decoded_tokens,
+        format::millis(suggested.score_secs), format::millis(secs),
+    );
+    let candidates = suggested.candidates;
+    let lists = move || {
+        let slate = slate::choose(&candidates, settings.n_shown());
+        let chosen = slate.chosen.iter().map(|&i| chip(candidates[i].clone(), None, axis, take)).collect_view();
+        let none = slate.chosen.is_empty().then(|| view! {
+            <p class="muted">"No candidate is fit to be shown; another seed or more tokens may help."</p>
+        });
+        let passed = slate.passed.iter().map(|&(i, why)| chip(candidates[i].clone(), Some(why.reason()), axis, take)).collect_view();
+        let n = slate.passed.len();
+        view! {
+            {none}
+            <ul class="suggestions">{chosen}</ul>
+            {(n > 0).then(|| view! {
+                <details data-testid="more-candidates">
+                    <summary>{format!("{n} more candidates, not shown to a user")}</summary>
+                    <ul class="suggestions">{passed}</ul>
+                </details>
+            })}
+        }
+    };
+    view! {
+        {lists}
+        <p class="muted num" data-testid="timings">{timings}</p>
+    }
+}
+
+/// A suggestion as a button; taking it makes it the next user turn.
+fn chip(s: Suggestion, why_not: Option<&'static str>, axis: Signal<(f64, f64)>, take: Callback<String>) -> impl IntoView {
+    let numbers = format!(
+        "{} ± {:.2}",
+        format::signed(f64::from(s.reward_mean), 2), s.reward_std(),
+    );
+    let spoken = format!(
+        "GaRM mean {}, aleatoric standard deviation {:.2}, epistemic {:.2}; log-probability {:.1} nats over {} tokens",
+        format::signed(f64::from(s.reward_mean), 2), s.aleatoric_std, s.epistemic_std, s.logp_nats, s.n_tokens,
+    );
+    let title = spoken.clone();
+    let text = s.text.trim().to_owned();
+    let shown = if text.is_empty() { "(nothing)".to_owned() } else { text.clone() };
+    view! {
+        <li>
+            <button
+                type="button"
+                class="chip"
+                data-testid="chip"
+                data-mean=s.reward_mean.to_string()
+                data-aleatoric=s.aleatoric_std.to_string()
+                data-epistemic=s.epistemic_std.to_string()
+                title=title
+                prop:disabled=text.is_empty()
+                on:click=move |_| take.run(text.clone())
+            >
+                {shown}
+            </button>
+            <Spread suggestion=s axis=axis/>
+            <span class="num">{numbers}<span class="visually-hidden">{spoken}</span></span>
+            {why_not.map(|why| view! { <span class="muted">{why}</span> })}
+        </li>
+    }
+}
