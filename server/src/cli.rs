@@ -1,1 +1,117 @@
-//! To be written.
+//! The command line: the same words as the loop's arrows, in the same order. One file per command.
+
+mod bench;
+mod eval;
+mod import;
+mod run_loop;
+mod serve;
+mod simulate;
+mod terminal;
+
+use beckon_shared::control::DeviceChoice;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// Exit code of a command that was interrupted, as shells count SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Turns clicks on suggestions into better suggestions, and runs the result in the page.
+#[derive(Debug, Parser)]
+#[command(name = "beckon", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the page: the log, training runs, and suggestions in the browser.
+    Serve(serve::ServeArgs),
+    /// Put a log file, or a folder of known files, into the database.
+    Import(import::ImportArgs),
+    /// Run the whole loop in the terminal: log → SFT → GaRM → RL → checkpoint and report.
+    Loop(run_loop::LoopArgs),
+    /// Judge a policy, a reward model, or the whole loop on simulated users.
+    Eval(eval::EvalArgs),
+    /// Write a click log of simulated users with a known true click rate.
+    Simulate(simulate::SimulateArgs),
+    /// Measure speed.
+    #[command(hide = true)]
+    Bench(bench::BenchArgs),
+}
+
+/// Where Burn computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    /// GPU where there is a real one, else CPU.
+    Auto,
+    /// CPU (Burn flex).
+    Cpu,
+    /// GPU (Burn wgpu).
+    Gpu,
+}
+
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Gpu => Self::Gpu,
+        }
+    }
+}
+
+/// The person ended a command; its state is saved.
+#[derive(Debug, thiserror::Error)]
+#[error("{how_to_go_on}")]
+pub struct Interrupted {
+    /// What to type.
+    pub how_to_go_on: String,
+}
+
+impl Interrupted {
+    fn saved_in(dir: &Path, command: &str) -> Self {
+        let dir = dir.display();
+        Self { how_to_go_on: format!("saved in {dir}; the same command goes on from there:\n  {command}") }
+    }
+}
+
+/// The command as it was typed, arguments with other than plain characters in quotes.
+fn typed() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
+    let quote = |word: String| {
+        let bare = !word.is_empty() && word.chars().all(plain);
+        if bare { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    };
+    let program = std::iter::once("beckon".to_owned());
+    program.chain(std::env::args().skip(1).map(quote)).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// In words for people; [`Interrupted`] where the person ended it.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(args) => serve::serve(&args),
+        Command::Import(args) => import::import(&args),
+        Command::Loop(args) => run_loop::run_loop(&args),
+        Command::Eval(args) => eval::eval(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
+        Command::Bench(args) => bench::bench(&args),
+    }
+}
+
+/// The platform's folder for application data; `./beckon-data` where the environment names none.
+fn default_data_dir() -> PathBuf {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = variable("HOME");
+    let base = if cfg!(windows) {
+        variable("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        home.map(|home| home.join("Library/Application Support"))
+    } else {
+        variable("XDG_DATA_HOME").or_else(|| home.map(|home| home.join(".local/share")))
+    };
+    base.map_or_else(|| PathBuf::from("beckon-data"), |base| base.join("beckon"))
+}

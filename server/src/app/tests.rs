@@ -1,0 +1,279 @@
+//! Every route through the whole router, without a socket.
+
+use super::*;
+use crate::stage::Observer;
+use crate::trainer::{Job, Product, RunError};
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request};
+use beckon_shared::control::{Event, ImportOutcome, LogSummary, Problem, RunState, RunStatus};
+use serde::de::DeserializeOwned;
+use tower::ServiceExt;
+
+struct Bench {
+    dir: tempfile::TempDir,
+    app: App,
+}
+
+fn waits_for_cancel(_: &Job, observer: &mut dyn Observer) -> Result<Product, RunError> {
+    while observer.control() != crate::stage::Control::Cancel {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(RunError::Cancelled)
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().expect("a folder for the test");
+    let store = Arc::new(Store::open(&dir.path().join("beckon.sqlite")).expect("a fresh store"));
+    let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), &store, None).expect("a fresh catalog");
+    let (events, catalog) = (Arc::new(Events::new(100)), Arc::new(catalog));
+    let trainer = Trainer::start(
+        Arc::clone(&store),
+        Arc::clone(&events),
+        Arc::clone(&catalog),
+        dir.path().join("runs"),
+        Box::new(waits_for_cancel),
+    );
+    let app = App::new(Parts {
+        store,
+        events,
+        catalog,
+        trainer: trainer.expect("starts"),
+        imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
+        rejects_dir: dir.path().join("rejects"),
+        default_device: DeviceChoice::Cpu,
+        device: "cpu (test)".into(),
+        allow_remote: false,
+    });
+    Bench { dir, app }
+}
+
+fn request(method: Method, path: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(method).uri(path).header("host", "localhost:8020");
+    request.body(body.into()).expect("a request")
+}
+
+impl Bench {
+    async fn send(&self, request: Request<Body>) -> Response {
+        router(self.app.clone()).oneshot(request).await.expect("infallible")
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.send(request(Method::GET, path, Body::empty())).await
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Response {
+        self.send(request(Method::POST, path, body.to_owned())).await
+    }
+
+    /// Sends and checks that the answer is a problem with this status; returns its detail.
+    async fn problem(&self, request: Request<Body>, status: u16) -> String {
+        let what = format!("{} {}", request.method(), request.uri());
+        let response = self.send(request).await;
+        assert_eq!(response.status(), status, "{what}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
+        let problem: Problem = json(response).await;
+        assert_eq!(problem.status, status, "{what}");
+        assert!(!problem.detail.is_empty() && !problem.title.is_empty(), "{what}: {problem:?}");
+        problem.detail
+    }
+}
+
+async fn text(response: Response) -> String {
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("a whole body");
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+async fn json<T: DeserializeOwned>(response: Response) -> T {
+    let text = text(response).await;
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+const GOOD: &str = r#"{"impression_id":"a","user_hash":"u","time_millis":1,"prompt":[{"role":"user","text":"rust"}],"slate":[{"text":"rust book","clicked":true},{"text":"rust game","clicked":false}]}"#;
+
+#[tokio::test]
+async fn health_tells_version_protocol_and_device() {
+    let response = bench().get("/api/health").await;
+    assert_eq!(response.headers()["beckon-protocol"], PROTOCOL_VERSION.to_string());
+    assert_eq!(response.headers()["cross-origin-embedder-policy"], "require-corp");
+    assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+    let health: crate::route::health::Health = json(response).await;
+    assert_eq!((health.status.as_str(), health.device.as_str()), ("ok", "cpu (test)"));
+}
+
+#[tokio::test]
+async fn errors_have_one_form_whoever_makes_them() {
+    let bench = bench();
+    let get = |path: &str| request(Method::GET, path, Body::empty());
+    let detail = bench.problem(get("/api/nothing"), 404).await;
+    assert!(detail.contains("/api/nothing"), "{detail}");
+    let detail = bench.problem(request(Method::DELETE, "/api/runs", ""), 405).await;
+    assert!(detail.contains("DELETE /runs"), "{detail}");
+    bench.problem(get("/api/log/records?limit=many"), 400).await;
+    bench.problem(get("/api/runs/r9"), 404).await;
+    bench.problem(get("/api/runs/r9/metrics"), 404).await;
+    bench.problem(get("/api/runs/r9/report"), 404).await;
+    bench.problem(get("/api/checkpoints/abc"), 404).await;
+    bench.problem(get("/api/checkpoints/abc/file"), 404).await;
+    bench.problem(request(Method::POST, "/api/runs/r9/explode", ""), 404).await;
+    bench.problem(get("/missing.js"), 404).await;
+    bench.problem(request(Method::POST, "/train", ""), 405).await;
+}
+
+#[tokio::test]
+async fn a_log_with_a_broken_line_keeps_the_good_ones() {
+    let bench = bench();
+    let response = bench.post("/api/log/import?format=jsonl&name=my.jsonl", &format!("{GOOD}\n{{broken\n")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let outcome: ImportOutcome = json(response).await;
+    assert_eq!((outcome.n_accepted, outcome.n_duplicates, outcome.n_rejected), (1, 0, 1));
+    assert_eq!(outcome.rejects[0].line, 2);
+    let file = std::fs::read_to_string(outcome.rejects_file.expect("refused lines are written")).expect("readable");
+    assert_eq!(file.lines().count(), 1);
+    let summary: LogSummary = json(bench.get("/api/log/summary").await).await;
+    assert_eq!((summary.n_impressions, summary.n_clicks, summary.slots.len()), (1, 1, 2));
+    let records: Vec<serde_json::Value> = json(bench.get("/api/log/records").await).await;
+    assert_eq!(records[0]["record"]["impression_id"], "a");
+
+    let again: ImportOutcome = json(bench.post("/api/log/import?format=jsonl&name=my.jsonl", GOOD).await).await;
+    assert_eq!((again.n_accepted, again.n_duplicates, again.n_rejected), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn an_import_of_garbage_is_refused_with_the_reasons() {
+    let bench = bench();
+    let response = bench.post("/api/log/import?format=jsonl&name=x", "{]\nnot json at all\n").await;
+    assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let outcome: ImportOutcome = json(response).await;
+    assert_eq!((outcome.n_accepted, outcome.n_rejected), (0, 2));
+    for format in ["jsonl", "mimics-duo", "mimics-manual", "intents", "upworthy", "conversations"] {
+        let path = format!("/api/log/import?format={format}&name=x");
+        let binary = request(Method::POST, &path, vec![0xff, 0xfe, 0x00, 0x0a, 0x80]);
+        assert_eq!(bench.send(binary).await.status(), StatusCode::UNPROCESSABLE_ENTITY, "{format}");
+    }
+    bench.problem(request(Method::POST, "/api/log/import?format=xml", ""), 422).await;
+    bench.problem(request(Method::POST, "/api/log/import", ""), 400).await;
+    let mut large = request(Method::POST, "/api/log/import?format=jsonl", "");
+    large.headers_mut().insert("content-length", HeaderValue::from(MAX_IMPORT_BYTES as u64 + 1));
+    let detail = bench.problem(large, 413).await;
+    assert!(detail.contains("256 MiB"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_run_is_created_steered_and_listed() {
+    let bench = bench();
+    let response = bench.post("/api/runs", r#"{"preset": "tiny", "seed": 3}"#).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let created: RunStatus = json(response).await;
+    assert_eq!((created.config.seed, created.config.device), (3, DeviceChoice::Cpu));
+    let detail = bench.problem(request(Method::POST, "/api/runs", r#"{"sft": {"n_stepz": 1}}"#), 422).await;
+    assert!(detail.contains("sft.n_stepz"), "{detail}");
+    bench.problem(request(Method::POST, "/api/runs", r#"{"rl": {"group_size": 1}}"#), 422).await;
+    let waiting: RunStatus = json(bench.post("/api/runs", r#"{"preset": "tiny"}"#).await).await;
+    let paused: RunStatus = json(bench.post(&format!("/api/runs/{}/pause", waiting.id), "").await).await;
+    assert_eq!(paused.state, RunState::Paused);
+    bench.problem(request(Method::POST, &format!("/api/runs/{}/pause", waiting.id), ""), 409).await;
+    let all: Vec<RunStatus> = json(bench.get("/api/runs").await).await;
+    assert_eq!(all.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["r2", "r1"]);
+    let curve: Vec<serde_json::Value> = json(bench.get("/api/runs/r1/metrics").await).await;
+    assert_eq!(curve.len(), 0);
+    let report = request(Method::GET, "/api/runs/r1/report", Body::empty());
+    bench.problem(report, 404).await;
+}
+
+#[tokio::test]
+async fn a_returning_listener_goes_on_after_its_last_event() {
+    let bench = bench();
+    for n_records in 0..3 {
+        bench.app.events.announce(Event::LogChanged { n_records });
+    }
+    let mut listen = request(Method::GET, "/api/events", Body::empty());
+    listen.headers_mut().insert("last-event-id", HeaderValue::from_static("100"));
+    let response = bench.send(listen).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    bench.app.events.close();
+    let lines = text(response).await;
+    let ids: Vec<&str> = lines.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids, ["101", "102"]);
+    let data: Vec<Event> = lines
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|json| serde_json::from_str(json).expect("an event"))
+        .collect();
+    assert_eq!(data, [Event::LogChanged { n_records: 1 }, Event::LogChanged { n_records: 2 }]);
+}
+
+#[tokio::test]
+async fn other_hosts_and_other_origins_are_refused() {
+    let bench = bench();
+    let with = |method, name: &'static str, value: &'static str| {
+        let mut request = request(method, "/api/runs", r#"{"preset": "tiny"}"#);
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
+        request
+    };
+    bench.problem(with(Method::GET, "host", "evil.example"), 421).await;
+    bench.problem(with(Method::GET, "host", "localhost.evil.example:8020"), 421).await;
+    bench.problem(with(Method::POST, "origin", "https://evil.example"), 403).await;
+    bench.problem(with(Method::POST, "origin", "null"), 403).await;
+    bench.problem(with(Method::POST, "sec-fetch-site", "cross-site"), 403).await;
+    for host in ["127.0.0.1:8020", "[::1]:8020", "localhost", "LOCALHOST:1"] {
+        assert_eq!(bench.send(with(Method::GET, "host", host)).await.status(), StatusCode::OK, "{host}");
+    }
+    let own = bench.send(with(Method::POST, "origin", "http://localhost:8020")).await;
+    assert_eq!(own.status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn every_route_of_the_page_gives_its_index() {
+    let bench = bench();
+    for path in ["/", "/data", "/train", "/preview"] {
+        let response = bench.get(path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8", "{path}");
+        assert_eq!(response.headers()["cache-control"], "no-cache", "{path}");
+    }
+    let etag = bench.get("/").await.headers()["etag"].clone();
+    let mut again = request(Method::GET, "/", Body::empty());
+    again.headers_mut().insert("if-none-match", etag);
+    assert_eq!(bench.send(again).await.status(), StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn the_schema_describes_an_impression() {
+    let schema: serde_json::Value = json(bench().get("/api/log/schema").await).await;
+    assert!(schema["properties"]["impression_id"].is_object(), "{schema}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_fetched_whole_in_parts_and_not_twice() {
+    let bench = bench();
+    let (id, file) = crate::catalog::tests::checkpoint_file(1);
+    let info = crate::catalog::tests::info(&id, file.len());
+    let from = bench.dir.path().join("out.beckon");
+    std::fs::write(&from, &file).expect("written");
+    bench.app.catalog.install(&from, &info).expect("whole");
+    bench.app.catalog.list(info.clone());
+    let listed: Vec<beckon_shared::control::CheckpointInfo> = json(bench.get("/api/checkpoints").await).await;
+    assert_eq!(listed, [info]);
+    let manifest: beckon_shared::checkpoint::Manifest = json(bench.get(&format!("/api/checkpoints/{id}")).await).await;
+    assert_eq!(manifest.name, "test 1");
+
+    let path = format!("/api/checkpoints/{id}/file");
+    let whole = bench.get(&path).await;
+    assert_eq!(whole.headers()["etag"], format!("\"{id}\""));
+    assert_eq!(whole.headers()["content-length"], file.len().to_string());
+    assert!(whole.headers()["cache-control"].to_str().expect("text").contains("immutable"));
+    assert_eq!(to_bytes(whole.into_body(), 1 << 24).await.expect("whole"), file);
+
+    let with = |name: &'static str, value: &str| {
+        let mut request = request(Method::GET, &path, Body::empty());
+        request.headers_mut().insert(name, HeaderValue::from_str(value).expect("a value"));
+        request
+    };
+    let part = bench.send(with("range", "bytes=1000-")).await;
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(part.headers()["content-range"], format!("bytes 1000-{}/{}", file.len() - 1, file.len()));
+    assert_eq!(to_bytes(part.into_body(), 1 << 24).await.expect("whole"), file[1000..]);
+    bench.problem(with("range", &format!("bytes={}-", file.len())), 416).await;
+    let known = bench.send(with("if-none-match", &format!("\"{id}\""))).await;
+    assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+}

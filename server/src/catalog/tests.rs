@@ -1,0 +1,172 @@
+//! Whole, damaged and foreign checkpoint files.
+
+use super::*;
+use beckon_shared::checkpoint::{CheckpointError, Formats, Lineage, Parts, RewardConfig, expected_tensors};
+use beckon_shared::config::Preset;
+use beckon_shared::tensor::{DenseTensor, TensorMap};
+use beckon_shared::tokenizer::Tokenizer;
+
+/// A whole checkpoint file of the tiny network with constant weights; another seed is another checkpoint.
+pub(crate) fn checkpoint_file(seed: u64) -> (String, Vec<u8>) {
+    let mut model = Preset::Tiny.model();
+    model.n_layers = 1;
+    let tokenizer = Tokenizer::train(["how to cook rice"], 270).expect("a tokenizer");
+    let mut networks: [TensorMap; 2] = Default::default();
+    for (name, shape) in expected_tensors(&model, 4) {
+        let (network, own) = name.split_once('.').expect("a network's name and the tensor's");
+        let tensor = DenseTensor::new(shape.clone(), vec![0.1; shape.iter().product()]);
+        networks[usize::from(network == "reward")].insert(own.to_owned(), tensor);
+    }
+    let lineage = Lineage {
+        data_hash: "00".into(),
+        sources: vec![],
+        parent: None,
+        config: serde_json::Value::Null,
+        seed,
+        commit: None,
+        command: "beckon loop".into(),
+        device: "cpu".into(),
+        simulated: true,
+        attribution: vec![],
+    };
+    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 1.0 };
+    let parts = Parts { name: format!("test {seed}"), model: &model, reward, lineage, tokenizer: &tokenizer };
+    let checkpoint = Checkpoint::build(parts, &networks[0], &networks[1], Formats::default()).expect("builds");
+    (checkpoint.id.clone(), checkpoint.encode().expect("encodes"))
+}
+
+pub(crate) fn info(id: &str, n_bytes: usize) -> CheckpointInfo {
+    CheckpointInfo {
+        id: id.into(),
+        name: "test".into(),
+        run_id: Some("r1".into()),
+        n_bytes: n_bytes as u64,
+        created_millis: 5,
+        simulated: true,
+        built_in: false,
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let store = Store::open(&dir.path().join("beckon.sqlite")).expect("a fresh store");
+        Self { dir, store }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("checkpoints")
+    }
+
+    fn open(&self) -> (Catalog, Vec<CatalogError>) {
+        Catalog::open(&self.folder(), &self.store, None).expect("opens")
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("inside the folder")).expect("made");
+        std::fs::write(&path, bytes).expect("written");
+        path
+    }
+}
+
+fn ids(catalog: &Catalog) -> Vec<String> {
+    catalog.infos().into_iter().map(|info| info.id).collect()
+}
+
+#[test]
+fn an_installed_checkpoint_is_offered_once_listed_and_after_a_restart() {
+    let bench = Bench::new();
+    let (catalog, _) = bench.open();
+    let (id, file) = checkpoint_file(1);
+    let from = bench.write("run/out.beckon", &file);
+    catalog.install(&from, &info(&id, file.len())).expect("whole");
+    assert_eq!(ids(&catalog), [""; 0], "not offered before the run is recorded");
+    bench.store.add_checkpoint(&info(&id, file.len())).expect("stored");
+    catalog.list(info(&id, file.len()));
+    assert_eq!(catalog.infos(), [info(&id, file.len())]);
+    assert_eq!(catalog.manifest(&id).map(|m| m.name.clone()).as_deref(), Some("test 1"));
+    // a second run with the same outcome changes nothing
+    catalog.install(&from, &info(&id, file.len())).expect("whole");
+    catalog.list(info(&id, file.len()));
+    let (again, refused) = bench.open();
+    assert_eq!((again.infos(), refused.len()), (vec![info(&id, file.len())], 0));
+    match again.content(&id) {
+        Some((Content::File(path), n_bytes)) => {
+            assert_eq!(std::fs::read(path).expect("read"), file);
+            assert_eq!(n_bytes, file.len() as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn damaged_files_are_refused_at_start_and_the_whole_ones_stay() {
+    let bench = Bench::new();
+    let (good, whole) = checkpoint_file(1);
+    let (bad, mut flipped) = checkpoint_file(2);
+    let last = flipped.len() - 1;
+    flipped[last] ^= 1;
+    bench.write(&format!("checkpoints/{good}.beckon"), &whole);
+    bench.write(&format!("checkpoints/{bad}.beckon"), &flipped);
+    bench.write(&format!("checkpoints/{}.beckon", "0".repeat(64)), &whole[..whole.len() / 2]);
+    bench.write("checkpoints/renamed.beckon", &whole);
+    bench.write("checkpoints/notes.txt", b"not a checkpoint");
+    bench.store.add_checkpoint(&info(&bad, flipped.len())).expect("stored");
+    let (catalog, refused) = bench.open();
+    assert_eq!(ids(&catalog), [good]);
+    let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    for needle in ["SHA-256", "truncated", "renamed.beckon"] {
+        assert!(texts.iter().any(|text| text.contains(needle)), "{needle}: {texts:?}");
+    }
+    assert_eq!(catalog.manifest(&bad), None);
+}
+
+#[test]
+fn a_damaged_checkpoint_of_a_run_is_not_installed() {
+    let bench = Bench::new();
+    let (catalog, _) = bench.open();
+    let (id, mut file) = checkpoint_file(1);
+    let (other, _) = checkpoint_file(2);
+    let whole = bench.write("run/whole.beckon", &file);
+    assert!(matches!(catalog.install(&whole, &info(&other, file.len())), Err(CatalogError::Other { .. })));
+    file.truncate(file.len() - 1);
+    let cut = bench.write("run/cut.beckon", &file);
+    let error = catalog.install(&cut, &info(&id, file.len())).expect_err("truncated");
+    assert!(matches!(error, CatalogError::Refused { source: CheckpointError::Truncated { .. }, .. }), "{error}");
+    assert_eq!(std::fs::read_dir(bench.folder()).expect("listed").count(), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let (catalog, _) = bench.open();
+    let (id, file) = checkpoint_file(1);
+    let from = bench.write("run/out.beckon", &file);
+    // a folder in the way fails the rename, as a full disk fails the copy
+    let blocked = bench.folder().join(&id).with_extension("beckon");
+    std::fs::create_dir_all(blocked.join("x")).expect("made");
+    assert!(matches!(catalog.install(&from, &info(&id, file.len())), Err(CatalogError::Io { .. })));
+    let left: Vec<_> = std::fs::read_dir(bench.folder()).expect("listed").flatten().map(|e| e.path()).collect();
+    assert_eq!(left, [blocked]);
+    assert!(from.exists());
+}
+
+#[test]
+fn the_built_in_checkpoint_comes_last() {
+    let bench = Bench::new();
+    let (built_in, bytes) = checkpoint_file(1);
+    let (id, file) = checkpoint_file(2);
+    bench.write(&format!("checkpoints/{id}.beckon"), &file);
+    let (catalog, _) = Catalog::open(&bench.folder(), &bench.store, Some(bytes.leak())).expect("opens");
+    assert_eq!(ids(&catalog), [id, built_in]);
+    assert_eq!(catalog.infos().iter().map(|info| info.built_in).collect::<Vec<_>>(), [false, true]);
+    let broken: &'static [u8] = b"BECKON01 and no more";
+    assert!(Catalog::open(&bench.folder(), &bench.store, Some(broken)).is_err());
+}

@@ -1,0 +1,71 @@
+//! `beckon import`: log files into the database, with what was refused and why.
+
+use crate::import::{files_of_folder, import_bytes, in_words, summary_of_refusal};
+use crate::store::Store;
+use anyhow::{Context, bail};
+use beckon_shared::import::Format;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// Options of `beckon import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A log file, or a folder in which files with known names and *.jsonl are looked for.
+    pub path: PathBuf,
+    /// jsonl, mimics-duo, mimics-manual, intents, upworthy or conversations; not needed for a folder.
+    #[arg(long)]
+    pub format: Option<Format>,
+    /// Folder of the database [default: the platform's folder for application data]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Folder for files with the refused lines.
+    #[arg(long, default_value = "rejects")]
+    pub rejects: PathBuf,
+}
+
+/// Imports, and prints what was stored, known already and refused.
+///
+/// # Errors
+/// In words for people; also where nothing could be imported and something was refused.
+pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
+    let shown = args.path.display();
+    let metadata = std::fs::metadata(&args.path).with_context(|| format!("cannot read {shown}"))?;
+    let files = match (metadata.is_dir(), args.format) {
+        (true, _) => files_of_folder(&args.path).with_context(|| format!("cannot list {shown}"))?,
+        (false, Some(format)) => vec![(args.path.clone(), format)],
+        (false, None) => bail!("say how {shown} is written with --format (beckon import --help lists the formats)"),
+    };
+    if files.is_empty() {
+        bail!("no log file was found in {shown}: no known name and no *.jsonl");
+    }
+    let data_dir = args.data_dir.clone().unwrap_or_else(super::default_data_dir);
+    let store = Store::open(&data_dir.join("beckon.sqlite"))?;
+    let mut refusals = Vec::new();
+    for (path, format) in files {
+        refusals.extend(import_file(&store, &path, format, &args.rejects)?);
+    }
+    println!("the log in {} has {} records now", data_dir.display(), store.n_records()?);
+    if !refusals.is_empty() {
+        bail!("{}", refusals.join("; "));
+    }
+    Ok(())
+}
+
+/// Imports one file; returns what to complain about where it brought nothing but refusals.
+fn import_file(store: &Store, path: &Path, format: Format, rejects: &Path) -> anyhow::Result<Option<String>> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let name = path.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+    let outcome = import_bytes(store, format, &name, &bytes, rejects)?;
+    println!(
+        "{shown}: {} imported as {}, {} known already, {} refused",
+        outcome.n_accepted, outcome.source, outcome.n_duplicates, outcome.n_rejected
+    );
+    for reject in outcome.rejects.iter().take(5) {
+        println!("  {}", in_words(reject));
+    }
+    if let Some(file) = &outcome.rejects_file {
+        println!("  all refused lines: {file}");
+    }
+    Ok(summary_of_refusal(&outcome).map(|text| format!("{shown}: {text}")))
+}

@@ -1,0 +1,128 @@
+//! `beckon loop`: the whole loop in the terminal, over files instead of the database.
+
+use super::terminal::{Terminal, interrupt_flag};
+use super::{DeviceArg, Interrupted, typed};
+use crate::import::{files_of_folder, in_words, write_rejects};
+use crate::model::device::pick_device;
+use crate::pipeline::lineage::Origin;
+use crate::run_config::run_config_from_json;
+use crate::trainer::{Job, RunError, run_pipeline};
+use anyhow::{Context, bail};
+use beckon_shared::click::Sourced;
+use beckon_shared::config::Preset;
+use beckon_shared::control::RunConfig;
+use beckon_shared::import::parse;
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+
+/// Built-in sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PresetArg {
+    /// About 0.1 M parameters, trains in seconds.
+    Tiny,
+    /// About 4.2 M parameters, the model that ships with the product.
+    Nano,
+}
+
+impl From<PresetArg> for Preset {
+    fn from(preset: PresetArg) -> Self {
+        match preset {
+            PresetArg::Tiny => Self::Tiny,
+            PresetArg::Nano => Self::Nano,
+        }
+    }
+}
+
+/// Options of `beckon loop`.
+#[derive(Debug, Args)]
+pub struct LoopArgs {
+    /// Model size and defaults; nano unless --config names another.
+    #[arg(long, value_enum)]
+    pub preset: Option<PresetArg>,
+    /// Folder with the log: known data sets by their names, and *.jsonl with impressions.
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Folder for state, report and checkpoint; the same folder goes on where it ended.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Every random choice follows from it.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Where Burn computes.
+    #[arg(long, value_enum)]
+    pub device: Option<DeviceArg>,
+    /// JSON file with a run configuration; what it leaves out comes from its preset.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs the loop and prints where the results are.
+///
+/// # Errors
+/// In words for people; [`Interrupted`] after Ctrl-C with the state saved.
+pub fn run_loop(args: &LoopArgs) -> anyhow::Result<()> {
+    let config = configuration(args)?;
+    let (_, device) = pick_device(config.device)?;
+    println!("device: {device}");
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    let records = read_folder(&args.data, &args.out.join("rejects"))?;
+    let interrupted = interrupt_flag().context("cannot listen for Ctrl-C")?;
+    let mut terminal = Terminal::new(interrupted);
+    let origin = Origin { command: typed(), ..Origin::of(&config) };
+    let job = Job { dir: args.out.clone(), config, records, origin };
+    let end = run_pipeline(&job, &mut terminal);
+    terminal.finish();
+    match end {
+        Ok(product) => {
+            println!("checkpoint: {}", product.checkpoint_path.display());
+            println!("report: {}", args.out.join("report.html").display());
+            Ok(())
+        }
+        Err(RunError::Cancelled) => Err(Interrupted::saved_in(&args.out, &typed()).into()),
+        Err(RunError::Failed(text)) => bail!("{text}"),
+    }
+}
+
+fn configuration(args: &LoopArgs) -> anyhow::Result<RunConfig> {
+    let mut config = match &args.config {
+        Some(path) => {
+            let json = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            run_config_from_json(&json).with_context(|| format!("in {}", path.display()))?
+        }
+        None => RunConfig::preset(args.preset.map_or(Preset::Nano, Preset::from)),
+    };
+    if let Some(preset) = args.preset.map(Preset::from)
+        && preset != config.preset
+    {
+        bail!("--preset and the preset of --config differ; leave one out");
+    }
+    config.seed = args.seed.unwrap_or(config.seed);
+    config.device = args.device.map_or(config.device, Into::into);
+    Ok(config)
+}
+
+/// All records of a folder, each once, in a fixed order; what is refused is told and written into `rejects_dir`.
+pub(super) fn read_folder(dir: &Path, rejects_dir: &Path) -> anyhow::Result<Vec<Sourced>> {
+    let files = files_of_folder(dir).with_context(|| format!("cannot list the data folder {}", dir.display()))?;
+    if files.is_empty() {
+        bail!(
+            "no log file was found in {}: no known name (as upworthy/upworthy.csv) and no *.jsonl with impressions",
+            dir.display()
+        );
+    }
+    let mut records = Vec::new();
+    for (path, format) in files {
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let parsed = parse(format, &bytes);
+        eprintln!("{}: {} records, {} refused", path.display(), parsed.records.len(), parsed.rejects.len());
+        if !parsed.rejects.is_empty() {
+            for reject in parsed.rejects.iter().take(3) {
+                eprintln!("  {}", in_words(reject));
+            }
+            let name = path.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+            eprintln!("  all refused lines: {}", write_rejects(&parsed.rejects, &name, rejects_dir)?.display());
+        }
+        records.extend(parsed.records);
+    }
+    Ok(crate::store::without_duplicates(records))
+}

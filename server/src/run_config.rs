@@ -1,0 +1,161 @@
+//! A run's configuration as it comes from outside: JSON that names only what differs from the preset.
+//!
+//! In the loop: the edge where the page's or a file's wishes become a valid [`RunConfig`]. Unknown keys and wrong types
+//! are refused with their path; numbers that no stage can work with are refused by name.
+
+use axum::Json;
+use beckon_shared::config::Preset;
+use beckon_shared::control::RunConfig;
+use serde_json::Value;
+
+/// A configuration that was refused.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum RunConfigError {
+    /// Not JSON, an unknown key, or a value of the wrong type; the text names the key's path.
+    #[error("{0}")]
+    Json(String),
+    /// A number that no stage can work with.
+    #[error("{field} is {value}, expected {expected}")]
+    Range {
+        /// Path of the key.
+        field: &'static str,
+        /// What it holds.
+        value: f64,
+        /// What it should hold.
+        expected: &'static str,
+    },
+}
+
+/// Reads a partial configuration; what it leaves out comes from its preset (nano where it names none).
+///
+/// # Errors
+/// [`RunConfigError`].
+pub fn run_config_from_json(json: &[u8]) -> Result<RunConfig, RunConfigError> {
+    let refused = |error: &dyn std::fmt::Display| RunConfigError::Json(error.to_string());
+    let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
+    // read once as it came, so that an error points into the sender's own text
+    let Json(preset_only) = Json::<RunConfig>::from_bytes(json).map_err(|error| refused(&error.body_text()))?;
+    let given: Value = serde_json::from_slice(json).map_err(|error| refused(&error))?;
+    if !given.is_object() {
+        // serde would read a list as the fields in order
+        return Err(RunConfigError::Json("a run's configuration is a JSON object".into()));
+    }
+    let mut merged = serde_json::to_value(RunConfig::preset(preset_only.preset)).map_err(|error| refused(&error))?;
+    merge(&mut merged, given);
+    let config: RunConfig = serde_json::from_value(merged).map_err(|error| refused(&error))?;
+    validate(&config)?;
+    Ok(config)
+}
+
+/// Puts the values of `given` over those of `base`, object by object.
+fn merge(base: &mut Value, given: Value) {
+    match (base, given) {
+        (Value::Object(base), Value::Object(given)) => {
+            for (key, value) in given {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, given) => *base = given,
+    }
+}
+
+/// Checks every number against what the stages can work with.
+///
+/// # Errors
+/// [`RunConfigError::Range`] for the first that is out of range.
+pub fn validate(config: &RunConfig) -> Result<(), RunConfigError> {
+    let RunConfig { sft, garm, rl, .. } = config;
+    let count = |field, n: usize, least: usize, most: usize, expected| {
+        let ok = (least..=most).contains(&n);
+        if ok { Ok(()) } else { Err(RunConfigError::Range { field, value: n as f64, expected }) }
+    };
+    let real = |field, value: f64, least: f64, most: f64, expected| {
+        let ok = value >= least && value <= most; // refuses NaN
+        if ok { Ok(()) } else { Err(RunConfigError::Range { field, value, expected }) }
+    };
+    const STEPS: &str = "1 to 10,000,000";
+    const RATE: &str = "above 0, at most 1";
+    const NOT_NEGATIVE: &str = "0 or more, at most 1,000";
+    count("sft.n_steps", sft.n_steps, 1, 10_000_000, STEPS)?;
+    count("garm.n_steps", garm.n_steps, 1, 10_000_000, STEPS)?;
+    count("rl.n_steps", rl.n_steps, 1, 10_000_000, STEPS)?;
+    count("save_every", config.save_every, 1, 10_000_000, STEPS)?;
+    count("sft.batch_tokens", sft.batch_tokens, 8, 1 << 22, "8 to 4,194,304")?;
+    count("sft.n_warmup_steps", sft.n_warmup_steps, 0, 10_000_000, "at most 10,000,000")?;
+    count("garm.batch_pairs", garm.batch_pairs, 1, 1 << 16, "1 to 65,536")?;
+    let (d_model, widest) = match config.preset {
+        Preset::Tiny => (Preset::Tiny.model().d_model, "1 to the model's width, 64 for tiny"),
+        Preset::Nano => (Preset::Nano.model().d_model, "1 to the model's width, 256 for nano"),
+    };
+    count("garm.feature_dims", garm.feature_dims, 1, d_model, widest)?;
+    count("rl.batch_prompts", rl.batch_prompts, 1, 1 << 16, "1 to 65,536")?;
+    // leave-one-out needs another rollout to compare with
+    count("rl.group_size", rl.group_size, 2, 1 << 10, "2 to 1,024")?;
+    count("rl.max_new_tokens", rl.max_new_tokens, 1, 64, "1 to 64")?;
+    let smallest = f64::MIN_POSITIVE;
+    real("sft.learning_rate", sft.learning_rate, smallest, 1.0, RATE)?;
+    real("garm.learning_rate", garm.learning_rate, smallest, 1.0, RATE)?;
+    real("rl.learning_rate", rl.learning_rate, smallest, 1.0, RATE)?;
+    real("garm.variance_floor", garm.variance_floor, smallest, 1.0, RATE)?;
+    real("garm.variance_warmup", garm.variance_warmup, 0.0, 1.0, "0 to 1")?;
+    real("rl.kl_budget_nats", rl.kl_budget_nats, smallest, 1e6, "above 0")?;
+    for (field, value) in [
+        ("sft.weight_decay", sft.weight_decay),
+        ("sft.beta_w", sft.beta_w),
+        ("garm.weight_decay", garm.weight_decay),
+        ("garm.anchor_weight", garm.anchor_weight),
+        ("garm.synthetic_weight", garm.synthetic_weight),
+        ("rl.kl_beta", rl.kl_beta),
+        ("rl.aleatoric_penalty", rl.aleatoric_penalty),
+        ("rl.epistemic_penalty", rl.epistemic_penalty),
+        ("rl.bc_weight", rl.bc_weight),
+    ] {
+        real(field, value, 0.0, 1_000.0, NOT_NEGATIVE)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_refused(json: &str, needle: &str) {
+        let error = run_config_from_json(json.as_bytes()).expect_err(json).to_string();
+        assert!(error.contains(needle), "{json}: {error:?} does not name {needle:?}");
+    }
+
+    #[test]
+    fn what_is_left_out_comes_from_the_preset_that_is_named() {
+        let json = br#"{"preset": "tiny", "seed": 7, "rl": {"n_steps": 3}}"#;
+        let config = run_config_from_json(json).expect("valid");
+        let mut want = RunConfig::preset(Preset::Tiny);
+        (want.seed, want.rl.n_steps) = (7, 3);
+        assert_eq!(config, want);
+        assert_eq!(run_config_from_json(b" "), Ok(RunConfig::preset(Preset::Nano)));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused_with_their_path() {
+        check_refused(r#"{"sft": {"n_stepz": 3}}"#, "sft.n_stepz");
+        check_refused(r#"{"rl": {"n_steps": "many"}}"#, "rl.n_steps");
+        check_refused(r#"{"preset": "giant"}"#, "preset");
+        check_refused("{", "line 1");
+        check_refused("[]", "object");
+    }
+
+    #[test]
+    fn numbers_that_no_stage_can_work_with_are_refused() {
+        check_refused(r#"{"save_every": 0}"#, "save_every is 0");
+        check_refused(r#"{"rl": {"group_size": 1}}"#, "rl.group_size is 1");
+        check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");
+        check_refused(r#"{"garm": {"feature_dims": 257}}"#, "garm.feature_dims is 257");
+        check_refused(r#"{"preset": "tiny", "garm": {"feature_dims": 65}}"#, "64 for tiny");
+    }
+
+    #[test]
+    fn the_presets_are_valid() {
+        for preset in [Preset::Tiny, Preset::Nano] {
+            assert_eq!(validate(&RunConfig::preset(preset)), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Schema of the database and its migrations: each entry of [`MIGRATIONS`] leads from the version before it to its
+//! own, and none is ever edited after a release.
+
+use super::StoreError;
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::Path;
+
+/// "bckn": tells our files from those of other programs.
+const APPLICATION_ID: i64 = 0x62_63_6b_6e;
+
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE records (
+        id INTEGER PRIMARY KEY,
+        source TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        -- 'i:' and the impression id, or 'h:' and the SHA-256 of source and record: what makes a duplicate
+        key TEXT NOT NULL UNIQUE,
+        simulated INTEGER NOT NULL,
+        user_hash TEXT,
+        json TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX records_by_source ON records (source, kind, simulated);
+    CREATE INDEX records_by_user ON records (user_hash) WHERE user_hash IS NOT NULL;
+    -- kept in the transaction that adds the records, so that the summary need not read every slate
+    CREATE TABLE slot_counts (
+        slot INTEGER PRIMARY KEY,
+        n_impressions INTEGER NOT NULL,
+        n_clicks INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        state TEXT NOT NULL,
+        -- pause or cancel asked for and not yet done; null otherwise
+        wish TEXT,
+        -- the run reads records up to this id, whatever is imported later
+        last_record_id INTEGER NOT NULL,
+        status TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE metrics (
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        stage INTEGER NOT NULL,
+        step INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        value REAL NOT NULL,
+        PRIMARY KEY (run_id, stage, step, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE checkpoints (
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        run_id INTEGER REFERENCES runs (id) ON DELETE SET NULL,
+        info TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"];
+
+/// Brings the file to the newest schema, in one transaction.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let known = MIGRATIONS.len() as i64;
+    // immediate: of two processes that open a fresh file, the second waits and then finds it migrated
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application_id, found) = (pragma("application_id")?, pragma("user_version")?);
+    let n_tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application_id != APPLICATION_ID && (application_id != 0 || found != 0 || n_tables > 0) {
+        return Err(StoreError::Foreign { path: path.to_owned() });
+    }
+    if found > known {
+        return Err(StoreError::Newer { found, known, path: path.to_owned() });
+    }
+    if found < known {
+        for sql in &MIGRATIONS[usize::try_from(found).unwrap_or(0)..] {
+            transaction.execute_batch(sql)?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", known)?;
+    }
+    Ok(transaction.commit()?)
+}
