@@ -52,6 +52,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use data::{AnchorItem, Data, PairItem};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Learning rate of the variance head, relative to the rest.
@@ -370,15 +371,20 @@ impl Trainer<'_> {
         self.read(model, &sequences).chunks_exact(2).map(z).collect()
     }
 
-    /// Weighted negative log-likelihood per pair of margins divided by `temperature`, nats.
+    /// Weighted negative log-likelihood per pair of margins divided by `temperature`, nats: the mean over
+    /// data sets of each one's mean, so that the largest does not decide alone.
     fn nll(&self, margins: &[f64], pairs: &[PairItem], temperature: f64) -> f64 {
         let logistic = |z: f64| -bradley_terry_nll(Gaussian::new(z, 1.0), Gaussian::new(0.0, 1.0));
         let log_p = |z: f64| if self.is_baseline() { logistic(z) } else { log_phi(z) };
-        let one = |(z, p): (&f64, &PairItem)| {
-            let (z, y) = (z / temperature, f64::from(p.label));
-            -f64::from(p.weight) * (y * log_p(z) + (1.0 - y) * log_p(-z))
-        };
-        margins.iter().zip(pairs).map(one).sum::<f64>() / pairs.iter().map(|p| f64::from(p.weight)).sum::<f64>()
+        let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for (z, p) in margins.iter().zip(pairs) {
+            let (z, y, w) = (z / temperature, f64::from(p.label), f64::from(p.weight));
+            let sum = sums.entry(p.source).or_default();
+            sum.0 -= w * (y * log_p(z) + (1.0 - y) * log_p(-z));
+            sum.1 += w;
+        }
+        let n = sums.values().filter(|s| s.1 > 0.0).count() as f64;
+        sums.values().filter(|s| s.1 > 0.0).map(|s| s.0 / s.1).sum::<f64>() / n
     }
 
     /// Judges the weights on the validation pairs, keeps them where they are the best, and shows the

@@ -28,7 +28,7 @@ use super::folder::{Exact, Folder, obey};
 use super::sft::token_logps;
 use super::{StageContext, StageError};
 use crate::model::ModelError;
-use crate::model::batch::{Batch, Sequence, derived_seed};
+use crate::model::batch::{Batch, Sequence, derived_seed, plan_sorted};
 use crate::model::llama::Llama;
 use crate::model::optim::{AdamW, AdamWConfig};
 use crate::model::reward::Scorer;
@@ -41,7 +41,7 @@ use beckon_shared::metrics::distinct_n;
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::reward::components::NAMES;
-use beckon_shared::reward::kl::k3;
+use beckon_shared::reward::kl::{k1, k3};
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
 use burn::optim::GradientsParams;
@@ -63,6 +63,8 @@ const KL_FACTOR: f64 = 1.5;
 const KL_BAND: f64 = 0.5;
 /// Rollouts per behaviour-cloning sequence.
 const ROLLOUTS_PER_BC: usize = 8;
+/// Padded tokens of one part of a step.
+const PART_TOKENS: usize = 2_048;
 /// Purposes of derived seeds.
 const PROMPTS: u64 = 1;
 const ROLLOUTS: u64 = 2;
@@ -228,6 +230,55 @@ struct Losses {
     bc: Option<Tensor<1>>,
 }
 
+/// Rollouts of like length.
+struct Part {
+    /// Indices over all rollouts of the step.
+    rows: Vec<usize>,
+    batch: Batch,
+    /// log pi of each token, with autodiff, `[N]`.
+    logps: Tensor<1>,
+    /// Their values.
+    now: Vec<f32>,
+    /// log pi_ref of each token, `[N]`.
+    reference: Vec<f32>,
+}
+
+/// Log-probabilities of a step's rollouts, in nats: for each the tokens' under policy and reference.
+struct Logps {
+    of_rollouts: Vec<Vec<(f64, f64)>>,
+    n_tokens: usize,
+}
+
+impl Logps {
+    /// Brings the parts' rows back into the order of the rollouts.
+    fn gather(parts: &[Part]) -> Self {
+        let n = parts.iter().map(|p| p.rows.len()).sum();
+        let mut of_rollouts = vec![Vec::new(); n];
+        for part in parts {
+            for (&i, span) in part.rows.iter().zip(&part.batch.spans) {
+                let pair = |k: usize| (f64::from(part.now[k]), f64::from(part.reference[k]));
+                of_rollouts[i] = span.clone().map(pair).collect();
+            }
+        }
+        Self { n_tokens: of_rollouts.iter().map(Vec::len).sum(), of_rollouts }
+    }
+
+    /// k1 of each rollout: log pi - log pi_ref of the whole suggestion.
+    fn k1(&self) -> Vec<f64> {
+        self.of_rollouts.iter().map(|tokens| tokens.iter().map(|(p, q)| k1(*p, *q)).sum()).collect()
+    }
+
+    /// k3 summed over all tokens: unbiased for the sum of the rollouts' KL, and never negative.
+    fn k3_sum(&self) -> f64 {
+        self.of_rollouts.iter().flatten().map(|(p, q)| k3(*p, *q)).sum()
+    }
+
+    /// log pi summed over all tokens.
+    fn sum(&self) -> f64 {
+        self.of_rollouts.iter().flatten().map(|(p, _)| p).sum()
+    }
+}
+
 impl<'a> Trainer<'a> {
     fn new(inputs: &'a RlInputs<'a>, config: &'a RlConfig, score: ScoreFn<'a>, ctx: &StageContext) -> Result<Self, StageError> {
         if inputs.prompts.is_empty() {
@@ -304,18 +355,14 @@ impl<'a> Trainer<'a> {
         let groups = self.write(&state.model.to_tensors(), &prompts, rand::Rng::random(&mut rng_seed))?;
         let written = begun.elapsed().as_secs_f64();
 
-        let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
-        let batch = Batch::pack(sequences.iter().copied());
-        let logps = token_logps(&state.model, &batch, &self.device); // [N]
-        let reference = host(token_logps(&self.reference, &batch, &ctx.device)); // [N]
-        let now = host(logps.clone().inner());
+        let parts = self.parts(&state.model, &groups, &ctx.device);
+        let logps = Logps::gather(&parts);
         let scores = self.score_groups(&groups);
         let fused = state.progress.calibration.fuse(&groups, &scores, self.config);
-        let k1: Vec<f64> = batch.spans.iter().map(|s| sum(&now[s.clone()]) - sum(&reference[s.clone()])).collect();
-        let advantages = fused.advantages(&k1, state.progress.beta.0);
+        let advantages = fused.advantages(&logps.k1(), state.progress.beta.0);
 
-        let losses = self.losses(&state.model, logps, &batch, &advantages, step);
-        let point = self.point(step + 1, &groups, &scores, &fused, &now, &reference);
+        let losses = self.losses(&state.model, parts, &advantages, step);
+        let point = self.point(step + 1, &groups, &scores, &fused, &logps);
         let grads = GradientsParams::from_grads(losses.total.backward(), &state.model);
         let loss = scalar(losses.total);
         let diverged = |what| StageError::Diverged { stage: "rl", step, what };
@@ -329,55 +376,63 @@ impl<'a> Trainer<'a> {
         }
         state.model = model;
         self.advance(&mut state.progress, point);
+        let n_tokens: usize = groups.iter().flat_map(|g| &g.sequences).map(|s| s.tokens.len()).sum();
         self.show(ctx, &state.progress, &fused, &[
             ("loss", loss),
             ("grad_norm", norm),
             ("bc_loss", losses.bc.map_or(f64::NAN, scalar)),
             ("rollout_secs", written),
-            ("tokens_per_sec", now.len() as f64 / begun.elapsed().as_secs_f64()),
+            ("tokens_per_sec", n_tokens as f64 / begun.elapsed().as_secs_f64()),
         ]);
         Ok(state)
     }
 
-    /// -1/(n G L_max) Σ A log pi, plus eta times the cross-entropy of logged examples. A constant
-    /// normaliser: a mean over a rollout's own length would make long bad ones cheap.
-    fn losses(&self, model: &Llama, logps: Tensor<1>, batch: &Batch, advantages: &[f64], step: usize) -> Losses {
-        let constant = (batch.n_rows * self.config.max_new_tokens) as f64;
-        let scale: Vec<f32> = advantages.iter().map(|a| (-a / constant) as f32).collect();
-        let scale = batch.per_target(&scale); // [N]
-        let n = scale.len();
-        let scale = Tensor::<1>::from_data(TensorData::new(scale, [n]), &self.device).inner();
-        let policy = (logps * scale).sum();
-        if self.bc.is_empty() || self.config.bc_weight == 0.0 {
-            return Losses { total: policy, bc: None };
-        }
-        let n_bc = batch.n_rows.div_ceil(ROLLOUTS_PER_BC);
-        let rows = passes(self.bc.len(), derived_seed(self.seed, BC), step * n_bc, n_bc);
-        let bc = token_logps(model, &Batch::pack(rows.into_iter().map(|i| &self.bc[i])), &self.device).mean().neg();
-        Losses { total: policy + bc.clone().mul_scalar(self.config.bc_weight), bc: Some(bc) }
+    /// All rollouts in batches of like length, with their log-probabilities under policy and reference. A
+    /// long conversation would otherwise pad every other prompt of the step to its length.
+    fn parts(&self, model: &Llama, groups: &[Group], device: &Device) -> Vec<Part> {
+        let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+        let part = |rows: Vec<usize>| {
+            let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
+            let logps = token_logps(model, &batch, &self.device); // [N]
+            let reference = host(token_logps(&self.reference, &batch, device)); // [N]
+            Part { now: host(logps.clone().inner()), reference, logps, batch, rows }
+        };
+        plan_sorted(&lengths, PART_TOKENS).into_iter().map(part).collect()
     }
 
-    fn point(
-        &self,
-        step: usize,
-        groups: &[Group],
-        scores: &[Vec<Score>],
-        fused: &Fused,
-        logps: &[f32],
-        reference: &[f32],
-    ) -> RlStep {
+    /// -1/(n G L_max) Σ A log pi, plus eta times the cross-entropy of logged examples. A constant
+    /// normaliser: a mean over a rollout's own length would make long bad ones cheap.
+    fn losses(&self, model: &Llama, parts: Vec<Part>, advantages: &[f64], step: usize) -> Losses {
+        let constant = (advantages.len() * self.config.max_new_tokens) as f64;
+        let mut total = Tensor::<1>::zeros([1], &self.device);
+        for part in parts {
+            let scale: Vec<f32> = part.rows.iter().map(|&i| (-advantages[i] / constant) as f32).collect();
+            let scale = part.batch.per_target(&scale); // [N]
+            let n = scale.len();
+            total = total + (part.logps * Tensor::<1>::from_data(TensorData::new(scale, [n]), &self.device).inner()).sum();
+        }
+        if self.bc.is_empty() || self.config.bc_weight == 0.0 {
+            return Losses { total, bc: None };
+        }
+        let n_bc = advantages.len().div_ceil(ROLLOUTS_PER_BC);
+        let rows = passes(self.bc.len(), derived_seed(self.seed, BC), step * n_bc, n_bc);
+        let bc = token_logps(model, &Batch::pack(rows.into_iter().map(|i| &self.bc[i])), &self.device).mean().neg();
+        Losses { total: total + bc.clone().mul_scalar(self.config.bc_weight), bc: Some(bc) }
+    }
+
+    fn point(&self, step: usize, groups: &[Group], scores: &[Vec<Score>], fused: &Fused, logps: &Logps) -> RlStep {
         let n = groups.iter().map(|g| g.texts.len()).sum::<usize>() as f64;
         let texts: Vec<&str> = groups.iter().flat_map(|g| g.texts.iter().map(String::as_str)).collect();
-        let k3_sum: f64 = logps.iter().zip(reference).map(|(p, q)| k3(f64::from(*p), f64::from(*q))).sum();
         let epistemic = scores.iter().flatten().map(|s| f64::from(s.epistemic_std)).sum::<f64>();
         RlStep {
             step,
             reward_mean: fused.mean_of_component(0),
             gate_failure_rate: fused.gate_failure_rate(),
-            kl_nats: k3_sum / n,
-            entropy: -sum(logps) / logps.len() as f64,
+            kl_nats: logps.k3_sum() / n,
+            entropy: -logps.sum() / logps.n_tokens as f64,
             distinct_2: distinct_n(&texts, 2),
-            n_tokens_mean: logps.len() as f64 / n,
+            n_tokens_mean: logps.n_tokens as f64 / n,
             epistemic_std_mean: epistemic / n,
             veto_rate: fused.veto_rate(),
         }
@@ -453,10 +508,6 @@ fn adamw() -> AdamWConfig {
 
 fn host(tensor: Tensor<1>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
-}
-
-fn sum(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x)).sum()
 }
 
 fn scalar(tensor: Tensor<1>) -> f64 {

@@ -10,12 +10,12 @@ use crate::stage::StageError;
 use beckon_shared::config::ConfigError;
 use beckon_shared::control::GarmConfig;
 use beckon_shared::garm::normal::normal_quantile;
-use beckon_shared::preference::Pair;
+use beckon_shared::preference::{Anchor, Pair};
 use beckon_shared::prompt::Prompt;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Share of the training groups kept aside, and the fewest groups from which that is done.
 const VALIDATION_SHARE: f64 = 0.1;
@@ -25,6 +25,9 @@ const MAX_LOOKED_AT: usize = 384;
 /// Logged suggestions behind the whitening, and behind the prior.
 const MAX_LOGGED: usize = 2_048;
 const PRIOR_SAMPLE: usize = 256;
+
+/// How often an item of a small source comes in one pass, at most.
+const MAX_REPEATS: usize = 4;
 
 /// Purposes of derived seeds.
 const VALIDATION: u64 = 2;
@@ -36,6 +39,8 @@ const LOGGED: u64 = 6;
 /// A pair as tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairItem {
+    /// Index of its data set, for means over data sets.
+    pub source: usize,
     /// Prompt and preferred suggestion.
     pub chosen: Sequence,
     /// Prompt and the other.
@@ -61,6 +66,9 @@ pub struct AnchorItem {
 pub struct Data {
     pairs: Vec<PairItem>,
     anchors: Vec<AnchorItem>,
+    /// Indices into `pairs` and `anchors` that one pass goes through.
+    pair_pass: Vec<usize>,
+    anchor_pass: Vec<usize>,
     /// Pairs of the training groups kept aside.
     pub validation: Vec<PairItem>,
     /// Pairs of the held-out split, at most 384, evenly spread.
@@ -89,7 +97,9 @@ impl Data {
             return Err(StageError::Model(ConfigError { field, value: model.vocab_size, expected }.into()));
         }
         let encode = |prompt: &Prompt, text: &str| Sequence::encode(tokenizer, prompt, text, model.max_seq_len);
+        let sources: BTreeSet<&str> = inputs.train.pairs.iter().map(|p| p.source.as_str()).collect();
         let pair = |p: &Pair| PairItem {
+            source: sources.iter().position(|s| *s == p.source).unwrap_or(sources.len()),
             chosen: encode(&p.prompt, &p.chosen),
             rejected: encode(&p.prompt, &p.rejected),
             label: p.label,
@@ -99,14 +109,18 @@ impl Data {
         let is_aside = |source: &String, group: &String| aside.contains(&(source.clone(), group.clone()));
         let (validation, train): (Vec<&Pair>, Vec<&Pair>) =
             inputs.train.pairs.iter().partition(|p| is_aside(&p.source, &p.group));
-        let anchors = inputs.train.anchors.iter().filter(|a| !is_aside(&a.source, &a.group));
+        let anchors: Vec<&Anchor> =
+            inputs.train.anchors.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
         let mut logged: Vec<(Prompt, String)> =
             train.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect();
         logged.shuffle(&mut ChaCha8Rng::seed_from_u64(derived_seed(seed, LOGGED)));
         let held_out: Vec<&Pair> = inputs.held_out.pairs.iter().collect();
         Ok(Self {
+            pair_pass: balanced_pass(&train.iter().map(|p| p.source.as_str()).collect::<Vec<_>>()),
+            anchor_pass: balanced_pass(&anchors.iter().map(|a| a.source.as_str()).collect::<Vec<_>>()),
             pairs: train.into_iter().map(pair).collect(),
             anchors: anchors
+                .into_iter()
                 .map(|a| AnchorItem { sequence: encode(&a.prompt, &a.suggestion), level: a.level.min(2), weight: a.weight })
                 .collect(),
             validation: evenly(&validation, MAX_LOOKED_AT).into_iter().map(pair).collect(),
@@ -114,7 +128,7 @@ impl Data {
             logged: logged.iter().take(MAX_LOGGED).map(|(prompt, text)| encode(prompt, text)).collect(),
             material: Material::new(logged),
             batch_pairs: config.batch_pairs.max(1),
-            batch_anchors: config.batch_pairs.div_ceil(2),
+            batch_anchors: config.batch_pairs.max(1),
             batch_negatives: config.batch_pairs.div_ceil(4),
         })
     }
@@ -135,7 +149,7 @@ impl Data {
 
     /// Batches of pairs in one pass.
     pub fn n_batches(&self) -> usize {
-        self.pairs.len().div_ceil(self.batch_pairs)
+        self.pair_pass.len().div_ceil(self.batch_pairs)
     }
 
     /// A line for people.
@@ -146,16 +160,17 @@ impl Data {
 
     /// Pairs of step `step`.
     pub fn pair_batch(&self, seed: u64, step: usize) -> Vec<&PairItem> {
-        let lengths: Vec<usize> = self.pairs.iter().map(|p| p.chosen.tokens.len().max(p.rejected.tokens.len())).collect();
+        let length = |p: &PairItem| p.chosen.tokens.len().max(p.rejected.tokens.len());
+        let lengths: Vec<usize> = self.pair_pass.iter().map(|&i| length(&self.pairs[i])).collect();
         let rows = batch_of_step(&lengths, self.batch_pairs, derived_seed(seed, PAIRS), step);
-        rows.into_iter().map(|i| &self.pairs[i]).collect()
+        rows.into_iter().map(|i| &self.pairs[self.pair_pass[i]]).collect()
     }
 
     /// Anchors of step `step`; none where there are none.
     pub fn anchor_batch(&self, seed: u64, step: usize) -> Vec<&AnchorItem> {
-        let lengths: Vec<usize> = self.anchors.iter().map(|a| a.sequence.tokens.len()).collect();
+        let lengths: Vec<usize> = self.anchor_pass.iter().map(|&i| self.anchors[i].sequence.tokens.len()).collect();
         let rows = batch_of_step(&lengths, self.batch_anchors, derived_seed(seed, ANCHORS), step);
-        rows.into_iter().map(|i| &self.anchors[i]).collect()
+        rows.into_iter().map(|i| &self.anchors[self.anchor_pass[i]]).collect()
     }
 
     /// Synthetic text of step `step`.
@@ -189,6 +204,18 @@ fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(String, String)> {
         aside.extend(of_source.into_iter().take(n).map(|g| (source.to_owned(), g.to_owned())));
     }
     aside
+}
+
+/// Indices that one pass goes through: an item of a source with a k-th of the largest one's items comes
+/// sqrt(k) times, so that a small data set is neither drowned nor learnt by heart.
+fn balanced_pass(sources: &[&str]) -> Vec<usize> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for source in sources {
+        *counts.entry(source).or_default() += 1;
+    }
+    let largest = counts.values().copied().max().unwrap_or(0) as f64;
+    let repeats = |source: &str| ((largest / counts[source] as f64).sqrt().round() as usize).clamp(1, MAX_REPEATS);
+    sources.iter().enumerate().flat_map(|(i, source)| std::iter::repeat_n(i, repeats(source))).collect()
 }
 
 /// At most `n` items, evenly spread.
@@ -231,6 +258,15 @@ mod tests {
         assert_ne!(pass(0, 1), pass(0, 2));
         assert_ne!(pass(0, 1), pass(7, 1));
         assert!(batch_of_step(&[], 8, 1, 0).is_empty());
+    }
+
+    #[test]
+    fn a_quarter_of_the_items_comes_twice_a_pass() {
+        let sources = [vec!["large"; 40], vec!["small"; 10], vec!["tiny"; 1]].concat();
+        let pass = balanced_pass(&sources);
+        let count = |i: usize| pass.iter().filter(|&&j| j == i).count();
+        assert_eq!((count(0), count(40), count(50)), (1, 2, MAX_REPEATS));
+        assert!(balanced_pass(&[]).is_empty());
     }
 
     #[test]
