@@ -2,7 +2,8 @@
 // by all rows, and [start, start + length) of the row's own.
 //
 // One workgroup a row and head; 64 slots at a time with a running maximum and sum (online softmax,
-// Milakov and Gimelshein 2018, arXiv:1805.02867), so the number of slots has no limit.
+// Milakov and Gimelshein 2018, arXiv:1805.02867), so the number of slots has no limit. A thread scores
+// one slot; then it adds up one or two pairs of output elements over every n-th slot.
 
 struct AttentionParams {
     n_rows: u32,
@@ -24,6 +25,8 @@ const LOWEST = -3.4028234e38;
 
 var<workgroup> query: array<vec2<f32>, 128>;
 var<workgroup> scores: array<f32, THREADS>;
+var<workgroup> parts: array<f32, 8>; // maxima, at the end masses, of eight slots each
+var<workgroup> sums: array<vec2<f32>, THREADS>;
 
 fn slot_of(i: u32, span: vec4<u32>) -> u32 {
     return select(span.y + i - span.x, i, i < span.x);
@@ -46,58 +49,88 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
 
-    // this thread's pairs of output elements: thread and thread + 64
-    var sum0 = vec2<f32>(0.0);
-    var sum1 = vec2<f32>(0.0);
+    // threads side by side over the pairs of the output, as many times as they fit
+    let width = min(half_dim, THREADS);
+    let n_sharing = THREADS / width;
+    let first_pair = thread % width;
+    let share_of_slots = thread / width;
+
+    var sum0 = vec2<f32>(0.0); // pair first_pair
+    var sum1 = vec2<f32>(0.0); // pair first_pair + 64
     var largest = LOWEST;
-    var mass = 0.0;
+    var mass = 0.0; // of this thread's slots
     for (var first = 0u; first < n_slots; first += THREADS) {
         let n_here = min(THREADS, n_slots - first);
+        var score = LOWEST;
         if thread < n_here {
             let key_at = slot_of(first + thread, span) * slot_stride + head_at;
             var products = vec2<f32>(0.0);
             for (var i = 0u; i < half_dim; i++) {
                 products += query[i] * keys[key_at + i];
             }
-            scores[thread] = products.x + products.y;
+            score = products.x + products.y;
+        }
+        scores[thread] = score;
+        workgroupBarrier();
+
+        if thread < 8u {
+            var peak = scores[thread * 8u];
+            for (var i = 1u; i < 8u; i++) {
+                peak = max(peak, scores[thread * 8u + i]);
+            }
+            parts[thread] = peak;
         }
         workgroupBarrier();
 
         var now_largest = largest;
-        for (var i = 0u; i < n_here; i++) {
-            now_largest = max(now_largest, scores[i]);
+        for (var i = 0u; i < 8u; i++) {
+            now_largest = max(now_largest, parts[i]);
         }
         let shrink = exp(largest - now_largest);
         largest = now_largest;
-        mass *= shrink;
+        let weight = select(0.0, exp(score - largest), thread < n_here);
+        scores[thread] = weight;
+        mass = mass * shrink + weight;
         sum0 *= shrink;
         sum1 *= shrink;
         workgroupBarrier();
 
-        if thread < n_here {
-            scores[thread] = exp(scores[thread] - largest);
-        }
-        workgroupBarrier();
-
-        for (var i = 0u; i < n_here; i++) {
-            let share = scores[i];
-            mass += share;
-            let value_at = slot_of(first + i, span) * slot_stride + head_at + thread;
-            if thread < half_dim {
-                sum0 += share * values[value_at];
-            }
-            if thread + THREADS < half_dim {
-                sum1 += share * values[value_at + THREADS];
+        if share_of_slots < n_sharing {
+            for (var i = share_of_slots; i < n_here; i += n_sharing) {
+                let value_at = slot_of(first + i, span) * slot_stride + head_at + first_pair;
+                sum0 += scores[i] * values[value_at];
+                if first_pair + THREADS < half_dim {
+                    sum1 += scores[i] * values[value_at + THREADS];
+                }
             }
         }
         workgroupBarrier();
     }
 
-    let out_at = (row * params.n_heads + head) * half_dim + thread;
-    if thread < half_dim {
-        out[out_at] = sum0 / mass;
+    scores[thread] = mass;
+    sums[thread] = sum0;
+    workgroupBarrier();
+    if thread < 8u {
+        var part = 0.0;
+        for (var i = 0u; i < 8u; i++) {
+            part += scores[thread * 8u + i];
+        }
+        parts[thread] = part;
     }
-    if thread + THREADS < half_dim {
-        out[out_at + THREADS] = sum1 / mass;
+    workgroupBarrier();
+    var total_mass = 0.0;
+    for (var i = 0u; i < 8u; i++) {
+        total_mass += parts[i];
+    }
+    if thread < width {
+        var total = vec2<f32>(0.0);
+        for (var i = 0u; i < n_sharing; i++) {
+            total += sums[i * width + thread];
+        }
+        let out_at = (row * params.n_heads + head) * half_dim + thread;
+        out[out_at] = total / total_mass;
+        if thread + THREADS < half_dim {
+            out[out_at + THREADS] = sum1 / total_mass;
+        }
     }
 }

@@ -14,6 +14,7 @@ struct RmsNormParams {
 const THREADS = 64u;
 
 var<workgroup> partial: array<f32, THREADS>;
+var<workgroup> parts: array<f32, 8>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -26,9 +27,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     partial[thread] = dot(sum, vec4<f32>(1.0));
     workgroupBarrier();
+    if thread < 8u {
+        var part = 0.0;
+        for (var i = 0u; i < 8u; i++) {
+            part += partial[thread * 8u + i];
+        }
+        parts[thread] = part;
+    }
+    workgroupBarrier();
     var total = 0.0;
-    for (var i = 0u; i < THREADS; i++) {
-        total += partial[i];
+    for (var i = 0u; i < 8u; i++) {
+        total += parts[i];
     }
     let scale = inverseSqrt(total / f32(params.cols) + params.eps);
     for (var i = thread; i < quads; i += THREADS) {
