@@ -1,1 +1,27 @@
-//! placeholder
+//! What the end-to-end binary stands on: the real `beckon` as a process, a client for its routes and events,
+//! Chromium, and small logs.
+//!
+//! In the loop: around all of it. Nothing here repeats a unit test, and nothing here is used by the product.
+
+pub mod browser;
+pub mod client;
+pub mod process;
+pub mod sample;
+
+use std::time::{Duration, Instant};
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// When `limit` is over, naming what was waited for.
+#[track_caller]
+pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < limit, "waited {limit:?} in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,8 @@
+//! The whole product from outside: the real binary, its routes, the page in Chromium, and the same numbers on
+//! every executor. One binary, one module a topic.
+
+mod control;
+mod damage;
+mod parity;
+mod recovery;
+mod trained;
