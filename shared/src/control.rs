@@ -76,7 +76,7 @@ pub struct SftConfig {
 impl Default for SftConfig {
     fn default() -> Self {
         Self {
-            n_steps: 1_200,
+            n_steps: 900,
             batch_tokens: 1_024,
             learning_rate: 1e-3,
             n_warmup_steps: 50,
@@ -113,7 +113,7 @@ pub struct GarmConfig {
 impl Default for GarmConfig {
     fn default() -> Self {
         Self {
-            n_steps: 600,
+            n_steps: 250,
             batch_pairs: 32,
             learning_rate: 3e-4,
             weight_decay: 0.1,
@@ -155,7 +155,7 @@ pub struct RlConfig {
 impl Default for RlConfig {
     fn default() -> Self {
         Self {
-            n_steps: 120,
+            n_steps: 80,
             batch_prompts: 16,
             group_size: 8,
             max_new_tokens: 16,

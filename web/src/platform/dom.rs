@@ -1,8 +1,7 @@
 //! The document: address, focus, files, pointer positions.
 
-use super::error_text;
+use wasm_bindgen::JsCast;
 use wasm_bindgen::closure::Closure;
-use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 
 fn document() -> Option<web_sys::Document> {
@@ -60,22 +59,6 @@ pub fn focus_soon(id: impl Into<String>) {
 pub fn meta(name: &str) -> Option<String> {
     let element = document()?.query_selector(&format!("meta[name=\"{name}\"]")).ok()??;
     Some(element.dyn_into::<web_sys::HtmlMetaElement>().ok()?.content())
-}
-
-/// Puts text on the clipboard.
-///
-/// # Errors
-/// Why the browser refused.
-pub async fn copy(text: &str) -> Result<(), String> {
-    let window = web_sys::window().ok_or("no window")?;
-    let navigator: JsValue = window.navigator().into();
-    // only secure origins have it
-    let clipboard = js_sys::Reflect::get(&navigator, &JsValue::from_str("clipboard")).map_err(|e| error_text(&e))?;
-    if clipboard.is_undefined() {
-        return Err("the browser offers no clipboard on this address".into());
-    }
-    let clipboard: web_sys::Clipboard = clipboard.unchecked_into();
-    JsFuture::from(clipboard.write_text(text)).await.map(|_| ()).map_err(|e| error_text(&e))
 }
 
 /// Where a pointer is across the element that listens, in [0, 1].
