@@ -141,7 +141,8 @@ impl GpuContext {
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let value = work();
         let (internal, validation, memory) = (internal.pop(), validation.pop(), memory.pop());
-        for error in [internal.await, validation.await, memory.await].into_iter().flatten() {
+        // all three are awaited, so that none is left unread
+        if let Some(error) = [internal.await, validation.await, memory.await].into_iter().flatten().next() {
             return Err(described(what, &error));
         }
         self.check()?;

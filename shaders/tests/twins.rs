@@ -237,7 +237,9 @@ fn check_silu_mul(spec: &KernelSpec) -> Result<f64, String> {
 }
 
 /// Kernel, its check, and edits that a careless hand could make; each must be noticed.
-const CASES: [(&KernelSpec, Check, &[(&str, &str)]); 6] = [
+type Case = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
+
+const CASES: [Case; 6] = [
     (
         &embed::SPEC,
         check_embed,
