@@ -3,7 +3,6 @@
 use super::terminal::{Terminal, interrupt_flag};
 use super::{DeviceArg, Interrupted, typed};
 use crate::import::{files_of_folder, in_words, write_rejects};
-use crate::model::device::pick_device;
 use crate::pipeline::lineage::Origin;
 use crate::run_config::run_config_from_json;
 use crate::trainer::{Job, RunError, run_pipeline};
@@ -62,8 +61,6 @@ pub struct LoopArgs {
 /// In words for people; [`Interrupted`] after Ctrl-C with the state saved.
 pub fn run_loop(args: &LoopArgs) -> anyhow::Result<()> {
     let config = configuration(args)?;
-    let (_, device) = pick_device(config.device)?;
-    println!("device: {device}");
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let records = read_folder(&args.data, &args.out.join("rejects"))?;
     let interrupted = interrupt_flag().context("cannot listen for Ctrl-C")?;

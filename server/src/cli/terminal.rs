@@ -99,15 +99,16 @@ fn message(values: &BTreeMap<String, f64>) -> String {
     words.join("  ")
 }
 
-/// Three decimals for small values, none for large ones.
+/// Three decimals for small values, none for counts and large ones.
 fn short(value: f64) -> String {
-    if value.abs() >= 1_000.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+    if value.abs() >= 1_000.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }
 
 fn line(stage: Stage, bar: &Bar) -> String {
     let (step, n_steps) = (bar.bar.position(), bar.bar.length().unwrap_or(0));
     let done = step.saturating_sub(bar.first_step as u64);
     let secs_left = match done {
+        _ if step >= n_steps => String::from("0"),
         0 => String::from("?"),
         _ => format!("{:.0}", bar.begun.elapsed().as_secs_f64() / done as f64 * n_steps.saturating_sub(step) as f64),
     };

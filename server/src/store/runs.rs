@@ -116,7 +116,7 @@ impl Store {
         let Some(number) = number(id) else { return Ok(None) };
         let reader = self.reader();
         let mut statement = reader.prepare_cached("SELECT status, wish, last_record_id FROM runs WHERE id = ?1")?;
-        let row = statement.query_row([number], |row| raw_run(row)).optional()?;
+        let row = statement.query_row([number], raw_run).optional()?;
         row.map(|raw| parse_run(&raw)).transpose()
     }
 
@@ -127,7 +127,7 @@ impl Store {
     pub fn runs(&self) -> Result<Vec<StoredRun>, StoreError> {
         let reader = self.reader();
         let mut statement = reader.prepare_cached("SELECT status, wish, last_record_id FROM runs ORDER BY id DESC")?;
-        let rows = statement.query_map([], |row| raw_run(row))?;
+        let rows = statement.query_map([], raw_run)?;
         rows.map(|raw| parse_run(&raw?)).collect()
     }
 
