@@ -116,7 +116,14 @@ fn bind(project: &Project, wasm: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         .input_path(wasm)
         .out_name("beckon")
         .web(true)
-        .and_then(|bindgen| bindgen.typescript(false).omit_default_module_path(true).generate(&out))
+        .and_then(|bindgen| {
+            bindgen
+                .typescript(false)
+                .omit_default_module_path(true)
+                .remove_name_section(true)
+                .remove_producers_section(true)
+                .generate(&out)
+        })
         .context("wasm-bindgen")?;
     ensure!(!out.join("snippets").exists(), "the page has wasm-bindgen snippets; move them to web/static");
     let mut files = BTreeMap::new();
