@@ -101,7 +101,7 @@ mod tests {
 
     /// `cargo test --release -p beckon-server nano_step -- --ignored --nocapture`
     #[test]
-    #[ignore = "a measurement, not a check"]
+    #[ignore = "slow: a measurement, not a check"]
     fn nano_step() {
         println!("{:?}", sft_step(Preset::Nano, DeviceChoice::Cpu, 12));
     }

@@ -40,6 +40,7 @@ impl Frame {
     }
 }
 
+// reason: state, handlers and one view belong together
 /// One curve over steps.
 #[component]
 #[expect(clippy::cast_precision_loss, reason = "step counts")]

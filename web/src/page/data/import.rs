@@ -18,6 +18,7 @@ enum State {
     Failed(String),
 }
 
+// reason: state, handlers and one view belong together
 /// The form.
 #[component]
 pub fn ImportForm() -> impl IntoView {

@@ -9,6 +9,7 @@ use beckon_shared::config::Preset;
 use beckon_shared::control::DeviceChoice;
 use leptos::prelude::*;
 
+// reason: state, handlers and one view belong together
 /// The form.
 #[component]
 pub fn RunFormCard() -> impl IntoView {
