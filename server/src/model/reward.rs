@@ -252,7 +252,8 @@ impl Scorer {
 
     /// Scores suggestions, each in the light of its prompt.
     pub fn score(&self, items: &[(Prompt, String)]) -> Vec<Score> {
-        let encode = |(prompt, text): &(Prompt, String)| Sequence::encode(&self.tokenizer, prompt, text, self.max_seq_len);
+        let encode =
+            |(prompt, text): &(Prompt, String)| Sequence::encode(&self.tokenizer, prompt, text, self.max_seq_len);
         self.score_sequences(&items.iter().map(encode).collect::<Vec<_>>())
     }
 
@@ -266,18 +267,26 @@ impl Scorer {
         let items: Vec<(Prompt, String)> =
             pairs.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect();
         let gaussian = |s: &Score| Gaussian::new(f64::from(s.reward_mean), f64::from(s.aleatoric_std).powi(2));
-        self.score(&items).chunks_exact(2).map(|two| preference_probability(gaussian(&two[0]), gaussian(&two[1]))).collect()
+        self.score(&items)
+            .chunks_exact(2)
+            .map(|two| preference_probability(gaussian(&two[0]), gaussian(&two[1])))
+            .collect()
     }
 
     fn score_of(&self, reading: &Reading) -> Score {
-        let centred: Vec<f64> = reading.feature.iter().zip(&self.feature_mean).map(|(f, m)| f64::from(*f) - m).collect();
-        let whitened: Vec<f64> =
-            self.whitening.chunks_exact(centred.len()).map(|row| row.iter().zip(&centred).map(|(w, c)| w * c).sum()).collect();
+        let centred: Vec<f64> =
+            reading.feature.iter().zip(&self.feature_mean).map(|(f, m)| f64::from(*f) - m).collect();
+        let whitened: Vec<f64> = self
+            .whitening
+            .chunks_exact(centred.len())
+            .map(|row| row.iter().zip(&centred).map(|(w, c)| w * c).sum())
+            .collect();
         let kappa = f64::from(self.config.kappa);
         Score {
             reward_mean: reading.reward.mean as f32,
             aleatoric_std: reading.reward.std() as f32,
-            epistemic_std: epistemic_variance(squared_distance(&whitened), self.config.feature_dims, kappa).sqrt() as f32,
+            epistemic_std: epistemic_variance(squared_distance(&whitened), self.config.feature_dims, kappa).sqrt()
+                as f32,
         }
     }
 }

@@ -7,8 +7,8 @@
 use super::{Control, StageContext, StageError};
 use crate::model::state::{StateError, TrainState};
 use beckon_shared::tensor::TensorMap;
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 

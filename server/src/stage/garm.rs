@@ -17,6 +17,8 @@
 //! best pair likelihood there are the result, and training ends early once it no longer improves. The
 //! held-out split is only watched.
 //!
+//! A small data set is drawn more often than its size says, and counts as much as a large one there.
+//!
 //! After training, features of logged suggestions are whitened for the epistemic spread (B.3 (2)).
 //!
 //! Not here: L_text of method B.2.6 (the trunk starts from the policy, and a language-model head beside
@@ -31,18 +33,18 @@ pub mod whitening;
 use super::folder::{Exact, Folder, obey};
 use super::{StageContext, StageError};
 use crate::model::batch::{Batch, Sequence, derived_seed};
+use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 pub use crate::model::reward::likelihood::Likelihood;
 use crate::model::reward::likelihood::{bradley_terry_loss, ordinal_loss, pair_loss, prior_loss};
-use crate::model::reward::{RewardModel, Reading};
-use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
+use crate::model::reward::{Reading, RewardModel};
 use crate::model::state::Fingerprint;
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{GarmConfig, Stage};
+use beckon_shared::garm::Gaussian;
 use beckon_shared::garm::anchor::THRESHOLDS;
 use beckon_shared::garm::normal::log_phi;
 use beckon_shared::garm::variants::bradley_terry_nll;
-use beckon_shared::garm::Gaussian;
 use beckon_shared::metrics::pair_accuracy;
 use beckon_shared::preference::Split;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
@@ -159,10 +161,14 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
         }
     }
     if state.progress.step < config.n_steps {
-        ctx.observer.log(&format!("garm: the validation likelihood stopped improving, ended at step {}", state.progress.step));
+        ctx.observer
+            .log(&format!("garm: the validation likelihood stopped improving, ended at step {}", state.progress.step));
     }
     let outcome = trainer.finish(state, ctx)?;
-    folder.save_result(outcome.reward.clone(), &Finished { config: outcome.config.clone(), temperature: Exact(outcome.temperature) })?;
+    folder.save_result(
+        outcome.reward.clone(),
+        &Finished { config: outcome.config.clone(), temperature: Exact(outcome.temperature) },
+    )?;
     Ok(outcome)
 }
 
@@ -252,7 +258,9 @@ impl Trainer<'_> {
         }
         let terms = self.terms(&state.model, step, state.progress.prior);
         let mut loss = terms.pair.clone();
-        for (term, weight) in [(&terms.anchor, self.config.anchor_weight), (&terms.synthetic, self.config.synthetic_weight)] {
+        for (term, weight) in
+            [(&terms.anchor, self.config.anchor_weight), (&terms.synthetic, self.config.synthetic_weight)]
+        {
             if let Some(term) = term {
                 loss = loss + term.clone().mul_scalar(weight);
             }
@@ -273,7 +281,8 @@ impl Trainer<'_> {
         state.model = model;
         state.progress.step += 1;
 
-        let mut metric = |name: &str, value| ctx.observer.metric(Stage::Garm, step + 1, self.config.n_steps, name, value);
+        let mut metric =
+            |name: &str, value| ctx.observer.metric(Stage::Garm, step + 1, self.config.n_steps, name, value);
         metric("loss", loss);
         metric("pair_loss", scalar(terms.pair));
         for (name, term) in [("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)] {
@@ -432,10 +441,15 @@ impl Trainer<'_> {
         let margins = self.margins(&model, judged, self.config.n_steps);
         let temperature = if judged.is_empty() { 1.0 } else { best_temperature(|t| self.nll(&margins, judged, t)) };
         if let Some(Exact(nll)) = state.progress.best_nll {
-            ctx.observer.log(&format!("garm: validation likelihood {nll:.4} nats a pair, temperature {temperature:.3}"));
+            ctx.observer
+                .log(&format!("garm: validation likelihood {nll:.4} nats a pair, temperature {temperature:.3}"));
         }
         let variance_floor = self.config.variance_floor as f32;
-        Ok(GarmOutcome { reward, config: RewardConfig { variance_floor, feature_dims, kappa: kappa as f32 }, temperature })
+        Ok(GarmOutcome {
+            reward,
+            config: RewardConfig { variance_floor, feature_dims, kappa: kappa as f32 },
+            temperature,
+        })
     }
 }
 

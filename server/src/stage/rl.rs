@@ -149,7 +149,12 @@ pub fn run(ctx: &mut StageContext, inputs: &RlInputs, config: &RlConfig) -> Resu
 }
 
 /// [`run`] under any scorer; a test gives a hand-made one.
-fn train(ctx: &mut StageContext, inputs: &RlInputs, config: &RlConfig, score: ScoreFn) -> Result<RlOutcome, StageError> {
+fn train(
+    ctx: &mut StageContext,
+    inputs: &RlInputs,
+    config: &RlConfig,
+    score: ScoreFn,
+) -> Result<RlOutcome, StageError> {
     let folder = Folder::new(&ctx.dir, "policy", fingerprint(ctx.seed, inputs, config));
     if let Some((policy, curve)) = folder.load_result::<Vec<[Exact; 9]>>()? {
         return Ok(RlOutcome { policy, curve: curve.into_iter().map(RlStep::from_exact).collect() });
@@ -190,10 +195,29 @@ impl RlStep {
     }
 
     fn from_exact(values: [Exact; 9]) -> Self {
-        let [step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, n_tokens_mean, epistemic_std_mean, veto_rate] =
-            values.map(|v| v.0);
+        let [
+            step,
+            reward_mean,
+            gate_failure_rate,
+            kl_nats,
+            entropy,
+            distinct_2,
+            n_tokens_mean,
+            epistemic_std_mean,
+            veto_rate,
+        ] = values.map(|v| v.0);
         let step = step as usize;
-        Self { step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, n_tokens_mean, epistemic_std_mean, veto_rate }
+        Self {
+            step,
+            reward_mean,
+            gate_failure_rate,
+            kl_nats,
+            entropy,
+            distinct_2,
+            n_tokens_mean,
+            epistemic_std_mean,
+            veto_rate,
+        }
     }
 }
 
@@ -280,12 +304,18 @@ impl Logps {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(inputs: &'a RlInputs<'a>, config: &'a RlConfig, score: ScoreFn<'a>, ctx: &StageContext) -> Result<Self, StageError> {
+    fn new(
+        inputs: &'a RlInputs<'a>,
+        config: &'a RlConfig,
+        score: ScoreFn<'a>,
+        ctx: &StageContext,
+    ) -> Result<Self, StageError> {
         if inputs.prompts.is_empty() {
             let hint = "import a log with prompts to write suggestions for".into();
             return Err(StageError::NoData { stage: "rl", hint });
         }
-        let encode = |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
+        let encode =
+            |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
         Ok(Self {
             reference: Llama::from_tensors(inputs.model, inputs.policy, &ctx.device)?,
             bc: inputs.bc.iter().map(encode).collect(),
@@ -377,13 +407,18 @@ impl<'a> Trainer<'a> {
         state.model = model;
         self.advance(&mut state.progress, point);
         let n_tokens: usize = groups.iter().flat_map(|g| &g.sequences).map(|s| s.tokens.len()).sum();
-        self.show(ctx, &state.progress, &fused, &[
-            ("loss", loss),
-            ("grad_norm", norm),
-            ("bc_loss", losses.bc.map_or(f64::NAN, scalar)),
-            ("rollout_secs", written),
-            ("tokens_per_sec", n_tokens as f64 / begun.elapsed().as_secs_f64()),
-        ]);
+        self.show(
+            ctx,
+            &state.progress,
+            &fused,
+            &[
+                ("loss", loss),
+                ("grad_norm", norm),
+                ("bc_loss", losses.bc.map_or(f64::NAN, scalar)),
+                ("rollout_secs", written),
+                ("tokens_per_sec", n_tokens as f64 / begun.elapsed().as_secs_f64()),
+            ],
+        );
         Ok(state)
     }
 
@@ -410,7 +445,8 @@ impl<'a> Trainer<'a> {
             let scale: Vec<f32> = part.rows.iter().map(|&i| (-advantages[i] / constant) as f32).collect();
             let scale = part.batch.per_target(&scale); // [N]
             let n = scale.len();
-            total = total + (part.logps * Tensor::<1>::from_data(TensorData::new(scale, [n]), &self.device).inner()).sum();
+            total =
+                total + (part.logps * Tensor::<1>::from_data(TensorData::new(scale, [n]), &self.device).inner()).sum();
         }
         if self.bc.is_empty() || self.config.bc_weight == 0.0 {
             return Losses { total, bc: None };

@@ -7,7 +7,13 @@ use super::Gaussian;
 use super::normal::{log_phi, normal_quantile};
 
 /// mu - k_al sigma_al - k_ep sigma_ep, the reward that RL uses (component r1).
-pub fn penalised(mean: f64, aleatoric_std: f64, epistemic_std: f64, aleatoric_penalty: f64, epistemic_penalty: f64) -> f64 {
+pub fn penalised(
+    mean: f64,
+    aleatoric_std: f64,
+    epistemic_std: f64,
+    aleatoric_penalty: f64,
+    epistemic_penalty: f64,
+) -> f64 {
     mean - aleatoric_penalty * aleatoric_std - epistemic_penalty * epistemic_std
 }
 

@@ -47,7 +47,7 @@ pub fn inverse_mills(z: f64) -> f64 {
     (-0.5 * z * z - ln_sqrt_2_pi() - log_phi(z)).exp()
 }
 
-/// ln t + P(t) at t = 3/(3+a): what both tails share. `T` is the arithmetic under test.
+/// ln t + P(t) at t = 3/(3+a): what both tails share.
 fn tail_polynomial_f32(a: f32) -> f32 {
     let t = 3.0 / (3.0 + a);
     let p = LOG_PHI_COEFFICIENTS.iter().rev().fold(0.0f32, |sum, &c| sum * t + c as f32);
@@ -91,7 +91,8 @@ pub fn normal_quantile(p: f64) -> f64 {
     let s = (-2.0 * tail.ln()).sqrt();
     let mut z = -(s - (2.30753 + 0.27061 * s) / (1.0 + s * (0.99229 + 0.04481 * s)));
     for _ in 0..8 {
-        let step = if z > -6.0 { (normal_cdf(z) - tail) / normal_pdf(z) } else { (log_phi(z) - tail.ln()) / inverse_mills(z) };
+        let step =
+            if z > -6.0 { (normal_cdf(z) - tail) / normal_pdf(z) } else { (log_phi(z) - tail.ln()) / inverse_mills(z) };
         z -= step;
         if step.abs() < 1e-14 {
             break;
@@ -127,7 +128,12 @@ mod tests {
     fn oracle_t1_in_f64() {
         for (z, want, mills) in T1 {
             // nine decimals or ten digits are printed in the table
-            assert_close(&format!("log Φ({z})"), log_phi(z), want, 1e-9 * want.abs() + if z.abs() < 3.0 { 5e-10 } else { 0.0 });
+            assert_close(
+                &format!("log Φ({z})"),
+                log_phi(z),
+                want,
+                1e-9 * want.abs() + if z.abs() < 3.0 { 5e-10 } else { 0.0 },
+            );
             assert_close(&format!("lambda({z})"), inverse_mills(z), mills, 1e-8 * mills);
         }
         assert_close("log1mexp(1e-10)", log1mexp(1e-10), -23.025850930, 1e-9);

@@ -143,7 +143,11 @@ mod tests {
 
     #[test]
     fn oracle_f2() {
-        let rows = [([0.0, 1.0], [0.0, 0.0], 0.707007, 0.707007), ([0.0, 1.0], [0.0, 1.0], 0.707057, 1.414014), ([0.0, 2.0], [0.0, 0.0], 0.707057, 0.707057)];
+        let rows = [
+            ([0.0, 1.0], [0.0, 0.0], 0.707007, 0.707007),
+            ([0.0, 1.0], [0.0, 1.0], 0.707057, 1.414014),
+            ([0.0, 2.0], [0.0, 0.0], 0.707057, 0.707057),
+        ];
         for (first, second, sum_first, normalised_first) in rows {
             let components = [first.to_vec(), second.to_vec()];
             assert_all("sum first", &sum_then_normalise(&components, &[1.0, 1.0]), &[-sum_first, sum_first], 1e-6);

@@ -22,8 +22,8 @@ use crate::prompt::Prompt;
 pub const WEIGHTS: [f64; 5] = [1.0, 0.5, 0.25, 0.25, 0.1];
 /// Names of the components, for metrics.
 pub const NAMES: [&str; 5] = ["garm", "relevance", "diversity", "novelty", "length"];
-/// Smallest allowed s_min per component: a GaRM difference of 0.02 (in the gauge where one level of
-/// engagement is 1) or of 0.02 in a share is never blown up to a whole standard deviation.
+/// Smallest allowed s_min per component: a GaRM difference of 0.05 (in the gauge where one level of
+/// engagement is 1), or a share's difference of 0.05, counts as one standard deviation at most.
 pub const STD_FLOOR_MINIMUM: [f64; 5] = [0.05, 0.05, 0.05, 0.05, 0.05];
 
 /// Cosines between which relevance rises from 0 to 1.

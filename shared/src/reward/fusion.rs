@@ -112,8 +112,8 @@ pub fn reliability_weights(means: &[f64], stds: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::garm::effective::lower_confidence_bound;
     use crate::garm::Gaussian;
+    use crate::garm::effective::lower_confidence_bound;
     use crate::metrics::assert_close;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -131,7 +131,8 @@ mod tests {
         let sigma: [f64; 4] = [0.4, 0.3, 1.2, 0.5];
         let garm = mu.iter().zip(sigma).map(|(m, s)| lower_confidence_bound(Gaussian::new(*m, s * s), 0.5)).collect();
         let components = vec![garm, vec![0.8, 0.7, 0.3, 0.9], vec![0.5, 0.6, 0.2, 0.55]];
-        let fusion = Fusion { weights: vec![1.0, 0.5, 0.25], std_floors: vec![0.1, 0.05, 0.05], clip: 3.0, margin: 1.0 };
+        let fusion =
+            Fusion { weights: vec![1.0, 0.5, 0.25], std_floors: vec![0.1, 0.05, 0.05], clip: 3.0, margin: 1.0 };
         (fusion, components)
     }
 
@@ -171,12 +172,12 @@ mod tests {
     #[test]
     fn property_4_affine_maps_of_a_component_change_nothing() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let fusion = Fusion { weights: vec![1.0, 0.5, 0.25], std_floors: vec![0.0; 3], clip: f64::INFINITY, margin: 1.0 };
+        let fusion =
+            Fusion { weights: vec![1.0, 0.5, 0.25], std_floors: vec![0.0; 3], clip: f64::INFINITY, margin: 1.0 };
         for _ in 0..50 {
             let group = random_group(&mut rng, 6);
             let passed: Vec<bool> = (0..6).map(|i| i < 3 || rng.random_bool(0.5)).collect();
-            let moved: Vec<Vec<f64>> =
-                group.iter().map(|c| c.iter().map(|v| 7.0 * v - 3.0).collect()).collect();
+            let moved: Vec<Vec<f64>> = group.iter().map(|c| c.iter().map(|v| 7.0 * v - 3.0).collect()).collect();
             let (a, b) = (fusion.fuse(&group, &passed).unwrap(), fusion.fuse(&moved, &passed).unwrap());
             assert_all("u", &a.utility, &b.utility);
         }

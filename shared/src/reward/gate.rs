@@ -26,15 +26,46 @@ const COPIED_SHARE: f64 = 0.8;
 
 /// Openers of an assistant's answer; a suggestion speaks for the user.
 const ASSISTANT_OPENERS: [&str; 20] = [
-    "as an ai", "as a language model", "sure", "certainly", "of course", "absolutely", "here is", "here are", "here's",
-    "let me help", "let me know", "i can help", "i can provide", "i'd be happy", "i would be happy", "i hope this",
-    "would you like me", "do you want me", "you're welcome", "happy to help",
+    "as an ai",
+    "as a language model",
+    "sure",
+    "certainly",
+    "of course",
+    "absolutely",
+    "here is",
+    "here are",
+    "here's",
+    "let me help",
+    "let me know",
+    "i can help",
+    "i can provide",
+    "i'd be happy",
+    "i would be happy",
+    "i hope this",
+    "would you like me",
+    "do you want me",
+    "you're welcome",
+    "happy to help",
 ];
 
 /// Words that end a suggestion whatever its scores: sexually explicit terms and calls to violence.
 const BLOCKED_TERMS: [&str; 16] = [
-    "porn", "porno", "pornhub", "xxx", "xvideos", "hentai", "nsfw", "blowjob", "milf", "beastiality", "incest", "rape",
-    "child porn", "kill yourself", "make a bomb", "behead",
+    "porn",
+    "porno",
+    "pornhub",
+    "xxx",
+    "xvideos",
+    "hentai",
+    "nsfw",
+    "blowjob",
+    "milf",
+    "beastiality",
+    "incest",
+    "rape",
+    "child porn",
+    "kill yourself",
+    "make a bomb",
+    "behead",
 ];
 
 /// The rules, in the order in which they are checked.
@@ -82,9 +113,7 @@ pub fn has_fitting_length(suggestion: &str) -> bool {
 /// six words or more.
 pub fn has_no_loop(suggestion: &str) -> bool {
     let words = words(suggestion);
-    let in_a_row = (1..=3).any(|n| {
-        words.windows(3 * n).any(|w| w[..n] == w[n..2 * n] && w[n..2 * n] == w[2 * n..])
-    });
+    let in_a_row = (1..=3).any(|n| words.windows(3 * n).any(|w| w[..n] == w[n..2 * n] && w[n..2 * n] == w[2 * n..]));
     let most = words.iter().map(|w| words.iter().filter(|v| *v == w).count()).max().unwrap_or(0);
     !in_a_row && (words.len() < 6 || 2 * most < words.len())
 }
@@ -109,7 +138,10 @@ pub fn is_not_a_copy(suggestion: &str, prompt: &Prompt) -> bool {
 fn is_same_word(a: &str, b: &str) -> bool {
     let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     let is_ending = |rest: &str| rest.chars().count() <= 2 && rest.chars().all(char::is_alphabetic);
-    a == b || (short.chars().count() >= 3 && short.chars().all(char::is_alphabetic) && long.strip_prefix(short).is_some_and(is_ending))
+    a == b
+        || (short.chars().count() >= 3
+            && short.chars().all(char::is_alphabetic)
+            && long.strip_prefix(short).is_some_and(is_ending))
 }
 
 /// The same words up to endings, in any order.
@@ -159,9 +191,11 @@ pub fn has_the_script_of(suggestion: &str, prompt: &Prompt) -> bool {
 /// `+-().`, or `ddd-dddd`; an error code inside a word (`0x80070005`) is neither.
 pub fn has_no_contact(suggestion: &str) -> bool {
     let lower = suggestion.to_lowercase();
-    let url = lower.contains("://") || lower.contains("www.") || lower.split_whitespace().any(|w| {
-        (w.contains('@') && w.contains('.')) || [".com/", ".org/", ".net/", ".io/"].iter().any(|d| w.contains(d))
-    });
+    let url = lower.contains("://")
+        || lower.contains("www.")
+        || lower.split_whitespace().any(|w| {
+            (w.contains('@') && w.contains('.')) || [".com/", ".org/", ".net/", ".io/"].iter().any(|d| w.contains(d))
+        });
     !url && !has_phone_number(&lower)
 }
 
@@ -179,9 +213,8 @@ fn has_phone_number(text: &str) -> bool {
 
 /// `ddd-dddd`.
 fn is_local_number(word: &str) -> bool {
-    word.split_once('-').is_some_and(|(a, b)| {
-        a.len() == 3 && b.len() == 4 && a.chars().chain(b.chars()).all(|c| c.is_ascii_digit())
-    })
+    word.split_once('-')
+        .is_some_and(|(a, b)| a.len() == 3 && b.len() == 4 && a.chars().chain(b.chars()).all(|c| c.is_ascii_digit()))
 }
 
 /// Does not open as an assistant would: a suggestion is what the user says next.
@@ -272,7 +305,13 @@ mod tests {
                 Turn { role: Role::Assistant, text: "Open the app and pull down to start a sync.".into() },
             ],
         };
-        for fine in ["pc fitbit sync now", "fitbit sync now iphone", "open the app and pull cast", "fitbit battery life", "sync problems"] {
+        for fine in [
+            "pc fitbit sync now",
+            "fitbit sync now iphone",
+            "open the app and pull cast",
+            "fitbit battery life",
+            "sync problems",
+        ] {
             assert!(is_not_a_copy(fine, &prompt), "{fine}");
         }
         for bad in ["fitbit  SYNC now", "sync now", "fitbit sync nows", "open the app and pull down"] {
@@ -286,7 +325,9 @@ mod tests {
         let fine = |max| (0..4).map(|i| is_not_a_duplicate(&group, i, max)).collect::<Vec<_>>();
         assert_eq!(fine(1), [true, false, true, false]);
         assert_eq!(fine(2), [true, true, true, false]);
-        for (a, b) in [("update windows 7", "update windows 8"), ("accord interior", "accord exterior"), ("ps4", "ps4s")] {
+        for (a, b) in
+            [("update windows 7", "update windows 8"), ("accord interior", "accord exterior"), ("ps4", "ps4s")]
+        {
             assert!(is_not_a_duplicate(&[a, b], 1, 1), "{a} and {b} differ");
         }
     }
@@ -301,10 +342,20 @@ mod tests {
 
     #[test]
     fn contacts_fail_and_codes_pass() {
-        for fine in ["0x80070005 windows 10", "amazon.com login", "kb4103721 2018 2019", "iphone 11 vs 12", "4.1 (2018)"] {
+        for fine in
+            ["0x80070005 windows 10", "amazon.com login", "kb4103721 2018 2019", "iphone 11 vs 12", "4.1 (2018)"]
+        {
             assert!(has_no_contact(fine), "{fine}");
         }
-        for bad in ["https://a.b", "www.a.com", "mail me@a.com", "a.com/offer", "call 555-1234", "+1 (800) 555-1234", "8005551234"] {
+        for bad in [
+            "https://a.b",
+            "www.a.com",
+            "mail me@a.com",
+            "a.com/offer",
+            "call 555-1234",
+            "+1 (800) 555-1234",
+            "8005551234",
+        ] {
             assert!(!has_no_contact(bad), "{bad}");
         }
     }

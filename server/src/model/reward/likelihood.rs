@@ -79,7 +79,13 @@ fn halves(x: Tensor<1>) -> (Tensor<1>, Tensor<1>) {
 ///
 /// `mean` and `log_variance` are `[2P]`, the chosen ones first; `labels` y and `weights` w `[P]` without
 /// autodiff. dL/dlog v of each sample is clipped to ±`clip`; the value is not.
-pub fn pair_loss(mean: Tensor<1>, log_variance: Tensor<1>, labels: Tensor<1>, weights: Tensor<1>, clip: f64) -> Tensor<1> {
+pub fn pair_loss(
+    mean: Tensor<1>,
+    log_variance: Tensor<1>,
+    labels: Tensor<1>,
+    weights: Tensor<1>,
+    clip: f64,
+) -> Tensor<1> {
     let (mean_a, mean_b) = halves(mean);
     let (log_v_a, log_v_b) = halves(log_variance);
     let (v_a, v_b) = (log_v_a.clone().inner().exp(), log_v_b.clone().inner().exp());

@@ -51,7 +51,9 @@ fn a_score_does_not_depend_on_its_neighbours() {
     let long = item("where to buy red apples and green pears", "are green pears sweet or are they sour");
     let short = item("apples", "red");
     let both = scorer.score(&[long.clone(), short.clone()]);
-    for (name, got, want) in [("long", both[0], scorer.score(&[long])[0]), ("short", both[1], scorer.score(&[short])[0])] {
+    for (name, got, want) in
+        [("long", both[0], scorer.score(&[long])[0]), ("short", both[1], scorer.score(&[short])[0])]
+    {
         assert_close(&format!("{name} mean"), got.reward_mean, want.reward_mean, 1e-5);
         assert_close(&format!("{name} aleatoric"), got.aleatoric_std, want.aleatoric_std, 1e-5);
         assert_close(&format!("{name} epistemic"), got.epistemic_std, want.epistemic_std, 1e-4);
@@ -92,7 +94,11 @@ fn epistemic_spread_and_pair_probability_follow_from_the_reading() {
         label: 1.0,
         weight: 1.0,
     };
-    let p = scorer.pair_probabilities(&[pair("red apples", "sour pears"), pair("sour pears", "red apples"), pair("a", "a")]);
+    let p = scorer.pair_probabilities(&[
+        pair("red apples", "sour pears"),
+        pair("sour pears", "red apples"),
+        pair("a", "a"),
+    ]);
     assert_close("both orders", p[0] + p[1], 1.0, 1e-12);
     assert_close("tie", p[2], 0.5, 1e-12);
     assert!((p[0] - 0.5).abs() > 1e-4);

@@ -89,7 +89,8 @@ impl Data {
     pub fn prepare(inputs: &GarmInputs, config: &GarmConfig, seed: u64) -> Result<Self, StageError> {
         let (tokenizer, model) = (inputs.tokenizer, inputs.model);
         if inputs.train.pairs.is_empty() {
-            let hint = "import a log in which some suggestion was clicked and another of the same prompt was not".into();
+            let hint =
+                "import a log in which some suggestion was clicked and another of the same prompt was not".into();
             return Err(StageError::NoData { stage: "garm", hint });
         }
         if tokenizer.vocab_size() > model.vocab_size {
@@ -109,8 +110,7 @@ impl Data {
         let is_aside = |source: &String, group: &String| aside.contains(&(source.clone(), group.clone()));
         let (validation, train): (Vec<&Pair>, Vec<&Pair>) =
             inputs.train.pairs.iter().partition(|p| is_aside(&p.source, &p.group));
-        let anchors: Vec<&Anchor> =
-            inputs.train.anchors.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
+        let anchors: Vec<&Anchor> = inputs.train.anchors.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
         let mut logged: Vec<(Prompt, String)> =
             train.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect();
         logged.shuffle(&mut ChaCha8Rng::seed_from_u64(derived_seed(seed, LOGGED)));
@@ -121,7 +121,11 @@ impl Data {
             pairs: train.into_iter().map(pair).collect(),
             anchors: anchors
                 .into_iter()
-                .map(|a| AnchorItem { sequence: encode(&a.prompt, &a.suggestion), level: a.level.min(2), weight: a.weight })
+                .map(|a| AnchorItem {
+                    sequence: encode(&a.prompt, &a.suggestion),
+                    level: a.level.min(2),
+                    weight: a.weight,
+                })
                 .collect(),
             validation: evenly(&validation, MAX_LOOKED_AT).into_iter().map(pair).collect(),
             held_out: evenly(&held_out, MAX_LOOKED_AT).into_iter().map(pair).collect(),
@@ -155,7 +159,10 @@ impl Data {
     /// A line for people.
     pub fn summary(&self) -> String {
         let (n_pairs, n_anchors) = (self.pairs.len(), self.anchors.len());
-        format!("garm: {n_pairs} pairs and {n_anchors} anchors to learn from, {} pairs to validate", self.validation.len())
+        format!(
+            "garm: {n_pairs} pairs and {n_anchors} anchors to learn from, {} pairs to validate",
+            self.validation.len()
+        )
     }
 
     /// Pairs of step `step`.
@@ -200,7 +207,8 @@ fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(String, String)> {
     for source in sources {
         let mut of_source: Vec<&str> = groups.iter().filter(|g| g.0 == source).map(|g| g.1).collect();
         of_source.shuffle(&mut rng);
-        let n = if of_source.len() < MIN_GROUPS { 0 } else { (VALIDATION_SHARE * of_source.len() as f64).round() as usize };
+        let n =
+            if of_source.len() < MIN_GROUPS { 0 } else { (VALIDATION_SHARE * of_source.len() as f64).round() as usize };
         aside.extend(of_source.into_iter().take(n).map(|g| (source.to_owned(), g.to_owned())));
     }
     aside
@@ -248,7 +256,9 @@ mod tests {
     #[test]
     fn a_pass_uses_every_item_once_and_follows_from_seed_and_step() {
         let lengths: Vec<usize> = (0..53).map(|i| 5 + i * 7 % 11).collect();
-        let pass = |first: usize, seed: u64| (first..first + 7).map(|s| batch_of_step(&lengths, 8, seed, s)).collect::<Vec<_>>();
+        let pass = |first: usize, seed: u64| {
+            (first..first + 7).map(|s| batch_of_step(&lengths, 8, seed, s)).collect::<Vec<_>>()
+        };
         for first in [0, 7] {
             let mut seen = pass(first, 1).concat();
             seen.sort_unstable();

@@ -96,7 +96,15 @@ fn cut_or_looped(suggestion: &str, rng: &mut impl Rng) -> String {
 fn keyboard_noise(suggestion: &str, rng: &mut impl Rng) -> String {
     suggestion
         .chars()
-        .map(|c| if c.is_alphanumeric() && rng.random_bool(NOISE) { char::from(rng.random_range(b'a'..=b'z')) } else { c })
+        .map(
+            |c| {
+                if c.is_alphanumeric() && rng.random_bool(NOISE) {
+                    char::from(rng.random_range(b'a'..=b'z'))
+                } else {
+                    c
+                }
+            },
+        )
         .collect()
 }
 

@@ -14,8 +14,14 @@ use std::path::Path;
 
 const TOPICS: [&str; 8] = ["rice", "rome", "chain", "berlin", "guitar", "rust", "puppy", "bread"];
 /// How much people like each ending, in the gauge of the anchors.
-const ENDINGS: [(&str, f64); 6] =
-    [("near me", 1.2), ("for beginners", 0.8), ("explained", 0.4), ("history", -0.2), ("wholesale", -0.8), ("lawsuit", -1.4)];
+const ENDINGS: [(&str, f64); 6] = [
+    ("near me", 1.2),
+    ("for beginners", 0.8),
+    ("explained", 0.4),
+    ("history", -0.2),
+    ("wholesale", -0.8),
+    ("lawsuit", -1.4),
+];
 
 /// Clicks of simulated users with utility N(mu, 1) for one ending under every topic.
 fn split(n: usize, seed: u64) -> Split {
@@ -34,7 +40,14 @@ fn split(n: usize, seed: u64) -> Split {
         let (source, group) = ("test".to_owned(), format!("user {}", i % 60));
         let level = if u_a > 1.0 { 2 } else { u8::from(u_a > 0.0) };
         let (source_2, group_2, prompt_2) = (source.clone(), group.clone(), prompt.clone());
-        split.anchors.push(Anchor { source: source_2, group: group_2, prompt: prompt_2, suggestion: text(a), level, weight: 1.0 });
+        split.anchors.push(Anchor {
+            source: source_2,
+            group: group_2,
+            prompt: prompt_2,
+            suggestion: text(a),
+            level,
+            weight: 1.0,
+        });
         if a != b {
             let (chosen, rejected) = if u_a > u_b { (a, b) } else { (b, a) };
             let (chosen, rejected) = (text(chosen), text(rejected));
@@ -85,12 +98,24 @@ fn config(n_steps: usize) -> GarmConfig {
     GarmConfig { n_steps, batch_pairs: 16, learning_rate: 3e-3, feature_dims: 8, ..GarmConfig::default() }
 }
 
-fn train(dir: &Path, config: &GarmConfig, likelihood: Likelihood, watcher: &mut Watcher) -> Result<GarmOutcome, StageError> {
+fn train(
+    dir: &Path,
+    config: &GarmConfig,
+    likelihood: Likelihood,
+    watcher: &mut Watcher,
+) -> Result<GarmOutcome, StageError> {
     let tokenizer = tokenizer();
     let model = network(&tokenizer);
     let init = Llama::init(&model, 3, &Device::flex()).expect("policy").to_tensors();
     let (train, held_out) = (split(1_200, 1), split(300, 2));
-    let inputs = GarmInputs { tokenizer: &tokenizer, model: &model, init: &init, train: &train, held_out: &held_out, likelihood };
+    let inputs = GarmInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: &init,
+        train: &train,
+        held_out: &held_out,
+        likelihood,
+    };
     let mut ctx =
         StageContext { device: Device::flex(), dir: dir.to_owned(), seed: 5, save_every: 5, observer: watcher };
     run(&mut ctx, &inputs, config)
@@ -112,10 +137,8 @@ fn garm_learns_the_order_the_scale_and_what_is_out_of_place() {
     assert!(watcher.values("synthetic_loss").len() > 100 && watcher.values("anchor_loss").len() > 100);
 
     let scorer = scorer(&outcome);
-    let items: Vec<(Prompt, String)> = TOPICS
-        .iter()
-        .flat_map(|t| ENDINGS.map(|e| (Prompt::from_query(*t), format!("{t} {}", e.0))))
-        .collect();
+    let items: Vec<(Prompt, String)> =
+        TOPICS.iter().flat_map(|t| ENDINGS.map(|e| (Prompt::from_query(*t), format!("{t} {}", e.0)))).collect();
     let scores = scorer.score(&items);
     let mean_of = |e: usize| {
         let of_ending = scores.iter().skip(e).step_by(ENDINGS.len());
@@ -128,9 +151,12 @@ fn garm_learns_the_order_the_scale_and_what_is_out_of_place() {
     let aleatoric = scores.iter().map(|s| f64::from(s.aleatoric_std)).sum::<f64>() / scores.len() as f64;
     assert_close("spread over users is 1", aleatoric, 1.0, 0.4);
 
-    let odd: Vec<(Prompt, String)> =
-        ["qzx wvv kkj pql", "me me me me me me me", "zz"].iter().map(|t| (Prompt::from_query("rice"), (*t).to_owned())).collect();
-    let mean = |s: &[beckon_shared::engine::Score]| s.iter().map(|s| f64::from(s.epistemic_std)).sum::<f64>() / s.len() as f64;
+    let odd: Vec<(Prompt, String)> = ["qzx wvv kkj pql", "me me me me me me me", "zz"]
+        .iter()
+        .map(|t| (Prompt::from_query("rice"), (*t).to_owned()))
+        .collect();
+    let mean =
+        |s: &[beckon_shared::engine::Score]| s.iter().map(|s| f64::from(s.epistemic_std)).sum::<f64>() / s.len() as f64;
     let (far, near) = (mean(&scorer.score(&odd)), mean(&scores));
     assert!(far > 1.5 * near, "epistemic spread {far} of odd text, {near} of logged");
     assert!((0.4..2.5).contains(&outcome.temperature), "temperature {}", outcome.temperature);
@@ -177,7 +203,8 @@ fn resuming_is_bit_equal_to_never_having_stopped() {
         assert!(matches!(stopped, Err(StageError::Cancelled)));
     }
     let resumed = train(broken.path(), &config(24), Likelihood::Probit, &mut Watcher::default()).expect("training");
-    let bits = |o: &GarmOutcome| -> Vec<u32> { o.reward.values().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect() };
+    let bits =
+        |o: &GarmOutcome| -> Vec<u32> { o.reward.values().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect() };
     assert_eq!(bits(&resumed), bits(&whole));
     assert_eq!(resumed, whole);
 }
@@ -190,8 +217,13 @@ fn bad_inputs_are_named() {
     let init = Llama::init(&model, 3, &Device::flex()).expect("policy").to_tensors();
     let empty = Split::default();
     let mut watcher = Watcher::default();
-    let mut ctx =
-        StageContext { device: Device::flex(), dir: dir.path().to_owned(), seed: 5, save_every: 0, observer: &mut watcher };
+    let mut ctx = StageContext {
+        device: Device::flex(),
+        dir: dir.path().to_owned(),
+        seed: 5,
+        save_every: 0,
+        observer: &mut watcher,
+    };
     let inputs = GarmInputs {
         tokenizer: &tokenizer,
         model: &model,
@@ -203,7 +235,12 @@ fn bad_inputs_are_named() {
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
     assert!(matches!(error, StageError::NoData { stage: "garm", .. }), "{error}");
 
-    let diverged = train(&dir.path().join("d"), &GarmConfig { learning_rate: f64::NAN, ..config(4) }, Likelihood::Probit, &mut Watcher::default());
+    let diverged = train(
+        &dir.path().join("d"),
+        &GarmConfig { learning_rate: f64::NAN, ..config(4) },
+        Likelihood::Probit,
+        &mut Watcher::default(),
+    );
     assert!(matches!(diverged, Err(StageError::Diverged { stage: "garm", .. })));
 }
 

@@ -29,7 +29,10 @@ pub struct Whitening {
 /// If there are no features, or `feature_dims` exceeds their width.
 pub fn fit(features: &[Vec<f32>], feature_dims: usize) -> Whitening {
     let (n, d) = (features.len(), features.first().map_or(0, Vec::len));
-    assert!(n > 0 && (1..=d).contains(&feature_dims), "whitening: {n} features of width {d} to {feature_dims} dimensions");
+    assert!(
+        n > 0 && (1..=d).contains(&feature_dims),
+        "whitening: {n} features of width {d} to {feature_dims} dimensions"
+    );
     let mean: Vec<f64> = (0..d).map(|k| features.iter().map(|f| f64::from(f[k])).sum::<f64>() / n as f64).collect();
     let centred: Vec<Vec<f64>> =
         features.iter().map(|f| f.iter().zip(&mean).map(|(x, m)| f64::from(*x) - m).collect()).collect();

@@ -51,7 +51,11 @@ impl Calibration {
     /// A line for people.
     pub fn summary(&self) -> String {
         let floors: Vec<String> = NAMES.iter().zip(&self.std_floors).map(|(n, s)| format!("{n} {:.3}", s.0)).collect();
-        format!("rl: spreads frozen at {}; veto above an epistemic spread of {:.3}", floors.join(", "), self.veto_above.0)
+        format!(
+            "rl: spreads frozen at {}; veto above an epistemic spread of {:.3}",
+            floors.join(", "),
+            self.veto_above.0
+        )
     }
 
     /// Gate and fusion of every group.
@@ -66,8 +70,12 @@ impl Calibration {
         let gate = Gate { max_copies: (config.group_size / 2).max(1) };
         let mut fused = Fused::default();
         for (group, scores) in groups.iter().zip(scores) {
-            let candidates: Vec<Candidate> =
-                group.texts.iter().zip(&group.finished).map(|(text, finished)| Candidate { text, finished: *finished }).collect();
+            let candidates: Vec<Candidate> = group
+                .texts
+                .iter()
+                .zip(&group.finished)
+                .map(|(text, finished)| Candidate { text, finished: *finished })
+                .collect();
             let passed: Vec<bool> = gate.check(&group.prompt, &candidates).iter().map(Option::is_none).collect();
             let far: Vec<bool> = scores.iter().map(|s| f64::from(s.epistemic_std) > self.veto_above.0).collect();
             let components = components(group, scores, config);
@@ -189,8 +197,10 @@ mod tests {
 
     #[test]
     fn the_gate_comes_first_and_a_failed_group_teaches_nothing() {
-        let groups = [group(&["aloe vera gel", "aloe vera", "aloe vera juice", "see www.a.com"]), group(&["aloe vera"; 4])];
-        let scores = vec![vec![score(0.0, 0.0), score(9.0, 0.0), score(0.5, 0.0), score(9.0, 0.0)], vec![score(1.0, 0.0); 4]];
+        let groups =
+            [group(&["aloe vera gel", "aloe vera", "aloe vera juice", "see www.a.com"]), group(&["aloe vera"; 4])];
+        let scores =
+            vec![vec![score(0.0, 0.0), score(9.0, 0.0), score(0.5, 0.0), score(9.0, 0.0)], vec![score(1.0, 0.0); 4]];
         let calibration = Calibration::of(&groups, &scores, &[], &config());
         let fused = calibration.fuse(&groups, &scores, &config());
         assert_close("failures", fused.gate_failure_rate(), 6.0 / 8.0, 0.0);

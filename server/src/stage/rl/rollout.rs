@@ -50,8 +50,7 @@ pub fn rollouts(
         engine.rollouts(prompts, config.group_size, config.max_new_tokens, &sampling, first_stream)
     };
     let written: Vec<Result<Vec<Vec<Rollout>>, EngineError>> = thread::scope(|scope| {
-        let workers: Vec<_> =
-            prompts.chunks(n_each).enumerate().map(|part| scope.spawn(move || write(part))).collect();
+        let workers: Vec<_> = prompts.chunks(n_each).enumerate().map(|part| scope.spawn(move || write(part))).collect();
         workers.into_iter().map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     let mut groups = Vec::with_capacity(prompts.len());

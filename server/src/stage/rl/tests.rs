@@ -1,8 +1,8 @@
 //! RL raises a hand-made reward, keeps to its budget, resumes bit for bit.
 
 use super::*;
-use crate::stage::sft::logps_of;
 use crate::model::reward::RewardModel;
+use crate::stage::sft::logps_of;
 use crate::stage::sft::{self, SftInputs};
 use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
@@ -77,7 +77,8 @@ fn world() -> &'static World {
     WORLD.get_or_init(|| {
         let texts = TOPICS.iter().flat_map(|t| ENDINGS.map(|e| format!("{t} {e}")));
         let tokenizer = Tokenizer::train(texts, 300).expect("tokenizer");
-        let model = ModelConfig { vocab_size: tokenizer.vocab_size(), d_model: 32, n_layers: 1, ..Preset::Tiny.model() };
+        let model =
+            ModelConfig { vocab_size: tokenizer.vocab_size(), d_model: 32, n_layers: 1, ..Preset::Tiny.model() };
         let example = |topic: &str, ending: &str| SftExample {
             source: "test".into(),
             group: topic.into(),
@@ -89,7 +90,13 @@ fn world() -> &'static World {
         let dir = tempfile::tempdir().expect("folder");
         let mut watcher = Watcher::default();
         let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &bc, held_out: &[] };
-        let config = SftConfig { n_steps: 120, batch_tokens: 256, learning_rate: 1e-2, n_warmup_steps: 5, ..SftConfig::default() };
+        let config = SftConfig {
+            n_steps: 120,
+            batch_tokens: 256,
+            learning_rate: 1e-2,
+            n_warmup_steps: 5,
+            ..SftConfig::default()
+        };
         let policy = sft::run(&mut context(dir.path(), &mut watcher), &inputs, &config).expect("policy").policy;
         let heads = RewardModel::init(&model, &policy, 0.0, 0.01, 1, &Device::flex()).expect("reward model");
         let mut reward = heads.to_tensors();
@@ -102,7 +109,14 @@ fn world() -> &'static World {
 }
 
 fn config(n_steps: usize) -> RlConfig {
-    RlConfig { n_steps, batch_prompts: 6, group_size: 8, max_new_tokens: 12, learning_rate: 3e-3, ..RlConfig::default() }
+    RlConfig {
+        n_steps,
+        batch_prompts: 6,
+        group_size: 8,
+        max_new_tokens: 12,
+        learning_rate: 3e-3,
+        ..RlConfig::default()
+    }
 }
 
 #[test]
@@ -134,7 +148,8 @@ fn resuming_is_bit_equal_to_never_having_stopped() {
     let world = world();
     let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let config = config(8);
-    let whole = run(&mut context(straight.path(), &mut Watcher::default()), &world.inputs(), &config).expect("training");
+    let whole =
+        run(&mut context(straight.path(), &mut Watcher::default()), &world.inputs(), &config).expect("training");
     for cancel_at in [3, 4] {
         let mut watcher = Watcher { cancel_at: Some(cancel_at), ..Watcher::default() };
         let stopped = run(&mut context(broken.path(), &mut watcher), &world.inputs(), &config);
@@ -144,7 +159,8 @@ fn resuming_is_bit_equal_to_never_having_stopped() {
     let resumed = run(&mut context(broken.path(), &mut watcher), &world.inputs(), &config).expect("training");
     let steps: Vec<usize> = watcher.metrics.iter().filter(|m| m.1 == "loss").map(|m| m.0).collect();
     assert_eq!(steps, [6, 7, 8], "only the missing steps are done");
-    let bits = |o: &RlOutcome| -> Vec<u32> { o.policy.values().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect() };
+    let bits =
+        |o: &RlOutcome| -> Vec<u32> { o.policy.values().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect() };
     assert_eq!(bits(&resumed), bits(&whole));
     assert_eq!(resumed, whole);
 }

@@ -85,7 +85,12 @@ fn the_pair_loss_equals_its_reference_in_value_and_gradient() {
         assert_close(&name("loss"), values[i], want.nll, tol(want.nll));
         assert_close(&name("d mean chosen"), d_mean[i], want.d_mean_chosen, tol(want.d_mean_chosen));
         assert_close(&name("d mean rejected"), d_mean[n + i], -want.d_mean_chosen, tol(want.d_mean_chosen));
-        assert_close(&name("d log v chosen"), d_log_variance[i], want.d_log_variance_chosen, tol(want.d_log_variance_chosen));
+        assert_close(
+            &name("d log v chosen"),
+            d_log_variance[i],
+            want.d_log_variance_chosen,
+            tol(want.d_log_variance_chosen),
+        );
         let rejected = want.d_log_variance_rejected;
         assert_close(&name("d log v rejected"), d_log_variance[n + i], rejected, tol(rejected));
     }
