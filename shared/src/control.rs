@@ -214,9 +214,9 @@ impl RunConfig {
             Preset::Nano => base,
             Preset::Tiny => Self {
                 name: "tiny".into(),
-                sft: SftConfig { n_steps: 300, n_warmup_steps: 20, learning_rate: 3e-3, ..base.sft },
-                garm: GarmConfig { n_steps: 200, feature_dims: 16, learning_rate: 1e-3, ..base.garm },
-                rl: RlConfig { n_steps: 60, learning_rate: 3e-4, ..base.rl },
+                sft: SftConfig { n_steps: 900, n_warmup_steps: 20, learning_rate: 3e-3, ..base.sft },
+                garm: GarmConfig { n_steps: 300, feature_dims: 16, learning_rate: 1e-3, ..base.garm },
+                rl: RlConfig { n_steps: 60, learning_rate: 5e-4, ..base.rl },
                 save_every: 20,
                 ..base
             },
