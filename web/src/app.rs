@@ -18,13 +18,13 @@
 //!   (`data-executor`, `data-checkpoint`), `executor-why`, `timings`, `chip` (`data-mean`, `data-aleatoric`,
 //!   `data-epistemic`), `more-candidates`, `engine-failure`, `suggest-error`
 
+use crate::embed;
 use crate::engine_link::EngineLink;
 use crate::live::{Connection, Live, stage_progress, stage_share};
 use crate::page::preview::conversation::Conversation;
 use crate::page::{data::DataPage, preview::PreviewPage, train::TrainPage};
 use crate::platform::dom;
 use crate::route::Route;
-use crate::embed;
 use leptos::prelude::*;
 
 /// The whole page.
@@ -150,11 +150,9 @@ fn ConnectionBadge() -> impl IntoView {
     let state = move || match live.connection.get() {
         Connection::Connecting => ("connecting", "Connecting…", "Waiting for the server."),
         Connection::Open => ("open", "Live", "Connected; the page follows the server."),
-        Connection::Lost => (
-            "lost",
-            "Server away",
-            "The server does not answer; trying again. Preview works on with what is loaded.",
-        ),
+        Connection::Lost => {
+            ("lost", "Server away", "The server does not answer; trying again. Preview works on with what is loaded.")
+        }
     };
     view! {
         <span class="connection" data-testid="connection" data-state=move || state().0 title=move || state().2 role="status">

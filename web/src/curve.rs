@@ -312,7 +312,13 @@ mod tests {
     fn curves_of_other_runs_can_go() {
         let mut curves = Curves::default();
         for run_id in ["r1", "r2"] {
-            curves.insert(&Metric { run_id: run_id.into(), stage: Stage::Sft, step: 0, name: "loss".into(), value: 1.0 });
+            curves.insert(&Metric {
+                run_id: run_id.into(),
+                stage: Stage::Sft,
+                step: 0,
+                name: "loss".into(),
+                value: 1.0,
+            });
         }
         curves.keep_only(&["r2"]);
         assert!(curves.keys("r1").is_empty());

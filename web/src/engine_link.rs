@@ -229,7 +229,8 @@ impl EngineLink {
             }
             if inner.worker.is_none() {
                 let url = dom::meta("beckon-worker").ok_or("index.html names no worker")?;
-                inner.worker = Some(WorkerLink::start(&url, move |text| link.receive(&text), move |e| link.crashed(&e))?);
+                inner.worker =
+                    Some(WorkerLink::start(&url, move |text| link.receive(&text), move |e| link.crashed(&e))?);
                 inner.listening = false;
             }
             inner.next_id = inner.next_id.wrapping_add(1).max(1);

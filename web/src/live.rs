@@ -261,9 +261,8 @@ impl Live {
         let Some(newest) = metrics.last().cloned() else { return };
         self.curves.update(|curves| metrics.iter().for_each(|metric| curves.insert(metric)));
         self.rate.update(|r| r.observe(newest.stage, newest.step, clock::now_secs()));
-        let is_ahead = |run: &RunStatus| {
-            run.id == newest.run_id && run.stage == Some(newest.stage) && run.step < newest.step
-        };
+        let is_ahead =
+            |run: &RunStatus| run.id == newest.run_id && run.stage == Some(newest.stage) && run.step < newest.step;
         let any = self.runs.with_untracked(|runs| runs.value().is_some_and(|list| list.iter().any(is_ahead)));
         if any {
             self.runs.update(|runs| {
@@ -299,7 +298,9 @@ pub fn stage_share(run: &RunStatus) -> f64 {
 pub fn stage_progress(run: &RunStatus) -> String {
     run.stage.map_or_else(
         || "starting".to_owned(),
-        |stage| format!("{} {}/{}", stage_label(stage), format::count(run.step as u64), format::count(run.n_steps as u64)),
+        |stage| {
+            format!("{} {}/{}", stage_label(stage), format::count(run.step as u64), format::count(run.n_steps as u64))
+        },
     )
 }
 

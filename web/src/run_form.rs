@@ -41,10 +41,22 @@ pub const FIELDS: &[Field] = &[
     field("rl.n_steps", "RL", "Steps", "One batch of rollouts and one update each.", FieldKind::Whole(1)),
     field("rl.learning_rate", "RL", "Learning rate", "Constant.", FieldKind::Real),
     field("rl.batch_prompts", "RL", "Prompts per step", "Prompts that get rollouts in a step.", FieldKind::Whole(1)),
-    field("rl.group_size", "RL", "Rollouts per prompt", "The mean of the others is the baseline of each.", FieldKind::Whole(2)),
+    field(
+        "rl.group_size",
+        "RL",
+        "Rollouts per prompt",
+        "The mean of the others is the baseline of each.",
+        FieldKind::Whole(2),
+    ),
     field("rl.max_new_tokens", "RL", "Longest suggestion", "In tokens.", FieldKind::Whole(1)),
     field("rl.kl_beta", "RL", "KL weight", "Price of one nat away from the SFT policy.", FieldKind::Real),
-    field("rl.epistemic_penalty", "RL", "Epistemic penalty", "Pessimism where the reward model has seen little.", FieldKind::Real),
+    field(
+        "rl.epistemic_penalty",
+        "RL",
+        "Epistemic penalty",
+        "Pessimism where the reward model has seen little.",
+        FieldKind::Real,
+    ),
     field("rl.aleatoric_penalty", "RL", "Aleatoric penalty", "Pessimism where users disagree.", FieldKind::Real),
     field("save_every", "Run", "Save every", "Steps between saves of the training state.", FieldKind::Whole(1)),
 ];
@@ -134,7 +146,9 @@ impl RunForm {
 /// Path of the field that a server message is about, where it names one.
 pub fn field_named_in(detail: &str) -> Option<&'static str> {
     let named = |path: &str| {
-        detail.split(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '_'))).any(|word| word.trim_matches('.') == path)
+        detail
+            .split(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '_')))
+            .any(|word| word.trim_matches('.') == path)
     };
     ["seed", "name", "device"].into_iter().chain(FIELDS.iter().map(|f| f.path)).find(|path| named(path))
 }

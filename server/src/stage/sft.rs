@@ -186,9 +186,8 @@ impl Examples {
             let error = ConfigError { field, value: inputs.model.vocab_size, expected };
             return Err(StageError::Model(error.into()));
         }
-        let tokens = |e: &SftExample| {
-            Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len)
-        };
+        let tokens =
+            |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
         let train: Vec<Sequence> = inputs.train.iter().map(tokens).collect();
         Ok(Self {
             weights: inputs.train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect(),

@@ -33,9 +33,11 @@ fn suggestions_with_scores(page: &Page) {
     page.wait("scored candidates", 120, || (page.text("timings").is_some() && page.count("chip") > 0).then_some(()));
     assert_eq!(page.text("suggest-error"), None);
     for name in ["mean", "aleatoric", "epistemic"] {
-        let script = format!("[...document.querySelectorAll('[data-testid=chip]')].map(c => parseFloat(c.dataset.{name}))");
+        let script =
+            format!("[...document.querySelectorAll('[data-testid=chip]')].map(c => parseFloat(c.dataset.{name}))");
         let values = page.eval(&script);
-        let values: Vec<f64> = values.as_array().unwrap().iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect();
+        let values: Vec<f64> =
+            values.as_array().unwrap().iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect();
         assert!(values.iter().all(|value| value.is_finite()), "{name}: {values:?}");
         assert!(name != "aleatoric" || values.iter().all(|value| *value > 0.0), "spreads without spread: {values:?}");
     }

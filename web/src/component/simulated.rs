@@ -13,5 +13,6 @@ pub fn SimulatedBadge(
 ) -> impl IntoView {
     let text = if n == of { "simulated".to_owned() } else { format!("{} simulated", format::count(n)) };
     let title = format!("{} of {} come from the simulator, not from people.", format::count(n), format::count(of));
-    (n > 0).then(|| view! { <span class="badge badge-simulated" data-testid="simulated-badge" title=title>{text}</span> })
+    (n > 0)
+        .then(|| view! { <span class="badge badge-simulated" data-testid="simulated-badge" title=title>{text}</span> })
 }

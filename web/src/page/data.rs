@@ -76,7 +76,7 @@ fn Summary(summary: LogSummary) -> impl IntoView {
 fn SlotChart(slots: Vec<SlotSummary>) -> impl IntoView {
     if slots.is_empty() {
         return view! { <section class="card"><h2>"Click rate by slot"</h2>
-            <p class="muted">"No impressions with slots in the log."</p></section> }
+        <p class="muted">"No impressions with slots in the log."</p></section> }
         .into_any();
     }
     let top = slots.iter().map(|s| interval::wilson(s.n_clicks, s.n_impressions).1).fold(0.01, f64::max);
@@ -86,8 +86,10 @@ fn SlotChart(slots: Vec<SlotSummary>) -> impl IntoView {
         let percent = |x: f64| format!("{:.2}%", x / top * 100.0);
         let title = format!(
             "{} clicks in {} impressions; 95 % interval {} to {}",
-            format::count(slot.n_clicks), format::count(slot.n_impressions),
-            format::percent(low, 1), format::percent(high, 1),
+            format::count(slot.n_clicks),
+            format::count(slot.n_impressions),
+            format::percent(low, 1),
+            format::percent(high, 1),
         );
         let spoken = title.clone();
         view! {

@@ -73,7 +73,8 @@ fn RunList(shown: Memo<Option<String>>) -> impl IntoView {
             </tr>
         }
     };
-    let body = move || match live.runs.get() {
+    let body = move || {
+        match live.runs.get() {
         Fetched::Waiting => view! { <p class="muted">"Reading runs…"</p> }.into_any(),
         Fetched::Failed(reason) => view! { <p class="error" role="alert">{reason}</p> }.into_any(),
         Fetched::Here(list) if list.is_empty() => {
@@ -86,6 +87,7 @@ fn RunList(shown: Memo<Option<String>>) -> impl IntoView {
             </table></div>
         }
         .into_any(),
+    }
     };
     view! {
         <section class="card" data-testid="run-list">

@@ -47,8 +47,7 @@ pub async fn sleep(millis: i32) {
 pub fn every(millis: i32, f: impl FnMut() + 'static) {
     let closure = Closure::<dyn FnMut()>::new(f);
     if let Some(window) = web_sys::window() {
-        let _ = window
-            .set_interval_with_callback_and_timeout_and_arguments_0(closure.as_ref().unchecked_ref(), millis);
+        let _ = window.set_interval_with_callback_and_timeout_and_arguments_0(closure.as_ref().unchecked_ref(), millis);
     }
     closure.forget();
 }

@@ -1,14 +1,23 @@
 //! The network against an independent f64 forward pass, by hand, and by finite differences.
 
 use super::*;
-use beckon_shared::config::Preset;
-use beckon_shared::metrics::assert_close;
 use crate::model::batch::{Batch, Sequence};
 use crate::stage::sft;
+use beckon_shared::config::Preset;
+use beckon_shared::metrics::assert_close;
 use burn::optim::GradientsParams;
 
 fn small_config() -> ModelConfig {
-    ModelConfig { vocab_size: 50, d_model: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, head_dim: 8, d_ff: 64, ..Preset::Tiny.model() }
+    ModelConfig {
+        vocab_size: 50,
+        d_model: 32,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 8,
+        d_ff: 64,
+        ..Preset::Tiny.model()
+    }
 }
 
 /// Weights large enough that every part of the network matters.
@@ -31,7 +40,11 @@ mod reference {
 
     fn matrix(tensors: &TensorMap, name: &str) -> Rows {
         let tensor = &tensors[name];
-        tensor.data.chunks(tensor.shape[tensor.shape.len() - 1]).map(|r| r.iter().map(|&x| x.into()).collect()).collect()
+        tensor
+            .data
+            .chunks(tensor.shape[tensor.shape.len() - 1])
+            .map(|r| r.iter().map(|&x| x.into()).collect())
+            .collect()
     }
 
     fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -84,7 +97,9 @@ mod reference {
     pub fn hidden(c: &ModelConfig, tensors: &TensorMap, tokens: &[u32]) -> Rows {
         let get = |name: String| matrix(tensors, &format!("model.{name}.weight"));
         let eps = f64::from(c.norm_eps);
-        let add = |x: &mut Rows, y: Rows| x.iter_mut().zip(y).for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+        let add = |x: &mut Rows, y: Rows| {
+            x.iter_mut().zip(y).for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b))
+        };
         let embed = get("embed_tokens".into());
         let mut x: Rows = tokens.iter().map(|&t| embed[t as usize].clone()).collect();
         for i in 0..c.n_layers {
@@ -206,7 +221,8 @@ fn later_tokens_and_padding_change_nothing_before_them() {
         assert_close("a prefix", long[i], short[i], 1e-6);
     }
     assert!((2 * 32..3 * 32).any(|i| (other[i] - short[i]).abs() > 1e-3), "the last token must matter");
-    let alone: Vec<(f64, usize)> = rows().iter().map(|row| sft::logps_of(&model, std::slice::from_ref(row))[0]).collect();
+    let alone: Vec<(f64, usize)> =
+        rows().iter().map(|row| sft::logps_of(&model, std::slice::from_ref(row))[0]).collect();
     for (together, alone) in sft::logps_of(&model, &rows()).iter().zip(alone) {
         assert_close("log-probability in a padded batch", together.0, alone.0, 1e-5);
         assert_eq!(together.1, alone.1);

@@ -184,8 +184,13 @@ fn no_examples_and_a_small_vocabulary_are_errors() {
     let tokenizer = tokenizer();
     let model = network(&tokenizer);
     let mut watcher = Watcher::default();
-    let mut ctx =
-        StageContext { device: Device::flex(), dir: folder.path().into(), seed: 0, save_every: 4, observer: &mut watcher };
+    let mut ctx = StageContext {
+        device: Device::flex(),
+        dir: folder.path().into(),
+        seed: 0,
+        save_every: 4,
+        observer: &mut watcher,
+    };
     let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &[], held_out: &[] };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
     assert!(matches!(error, StageError::NoData { stage: "sft", .. }), "{error}");
@@ -205,8 +210,13 @@ fn without_held_out_examples_the_outcome_says_so() {
     let mut watcher = Watcher::default();
     let examples = [example(TEXTS[0], 1.0)];
     let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &[] };
-    let mut ctx =
-        StageContext { device: Device::flex(), dir: folder.path().into(), seed: 0, save_every: 0, observer: &mut watcher };
+    let mut ctx = StageContext {
+        device: Device::flex(),
+        dir: folder.path().into(),
+        seed: 0,
+        save_every: 0,
+        observer: &mut watcher,
+    };
     let outcome = run(&mut ctx, &inputs, &config(2)).expect("training");
     assert!(outcome.n_held_out_tokens == 0 && outcome.held_out_nll.is_nan());
     assert!(watcher.values("held_out_loss").is_empty());

@@ -34,7 +34,12 @@ pub fn Records() -> impl IntoView {
     };
     let range = move || {
         let (from, total) = (offset.get(), total());
-        format!("{} to {} of {}", format::count(from + 1), format::count((from + N_SHOWN).min(total)), format::count(total))
+        format!(
+            "{} to {} of {}",
+            format::count(from + 1),
+            format::count((from + N_SHOWN).min(total)),
+            format::count(total)
+        )
     };
     view! {
         <Show when=move || { total() > 0 }>
@@ -69,7 +74,8 @@ fn chip(text: String, note: String, clicked: bool) -> impl IntoView {
 fn row(sourced: Sourced) -> impl IntoView {
     let (query, about, chips) = match sourced.record {
         Record::Impression(i) => {
-            let about = format!("{}{}", clock::local_time(i.time_millis), if i.simulated { " · simulated" } else { "" });
+            let about =
+                format!("{}{}", clock::local_time(i.time_millis), if i.simulated { " · simulated" } else { "" });
             let of = |s: beckon_shared::click::Slot| {
                 let note = if s.clicked { "clicked" } else { "" };
                 chip(s.text, note.to_owned(), s.clicked).into_any()
@@ -82,8 +88,13 @@ fn row(sourced: Sourced) -> impl IntoView {
             (p.prompt.query().to_owned(), about, p.options.into_iter().zip(p.conditional_ctr).map(of).collect_view())
         }
         Record::Counts(c) => {
-            let about = format!("{} clicks in {} impressions", format::count(c.n_clicks), format::count(c.n_impressions));
-            (c.prompt.query().to_owned(), about, vec![chip(c.text, String::new(), false).into_any()].into_iter().collect_view())
+            let about =
+                format!("{} clicks in {} impressions", format::count(c.n_clicks), format::count(c.n_impressions));
+            (
+                c.prompt.query().to_owned(),
+                about,
+                vec![chip(c.text, String::new(), false).into_any()].into_iter().collect_view(),
+            )
         }
         Record::Demonstration(d) => {
             let about = d.label.map_or_else(|| "no label".to_owned(), |label| format!("label {label} of 2"));

@@ -56,14 +56,16 @@ fn Picker(side: Side) -> impl IntoView {
     let options = move || {
         live.checkpoints.with(|list| {
             let list = list.value().cloned().unwrap_or_default();
-            list.into_iter().map(|c| {
-                let about = if c.simulated { ", simulated clicks" } else { "" };
-                let built_in = if c.built_in { ", built in" } else { "" };
-                let text = format!("{} {}{about}{built_in}", c.name, format::short_id(&c.id));
-                let id = c.id.clone();
-                let selected = move || pick.with(|p| p.as_ref() == Some(&id));
-                view! { <option value=c.id.clone() selected=selected>{text}</option> }
-            }).collect_view()
+            list.into_iter()
+                .map(|c| {
+                    let about = if c.simulated { ", simulated clicks" } else { "" };
+                    let built_in = if c.built_in { ", built in" } else { "" };
+                    let text = format!("{} {}{about}{built_in}", c.name, format::short_id(&c.id));
+                    let id = c.id.clone();
+                    let selected = move || pick.with(|p| p.as_ref() == Some(&id));
+                    view! { <option value=c.id.clone() selected=selected>{text}</option> }
+                })
+                .collect_view()
         })
     };
     let change = move |ev| {
@@ -88,7 +90,12 @@ fn Status(loaded: Loaded) -> impl IntoView {
     let c = loaded.checkpoint;
     let executor = if loaded.executor == ExecutorKind::Cpu { "cpu" } else { "gpu" };
     let test = loaded.self_test.map(|t| {
-        format!("Self-test: {} logits, largest difference {:.5} of {:.4} allowed. ", format::count(t.n_compared as u64), t.max_abs_diff, t.tolerance)
+        format!(
+            "Self-test: {} logits, largest difference {:.5} of {:.4} allowed. ",
+            format::count(t.n_compared as u64),
+            t.max_abs_diff,
+            t.tolerance
+        )
     });
     let from = if loaded.from_cache { "from this browser's cache" } else { "downloaded" };
     let n = u64::from(c.simulated);
@@ -120,18 +127,27 @@ fn Suggestions(
         "{} tokens/s decoding {} candidates at once · prefill {} ({} tokens), decode {} ({} tokens), score {} · {} in all",
         format::value(suggested.n_decoded_tokens as f64 / suggested.decode_secs.max(1e-6)),
         suggested.candidates.len(),
-        format::millis(suggested.prefill_secs), suggested.n_prompt_tokens,
-        format::millis(suggested.decode_secs), suggested.n_decoded_tokens,
-        format::millis(suggested.score_secs), format::millis(secs),
+        format::millis(suggested.prefill_secs),
+        suggested.n_prompt_tokens,
+        format::millis(suggested.decode_secs),
+        suggested.n_decoded_tokens,
+        format::millis(suggested.score_secs),
+        format::millis(secs),
     );
     let candidates = suggested.candidates;
     let lists = move || {
         let slate = slate::choose(&candidates, settings.n_shown());
         let chosen = slate.chosen.iter().map(|&i| chip(candidates[i].clone(), None, axis, take)).collect_view();
-        let none = slate.chosen.is_empty().then(|| view! {
-            <p class="muted">"No candidate is fit to be shown; another seed or more tokens may help."</p>
+        let none = slate.chosen.is_empty().then(|| {
+            view! {
+                <p class="muted">"No candidate is fit to be shown; another seed or more tokens may help."</p>
+            }
         });
-        let passed = slate.passed.iter().map(|&(i, why)| chip(candidates[i].clone(), Some(why.reason()), axis, take)).collect_view();
+        let passed = slate
+            .passed
+            .iter()
+            .map(|&(i, why)| chip(candidates[i].clone(), Some(why.reason()), axis, take))
+            .collect_view();
         let n = slate.passed.len();
         view! {
             {none}
@@ -151,14 +167,20 @@ fn Suggestions(
 }
 
 /// A suggestion as a button; taking it makes it the next user turn.
-fn chip(s: Suggestion, why_not: Option<&'static str>, axis: Signal<(f64, f64)>, take: Callback<String>) -> impl IntoView {
-    let numbers = format!(
-        "{} ± {:.2}",
-        format::signed(f64::from(s.reward_mean), 2), s.reward_std(),
-    );
+fn chip(
+    s: Suggestion,
+    why_not: Option<&'static str>,
+    axis: Signal<(f64, f64)>,
+    take: Callback<String>,
+) -> impl IntoView {
+    let numbers = format!("{} ± {:.2}", format::signed(f64::from(s.reward_mean), 2), s.reward_std(),);
     let spoken = format!(
         "GaRM mean {}, aleatoric standard deviation {:.2}, epistemic {:.2}; log-probability {:.1} nats over {} tokens",
-        format::signed(f64::from(s.reward_mean), 2), s.aleatoric_std, s.epistemic_std, s.logp_nats, s.n_tokens,
+        format::signed(f64::from(s.reward_mean), 2),
+        s.aleatoric_std,
+        s.epistemic_std,
+        s.logp_nats,
+        s.n_tokens,
     );
     let title = spoken.clone();
     let text = s.text.trim().to_owned();

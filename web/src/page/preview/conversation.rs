@@ -4,8 +4,14 @@ use beckon_shared::prompt::{Prompt, Role, Turn};
 use leptos::prelude::*;
 
 /// Queries to begin with.
-const SAMPLES: [&str; 6] =
-    ["how to cook rice", "rust programming", "paris travel guide", "fitbit sync now", "best running shoes", "caesars atlantic city"];
+const SAMPLES: [&str; 6] = [
+    "how to cook rice",
+    "rust programming",
+    "paris travel guide",
+    "fitbit sync now",
+    "best running shoes",
+    "caesars atlantic city",
+];
 
 /// A turn under edit.
 #[derive(Clone, Copy)]

@@ -36,12 +36,54 @@ struct Knob {
 }
 
 const KNOBS: [Knob; 6] = [
-    Knob { testid: "setting-candidates", label: "Candidates (M)", help: "Written as one batch from one prefill.", bounds: (1.0, 16.0), step: "1", get: |v| &mut v.candidates },
-    Knob { testid: "setting-shown", label: "Shown (K)", help: "Best by mean minus epistemic spread; near copies left out.", bounds: (1.0, 16.0), step: "1", get: |v| &mut v.shown },
-    Knob { testid: "setting-temperature", label: "Temperature", help: "0 always takes the likeliest token.", bounds: (0.0, 4.0), step: "0.1", get: |v| &mut v.temperature },
-    Knob { testid: "setting-top-p", label: "Top-p", help: "Draw from the likeliest tokens of this total mass.", bounds: (0.05, 1.0), step: "0.05", get: |v| &mut v.top_p },
-    Knob { testid: "setting-seed", label: "Seed", help: "The same seed gives the same suggestions.", bounds: (0.0, 9e15), step: "1", get: |v| &mut v.seed },
-    Knob { testid: "setting-tokens", label: "Longest, tokens", help: "A suggestion cut off here is not shown.", bounds: (1.0, 48.0), step: "1", get: |v| &mut v.tokens },
+    Knob {
+        testid: "setting-candidates",
+        label: "Candidates (M)",
+        help: "Written as one batch from one prefill.",
+        bounds: (1.0, 16.0),
+        step: "1",
+        get: |v| &mut v.candidates,
+    },
+    Knob {
+        testid: "setting-shown",
+        label: "Shown (K)",
+        help: "Best by mean minus epistemic spread; near copies left out.",
+        bounds: (1.0, 16.0),
+        step: "1",
+        get: |v| &mut v.shown,
+    },
+    Knob {
+        testid: "setting-temperature",
+        label: "Temperature",
+        help: "0 always takes the likeliest token.",
+        bounds: (0.0, 4.0),
+        step: "0.1",
+        get: |v| &mut v.temperature,
+    },
+    Knob {
+        testid: "setting-top-p",
+        label: "Top-p",
+        help: "Draw from the likeliest tokens of this total mass.",
+        bounds: (0.05, 1.0),
+        step: "0.05",
+        get: |v| &mut v.top_p,
+    },
+    Knob {
+        testid: "setting-seed",
+        label: "Seed",
+        help: "The same seed gives the same suggestions.",
+        bounds: (0.0, 9e15),
+        step: "1",
+        get: |v| &mut v.seed,
+    },
+    Knob {
+        testid: "setting-tokens",
+        label: "Longest, tokens",
+        help: "A suggestion cut off here is not shown.",
+        bounds: (1.0, 48.0),
+        step: "1",
+        get: |v| &mut v.tokens,
+    },
 ];
 
 /// The settings.

@@ -81,11 +81,10 @@ fn Stepper(run: Memo<Option<RunStatus>>) -> impl IntoView {
 #[component]
 fn Progresses(run: Memo<Option<RunStatus>>) -> impl IntoView {
     let live = expect_context::<Live>();
-    let active = move || run.with(|r| r.as_ref().is_some_and(|r| matches!(r.state, RunState::Running | RunState::Paused)));
+    let active =
+        move || run.with(|r| r.as_ref().is_some_and(|r| matches!(r.state, RunState::Running | RunState::Paused)));
     let label = Signal::derive(move || run.with(|r| r.as_ref().map(stage_progress).unwrap_or_default()));
-    let share = Signal::derive(move || {
-        run.with(|r| r.as_ref().filter(|r| r.n_steps > 0).map(stage_share))
-    });
+    let share = Signal::derive(move || run.with(|r| r.as_ref().filter(|r| r.n_steps > 0).map(stage_share)));
     let eta = move || {
         let (stage, step, n_steps) = run.with(|r| r.as_ref().and_then(|r| Some((r.stage?, r.step, r.n_steps))))?;
         let secs = live.rate.with(|rate| rate.secs_left(stage, step, n_steps))?;
@@ -159,7 +158,8 @@ fn Curves(id: String, run: Memo<Option<RunStatus>>) -> impl IntoView {
     });
     let chart = move |id: String, key: CurveKey| {
         let (stage, name) = key.clone();
-        let curve = Signal::derive(move || live.curves.with(|curves| curves.get(&id, &key).cloned().unwrap_or_default()));
+        let curve =
+            Signal::derive(move || live.curves.with(|curves| curves.get(&id, &key).cloned().unwrap_or_default()));
         let n_steps = Signal::derive(move || {
             run.with(|r| r.as_ref().filter(|r| r.stage == Some(stage)).map_or(0, |r| r.n_steps))
         });
