@@ -32,6 +32,7 @@ pub fn Records() -> impl IntoView {
         Err(reason) => view! { <p class="error" role="alert">{reason}</p> }.into_any(),
         Ok(records) => view! { <ul class="records">{records.into_iter().map(row).collect_view()}</ul> }.into_any(),
     };
+    let at_end = move || offset.get() + N_SHOWN >= total();
     let range = move || {
         let (from, total) = (offset.get(), total());
         format!(
@@ -57,7 +58,7 @@ pub fn Records() -> impl IntoView {
                     <button
                         type="button"
                         data-testid="records-next"
-                        prop:disabled=move || offset.get() + N_SHOWN >= total()
+                        prop:disabled=at_end
                         on:click=move |_| offset.update(|o| *o += N_SHOWN)
                     >"Next"</button>
                 </div>
