@@ -87,6 +87,9 @@ fn Progresses(run: Memo<Option<RunStatus>>) -> impl IntoView {
     let share = Signal::derive(move || run.with(|r| r.as_ref().filter(|r| r.n_steps > 0).map(stage_share)));
     let eta = move || {
         let (stage, step, n_steps) = run.with(|r| r.as_ref().and_then(|r| Some((r.stage?, r.step, r.n_steps))))?;
+        if step >= n_steps {
+            return None;
+        }
         let secs = live.rate.with(|rate| rate.secs_left(stage, step, n_steps))?;
         Some(format!("about {} left in this stage", format::duration(secs)))
     };
@@ -163,9 +166,18 @@ fn Curves(id: String, run: Memo<Option<RunStatus>>) -> impl IntoView {
         let n_steps = Signal::derive(move || {
             run.with(|r| r.as_ref().filter(|r| r.stage == Some(stage)).map_or(0, |r| r.n_steps))
         });
+        // a count taken once is a number, not a curve
+        if stage == Stage::Data {
+            let value = move || curve.with(|c| c.last().map(|(_, value)| format::value(value)));
+            return view! {
+                <p class="once"><span class="muted">{curve::label(&name)}</span> " " <strong class="num">{value}</strong></p>
+            }
+            .into_any();
+        }
         view! {
             <Chart title=curve::label(&name) unit=curve::unit(stage, &name) key_names=(stage.name(), name) curve=curve n_steps=n_steps/>
         }
+        .into_any()
     };
     let charts = move |stage: Stage| {
         let id = id.clone();
