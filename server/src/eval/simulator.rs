@@ -42,7 +42,7 @@ pub struct SimulatorConfig {
 
 impl Default for SimulatorConfig {
     fn default() -> Self {
-        Self { n_seeds: 5, preset: Preset::Tiny, n_impressions: 4_000, n_users: 800, n_prompts: 96 }
+        Self { n_seeds: 5, preset: Preset::Tiny, n_impressions: 16_000, n_users: 800, n_prompts: 96 }
     }
 }
 

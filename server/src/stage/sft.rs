@@ -21,7 +21,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Click weights after `beta_w`, before they are brought to mean 1.
@@ -345,14 +345,14 @@ impl Files {
     }
 
     /// Tensors and progress saved at `path`, `None` where nothing is.
-    fn load(&self, path: &PathBuf) -> Result<Option<(TensorMap, Progress)>, StateError> {
+    fn load(&self, path: &Path) -> Result<Option<(TensorMap, Progress)>, StateError> {
         let Some(TrainState { tensors, meta }) = TrainState::load(path)? else {
             return Ok(None);
         };
-        let malformed = |e: serde_json::Error| StateError::Malformed { reason: e.to_string(), path: path.clone() };
+        let malformed = |e: serde_json::Error| StateError::Malformed { reason: e.to_string(), path: path.to_owned() };
         let progress: Progress = serde_json::from_value(meta).map_err(malformed)?;
         if progress.fingerprint != self.fingerprint {
-            return Err(StateError::OtherRun { path: path.clone() });
+            return Err(StateError::OtherRun { path: path.to_owned() });
         }
         Ok(Some((tensors, progress)))
     }
@@ -387,7 +387,7 @@ impl Files {
     }
 }
 
-fn save(path: &PathBuf, tensors: TensorMap, progress: &Progress) -> Result<(), StateError> {
+fn save(path: &Path, tensors: TensorMap, progress: &Progress) -> Result<(), StateError> {
     if let Some(folder) = path.parent() {
         let create = std::fs::create_dir_all(folder);
         create.map_err(|source| StateError::Io { action: "create", source, path: folder.to_owned() })?;

@@ -132,6 +132,7 @@ fn a_full_disk_leaves_checkpoint_and_training_state_whole() {
     let why = failed.error.expect("a reason");
     assert!(why.to_lowercase().contains("space") || why.contains("full"), "{why}");
     let state = TrainState::load(&state_file(&disk.dir, &run.id)).expect("the last saved state is whole");
+    let state = state.expect("a state was saved");
     assert!(!state.tensors.is_empty());
     let file = server.client.get(&format!("/api/checkpoints/{id}/file"));
     assert!(file.status == 200 && &file.body == whole, "the old checkpoint suffered");

@@ -81,7 +81,7 @@ fn burn_steps(llama: &Llama, engine: &Engine, prompt: &Prompt, written: &[Greedy
     let ids: Vec<i32> = tokens.iter().map(|token| i32::try_from(*token).expect("a small token")).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, tokens.len()]), &llama.device()); // [1, T]
     let logits = llama.logits(llama.hidden(ids)); // [1, T, V]
-    let logits = logits.into_data().convert::<f32>().into_vec::<f32>().expect("logits as f32");
+    let logits = logits.into_data().convert::<f32>().try_into_vec::<f32>().expect("logits as f32");
     let rows = logits.chunks_exact(config.vocab_size).skip(n_prompt - 1);
     rows.map(|row| GreedyStep { token: largest(row), logits: row.to_vec() }).collect()
 }
