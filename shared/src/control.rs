@@ -205,7 +205,7 @@ impl RunConfig {
             preset,
             seed: 0,
             device: DeviceChoice::Auto,
-            sft: SftConfig { n_steps: 1_500, learning_rate: 2e-3, ..SftConfig::default() },
+            sft: SftConfig::default(),
             garm: GarmConfig { feature_dims: 32, ..GarmConfig::default() },
             // the reward model of small click data is weak: stay close to SFT
             rl: RlConfig { n_steps: 60, learning_rate: 2e-5, kl_beta: 0.1, kl_budget_nats: 1.5, ..RlConfig::default() },
