@@ -196,7 +196,7 @@ mod tests {
     fn untouched_it_is_the_preset() {
         let form = RunForm { preset: Preset::Nano, ..RunForm::default() };
         assert_eq!(form.config(), Ok(RunConfig::preset(Preset::Nano)));
-        assert_eq!(form.text("sft.n_steps"), "1200");
+        assert_eq!(form.text("sft.n_steps"), RunConfig::preset(Preset::Nano).sft.n_steps.to_string());
     }
 
     #[test]

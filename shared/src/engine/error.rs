@@ -58,7 +58,7 @@ pub enum EngineError {
     TooManyTokens {
         /// Tokens asked for.
         n_tokens: usize,
-        /// [`Limits::suffix_tokens`].
+        /// [`super::Limits::suffix_tokens`].
         max: usize,
     },
     /// The engine was made from a policy alone.

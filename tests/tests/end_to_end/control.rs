@@ -40,7 +40,8 @@ fn an_empty_log_is_told_apart_and_cannot_be_trained_on() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let (status, outcome) = server.client.import("empty.jsonl", "");
-    assert_eq!((status, outcome.n_accepted, outcome.n_rejected), (200, 0, 0));
+    assert_eq!((status, outcome.n_accepted, outcome.n_rejected), (422, 0, 1));
+    assert!(outcome.rejects[0].reason.contains("empty"), "{:?}", outcome.rejects);
     let run = server.client.start_run(&tiny_config(1, json!({})));
     let failed = beckon_tests::wait_for("the run to fail", SECONDS(60), || {
         let run = server.client.run(&run.id);
@@ -154,7 +155,7 @@ fn sigterm_saves_and_the_next_start_goes_on() {
     let server = Server::start(dir.path(), &[]);
     let later = beckon_tests::wait_for("the run to go on", SECONDS(60), || {
         let run = server.client.run(&run.id);
-        (run.state == RunState::Running && run.step > 0).then_some(run.step)
+        (run.state == RunState::Running && run.stage == Some(Stage::Sft) && run.step > 0).then_some(run.step)
     });
     assert!(later >= reached, "started again at {later} after {reached}");
 }

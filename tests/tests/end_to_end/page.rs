@@ -94,7 +94,7 @@ fn the_loop_is_walked_in_the_page_without_a_reload() {
     let points = || page.attribute(curve, "data-points").and_then(|points| points.parse::<u64>().ok()).unwrap_or(0);
     page.wait("a moving curve", 60, || (points() >= 3).then_some(()));
     page.click("run-pause");
-    page.wait("the pause", 30, || (page.attribute("run-detail", "data-state")? == "paused").then_some(()));
+    page.wait("the pause", 120, || (page.attribute("run-detail", "data-state")? == "paused").then_some(()));
     std::thread::sleep(std::time::Duration::from_millis(500));
     let standing = points();
     std::thread::sleep(std::time::Duration::from_millis(1500));
