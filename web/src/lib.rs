@@ -1,10 +1,10 @@
 //! The page: one Leptos page per step of the loop (Data, Train, Preview), and the worker that hosts
-//! the engine. Both are the same wasm module: the document calls [`page_main`], the worker calls
-//! [`worker_main`].
+//! the engine. Both are the same wasm module: the document calls `page_main`, the worker calls
+//! `worker_main`.
 //!
-//! Layout: modules that only compute ([`curve`], [`eta`], [`format`], [`interval`], [`log_format`], [`route`],
+//! Layout: modules that only compute ([`curve`], [`eta`], [`mod@format`], [`interval`], [`log_format`], [`route`],
 //! [`run_form`], [`slate`], [`wire`]) compile and are tested everywhere; the rest needs a browser, and reaches it through
-//! [`platform`] alone.
+//! `platform` alone.
 
 pub mod curve;
 pub mod eta;

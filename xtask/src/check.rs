@@ -213,7 +213,7 @@ fn tests_and_docs(project: &Project, options: &Options, system: &System, report:
     }
     report.step("documentation", || {
         let mut command = project.cargo(["doc", "--release", "--workspace", "--no-deps"]);
-        succeed(command.env("RUSTDOCFLAGS", "-D warnings"))?;
+        succeed(command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links"))?;
         succeed(&mut project.cargo(["test", "--release", "--workspace", "--doc", "--quiet"]))?;
         Ok(Verdict::ok(""))
     });
