@@ -118,6 +118,16 @@ struct Board {
     queue: VecDeque<String>,
     active: Option<Active>,
     stopping: bool,
+    /// Runs whose end the store refused, as on a full disk. The next process finds them running and takes them up.
+    unsaved: Vec<RunStatus>,
+}
+
+impl Board {
+    /// The status that the store does not have.
+    fn newer(&self, id: &str) -> Option<&RunStatus> {
+        let active = self.active.as_ref().map(|active| &active.status);
+        active.into_iter().chain(&self.unsaved).find(|status| status.id == id)
+    }
 }
 
 struct Shared {
@@ -199,9 +209,9 @@ impl Trainer {
     /// [`TrainerError::Unknown`], `Store`.
     pub fn status(&self, id: &str) -> Result<RunStatus, TrainerError> {
         let board = self.shared.board();
-        match &board.active {
-            Some(active) if active.status.id == id => Ok(active.status.clone()),
-            _ => match self.shared.store.run(id)? {
+        match board.newer(id) {
+            Some(status) => Ok(status.clone()),
+            None => match self.shared.store.run(id)? {
                 Some(stored) => Ok(stored.status),
                 None => Err(TrainerError::Unknown { id: id.to_owned() }),
             },
@@ -215,8 +225,10 @@ impl Trainer {
     pub fn statuses(&self) -> Result<Vec<RunStatus>, TrainerError> {
         let board = self.shared.board();
         let mut statuses: Vec<RunStatus> = self.shared.store.runs()?.into_iter().map(|run| run.status).collect();
-        if let Some(active) = &board.active {
-            statuses.iter_mut().filter(|status| status.id == active.status.id).for_each(|s| *s = active.status.clone());
+        for status in &mut statuses {
+            if let Some(newer) = board.newer(&status.id) {
+                *status = newer.clone();
+            }
         }
         Ok(statuses)
     }
@@ -440,6 +452,7 @@ impl Shared {
         if let Err(error) = self.settle(&status, None) {
             eprintln!("beckon: the end of run {id} could not be stored: {error}");
             self.announce(&status);
+            board.unsaved.push(status);
         }
     }
 

