@@ -146,7 +146,7 @@ pub fn token_logps(model: &Llama, batch: &Batch, device: &Device) -> Tensor<1> {
     let tensors = batch.tensors(device);
     let hidden = model.hidden(tensors.tokens); // [B, T, D]
     let [b, t, d] = hidden.dims();
-    let before = hidden.reshape([b * t, d]).select(0, tensors.predictors); // [N, D]
+    let before = ops::rows(hidden.reshape([b * t, d]), tensors.predictors); // [N, D]
     model.token_logps(before, tensors.targets) // [N]
 }
 
