@@ -9,6 +9,7 @@
 use super::{Control, StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
+use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 use crate::model::state::{Fingerprint, StateError, TrainState};
 use beckon_shared::config::{ConfigError, ModelConfig};

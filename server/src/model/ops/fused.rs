@@ -68,6 +68,12 @@ fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("the fused operations compute on dense f32 tensors")
 }
 
+/// Values of a [`dense`] tensor to be changed; a copy first where somebody else holds them too.
+fn values_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    let (start, end) = tensor.layout().contiguous_offsets().expect("the fused operations compute on dense tensors");
+    &mut tensor.storage_mut()[start..end]
+}
+
 /// Sizes of a matrix.
 fn sizes(tensor: &FlexTensor) -> [usize; 2] {
     tensor.layout().shape().dims()

@@ -126,7 +126,7 @@ fn causal_attention() {
     {
         let shape = Shape { batch, tokens, heads, kv_heads, head_dim };
         let (n, q, kv) = (batch * tokens, heads * head_dim, kv_heads * head_dim);
-        let rotary = |device: &Device| Rotary::new(tokens + 3, head_dim, 100.0, device);
+        let rotary = move |device: &Device| Rotary::new(tokens + 3, head_dim, 100.0, device);
         check(&Case {
             name: "attention",
             operands: vec![operand(&[n, q], 0.0), operand(&[n, kv], 1.0), operand(&[n, kv], 2.0)],

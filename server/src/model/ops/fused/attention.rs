@@ -54,10 +54,15 @@ impl Dims {
 /// `[at least T, K]`, each half alike.
 #[derive(Debug, Clone, Copy)]
 pub struct Operands<'a> {
+    /// Queries.
     pub q: &'a [f32],
+    /// Keys.
     pub k: &'a [f32],
+    /// Values.
     pub v: &'a [f32],
+    /// Cosines of the angles.
     pub cos: &'a [f32],
+    /// Sines of the angles.
     pub sin: &'a [f32],
 }
 
