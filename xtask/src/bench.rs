@@ -27,7 +27,8 @@ pub struct Options {
 }
 
 /// What `beckon bench` is asked for: verb and size.
-const OF_SERVER: [(&str, &str); 4] = [("sft", "5m"), ("sft", "33m"), ("garm", "5m"), ("garm", "33m")];
+const OF_SERVER: [(&str, &str); 6] =
+    [("sft", "5m"), ("sft", "33m"), ("garm", "5m"), ("garm", "33m"), ("rl", "5m"), ("rl", "33m")];
 /// Rounds of a training step.
 const N_ROUNDS: usize = 5;
 
@@ -86,7 +87,7 @@ fn training_step(project: &Project, server: &Path, [verb, size]: [&str; 2], torc
     last["ours"] = median(&mut ours).into();
     if let Some(torch) = torch {
         last["rival"] = median(&mut rival).into();
-        last["rival_name"] = torch.name().into();
+        last["rival_name"] = torch.name(verb).into();
         last["ratio"] = (median(&mut ours) / median(&mut rival)).into();
     }
     figure(&last.to_string())

@@ -2,7 +2,7 @@
 //! `cargo xtask bench`.
 
 use super::DeviceArg;
-use crate::model::bench::{Size, garm_step, sft_step};
+use crate::model::bench::{Size, garm_step, rl_step, sft_step};
 use clap::{Args, ValueEnum};
 
 /// What can be measured.
@@ -12,6 +12,8 @@ pub enum BenchName {
     Sft,
     /// A full GaRM step on pairs.
     Garm,
+    /// An RL step with its rollouts, without rewards.
+    Rl,
 }
 
 /// Sizes of network and batch.
@@ -65,6 +67,7 @@ pub fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let measure = match args.name {
         BenchName::Sft => sft_step,
         BenchName::Garm => garm_step,
+        BenchName::Rl => rl_step,
     };
     let figure = measure(args.size.into(), args.device.into(), args.steps.max(1))?;
     if args.json {

@@ -1,6 +1,10 @@
 //! Speed of training steps, for `beckon bench`. Synthetic rows, so that a figure depends on the machine and the
 //! network alone; nothing is printed here. The setting goes out with the figure: a rival is given the same.
 
+mod rl;
+
+pub use rl::{Drawing, rl_step};
+
 use super::batch::{Batch, Sequence};
 use super::device::{DeviceError, pick_device};
 use super::llama::Llama;
@@ -48,6 +52,9 @@ pub struct Setting {
     pub n_threads: usize,
     /// Steps under the clock.
     pub n_steps: usize,
+    /// For RL, how the rows come about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drawing: Option<Drawing>,
 }
 
 /// Sizes of network and batch.
@@ -70,6 +77,12 @@ pub enum BenchError {
     /// The size is no network.
     #[error(transparent)]
     Model(#[from] super::ModelError),
+    /// No tokenizer for the prompts.
+    #[error(transparent)]
+    Tokenizer(#[from] beckon_shared::tokenizer::TokenizerError),
+    /// The engine could not draw suggestions.
+    #[error(transparent)]
+    Engine(#[from] beckon_shared::engine::EngineError),
 }
 
 /// Steps before the clock runs: kernels are compiled and memory is touched in them.
@@ -97,7 +110,7 @@ impl Size {
             }
         };
         let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Setting { model, n_rows, n_tokens, n_threads, n_steps }
+        Setting { model, n_rows, n_tokens, n_threads, n_steps, drawing: None }
     }
 }
 
@@ -133,14 +146,19 @@ impl Setting {
                 speeds.push((self.n_rows * self.n_tokens) as f64 / begun.elapsed().as_secs_f64());
             }
         }
-        speeds.sort_by(f64::total_cmp);
-        speeds.get(speeds.len() / 2).copied().unwrap_or(f64::NAN)
+        median(&mut speeds)
     }
 
     fn figure(self, name: &str, size: Size, device: String, ours: f64) -> BenchFigure {
         let name = format!("{name} {}", size.name());
         BenchFigure { name, device, unit: "tokens/s".into(), ours, rival: None, setting: self }
     }
+}
+
+/// Middle value; NaN for none.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A full SFT step: forward, backward, gradient norm, AdamW.
@@ -186,7 +204,9 @@ mod tests {
 
     #[test]
     fn the_benches_give_positive_figures() {
-        for (bench, name) in [(sft_step as fn(_, _, _) -> _, "sft tiny"), (garm_step, "garm tiny")] {
+        for (bench, name) in
+            [(sft_step as fn(_, _, _) -> _, "sft tiny"), (garm_step, "garm tiny"), (rl_step, "rl tiny")]
+        {
             let figure: BenchFigure = bench(Size::Tiny, DeviceChoice::Cpu, 1).expect("cpu is always there");
             assert!(figure.ours > 0.0 && figure.rival.is_none());
             assert_eq!((figure.name.as_str(), figure.unit.as_str()), (name, "tokens/s"));

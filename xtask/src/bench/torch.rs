@@ -11,8 +11,11 @@ use std::process::{Command, Stdio};
 
 /// The version that figures are compared with.
 const VERSION: &str = "2.15.0";
-/// The rival's program.
-const PROGRAM: &str = include_str!("torch_step.py");
+/// Of transformers, whose `generate` is the rival of our rollouts.
+const TRANSFORMERS: &str = "5.24.0";
+/// The rival's programs: of SFT and GaRM steps, and of RL steps.
+const STEP: &str = include_str!("torch_step.py");
+const RL: &str = include_str!("torch_rl.py");
 
 /// A Python that has PyTorch.
 pub struct Torch {
@@ -33,7 +36,8 @@ impl Torch {
             let mut command = Command::new(system);
             succeed(command.args(["-m", "venv", "--system-site-packages"]).arg(&folder))?;
             let mut command = Command::new(&python);
-            command.args(["-m", "pip", "install", "--quiet", &format!("torch=={VERSION}"), "numpy"]);
+            let packages = [format!("torch=={VERSION}"), format!("transformers=={TRANSFORMERS}"), "numpy".to_owned()];
+            command.args(["-m", "pip", "install", "--quiet"]).args(packages);
             // pip's messages must not stand among the figures
             succeed(command.stdout(Stdio::null()))?;
             ensure!(has_torch(&python), "PyTorch {VERSION} was installed into {} but does not load", folder.display());
@@ -41,18 +45,22 @@ impl Torch {
         Ok(Self { python })
     }
 
-    /// As it is named beside a figure.
-    pub fn name(&self) -> String {
-        format!("PyTorch {VERSION} eager")
+    /// As it is named beside the figure of `verb`.
+    pub fn name(&self, verb: &str) -> String {
+        match verb {
+            "rl" => format!("PyTorch {VERSION} eager, transformers {TRANSFORMERS}"),
+            _ => format!("PyTorch {VERSION} eager"),
+        }
     }
 
-    /// Tokens per second of the step `verb` (`sft`, `garm`) in the setting of our figure.
+    /// Tokens per second of the step `verb` (`sft`, `garm`, `rl`) in the setting of our figure.
     ///
     /// # Errors
     /// The program failed or printed something else.
     pub fn step(&self, verb: &str, setting: &Value) -> Result<f64> {
+        let program = if verb == "rl" { RL } else { STEP };
         let output = Command::new(&self.python)
-            .args(["-c", PROGRAM, verb, &setting.to_string()])
+            .args(["-c", program, verb, &setting.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
@@ -64,7 +72,10 @@ impl Torch {
 }
 
 fn has_torch(python: &Path) -> bool {
-    let program = format!("import torch, sys; sys.exit(not torch.__version__.startswith('{VERSION}'))");
+    let program = format!(
+        "import torch, transformers, sys; \
+         sys.exit(not torch.__version__.startswith('{VERSION}') or transformers.__version__ != '{TRANSFORMERS}')"
+    );
     let mut command = Command::new(python);
     command.args(["-c", &program]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
@@ -94,7 +105,10 @@ mod tests {
     #[test]
     fn the_rival_takes_what_a_figure_says_of_its_work() {
         for key in ["model", "n_rows", "n_tokens", "n_threads", "n_steps", "d_model", "n_kv_heads", "rope_base"] {
-            assert!(PROGRAM.contains(&format!("\"{key}\"")), "{key}");
+            assert!(STEP.contains(&format!("\"{key}\"")), "{key}");
+        }
+        for key in ["drawing", "n_prompts", "group_size", "n_prompt_tokens", "n_new_tokens", "n_threads", "n_steps"] {
+            assert!(RL.contains(&format!("\"{key}\"")), "{key}");
         }
     }
 }
