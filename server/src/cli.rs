@@ -1,5 +1,6 @@
 //! The command line: the same words as the loop's arrows, in the same order. One file per command.
 
+mod ab;
 mod bench;
 mod eval;
 mod import;
@@ -33,6 +34,8 @@ enum Command {
     Loop(run_loop::LoopArgs),
     /// Judge a policy, a reward model, or the whole loop on simulated users.
     Eval(eval::EvalArgs),
+    /// Analyse an A/B test, or plan one.
+    Ab(ab::AbArgs),
     /// Write a click log of simulated users with a known true click rate.
     Simulate(simulate::SimulateArgs),
     /// Measure speed.
@@ -97,6 +100,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => import::import(&args),
         Command::Loop(args) => run_loop::run_loop(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Ab(args) => ab::ab(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Bench(args) => bench::bench(&args),
     }

@@ -37,7 +37,7 @@ use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{RlConfig, Stage};
 use beckon_shared::engine::Score;
-use beckon_shared::metrics::distinct_n;
+use beckon_shared::metrics::diversity::distinct_n;
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::reward::components::NAMES;
