@@ -16,6 +16,9 @@ const MAX_BUFFERED: usize = 10_000;
 /// Pause between an event about the log and reading its summary, so that many imports cost one call.
 const SUMMARY_DELAY_MILLIS: i32 = 300;
 
+/// Times that the list of runs is read again because an event overtook it.
+const MAX_REREADS: usize = 5;
+
 /// A resource of the server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fetched<T> {
@@ -90,6 +93,7 @@ pub struct Live {
     pub announcement: RwSignal<String>,
     buffer: StoredValue<Vec<Metric>>,
     summary_due: StoredValue<bool>,
+    n_run_events: StoredValue<u64>,
 }
 
 impl Live {
@@ -108,6 +112,7 @@ impl Live {
             announcement: RwSignal::new(String::new()),
             buffer: StoredValue::new(Vec::new()),
             summary_due: StoredValue::new(false),
+            n_run_events: StoredValue::new(0),
         };
         live.refetch();
         stream::listen(
@@ -133,7 +138,16 @@ impl Live {
     pub fn refetch(&self) {
         let live = *self;
         spawn(async move {
-            let answer = api::runs().await;
+            // an event that came while the list was on its way is newer than the list
+            let mut asked_at = live.run_events();
+            let mut answer = api::runs().await;
+            for _ in 0..MAX_REREADS {
+                if answer.is_err() || live.run_events() == asked_at {
+                    break;
+                }
+                asked_at = live.run_events();
+                answer = api::runs().await;
+            }
             live.runs.update(|r| r.take(answer));
             let answer = api::checkpoints().await;
             live.checkpoints.update(|c| c.take(answer));
@@ -159,8 +173,23 @@ impl Live {
         });
     }
 
+    /// Events about runs so far: what [`Self::answered`] wants to know of the moment a request was sent.
+    pub fn run_events(&self) -> u64 {
+        self.n_run_events.get_value()
+    }
+
+    /// Takes the status that a request brought. An event that came while the request was under way is newer than its
+    /// answer, which then counts only for a run that is not known yet.
+    pub fn answered(&self, asked_at: u64, status: RunStatus) {
+        let is_known =
+            self.runs.with_untracked(|r| r.value().is_some_and(|list| list.iter().any(|r| r.id == status.id)));
+        if self.run_events() == asked_at || !is_known {
+            self.upsert_run(status);
+        }
+    }
+
     /// Puts a run's new status in its place.
-    pub fn upsert_run(&self, status: RunStatus) {
+    fn upsert_run(&self, status: RunStatus) {
         if let (RunState::Running, Some(stage)) = (status.state, status.stage) {
             self.rate.update(|r| r.observe(stage, status.step, clock::now_secs()));
         } else {
@@ -209,7 +238,10 @@ impl Live {
 
     fn apply(&self, event: Event) {
         match event {
-            Event::Run(status) => self.upsert_run(status),
+            Event::Run(status) => {
+                self.n_run_events.update_value(|n| *n += 1);
+                self.upsert_run(status);
+            }
             Event::Metric(metric) => {
                 let n = self.buffer.try_update_value(|buffer| {
                     buffer.push(metric);

@@ -3,11 +3,18 @@
 //! A bench is an example whose name starts with `bench_`, in any crate, or a verb of `beckon bench`. It prints a
 //! JSON object a line: `name, device, unit, ours, rival, rival_name, ratio`. A ratio above 1 means that ours is
 //! better, both sides measured in the same run; where no rival can run, the three are null.
+//!
+//! Training steps (`beckon bench`) are measured in [`N_ROUNDS`] rounds, ours and the rival's in turn, so that both
+//! see the same machine; both sides of a figure are medians over the rounds.
+
+mod torch;
 
 use crate::project::{Project, spelled, succeed};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use torch::Torch;
 
 /// Which figures, and how to print them.
 #[derive(clap::Args)]
@@ -19,8 +26,10 @@ pub struct Options {
     json: bool,
 }
 
-/// Figures of `beckon bench` and its verbs.
-const OF_SERVER: [(&str, &str); 1] = [("sft_step", "sft")];
+/// What `beckon bench` is asked for: verb and size.
+const OF_SERVER: [(&str, &str); 4] = [("sft", "5m"), ("sft", "33m"), ("garm", "5m"), ("garm", "33m")];
+/// Rounds of a training step.
+const N_ROUNDS: usize = 5;
 
 /// Runs every bench that has a figure of the name.
 pub fn run(project: &Project, options: &Options) -> Result<()> {
@@ -38,20 +47,55 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     }
     ensure!(!examples.is_empty(), "no example is named bench_*");
     succeed(&mut build)?;
-    for (_, verb) in OF_SERVER.iter().filter(|(figure, _)| figure.contains(name) || name.starts_with(figure)) {
-        let mut command = Command::new(project.build_server()?);
-        command.args(["bench", verb, "--json"]);
-        commands.push(command);
-    }
     let mut n_figures = 0;
+    let mut print = |figure: &Value| {
+        println!("{}", if options.json { figure.to_string() } else { line(figure) });
+        n_figures += 1;
+    };
     for command in &mut commands {
-        for figure in figures(project, command)?.iter().filter(|figure| text(figure, "name").contains(name)) {
-            println!("{}", if options.json { figure.to_string() } else { line(figure) });
-            n_figures += 1;
+        figures(project, command)?.iter().filter(|figure| text(figure, "name").contains(name)).for_each(&mut print);
+    }
+    let steps: Vec<_> = OF_SERVER.iter().filter(|(verb, size)| format!("{verb} {size}").contains(name)).collect();
+    if !steps.is_empty() {
+        let server = project.build_server()?;
+        let torch = Torch::prepare();
+        if let Err(error) = &torch {
+            eprintln!("no rival for {} training figures: {error:#}", steps.len());
+        }
+        for (verb, size) in steps {
+            print(&training_step(project, &server, [verb, size], torch.as_ref().ok())?);
         }
     }
     ensure!(n_figures > 0, "no figure is named like `{name}`");
     Ok(())
+}
+
+/// One training step in rounds, ours and PyTorch's in turn.
+fn training_step(project: &Project, server: &Path, [verb, size]: [&str; 2], torch: Option<&Torch>) -> Result<Value> {
+    let (mut ours, mut rival) = (Vec::new(), Vec::new());
+    let mut last = Value::Null;
+    for _ in 0..N_ROUNDS {
+        let mut command = Command::new(server);
+        command.args(["bench", verb, "--size", size, "--device", "cpu", "--json"]);
+        last = figures(project, &mut command)?.pop().context("`beckon bench` printed no figure")?;
+        ours.push(last["ours"].as_f64().context("`beckon bench` printed no number")?);
+        if let Some(torch) = torch {
+            rival.push(torch.step(verb, &last["setting"])?);
+        }
+    }
+    last["ours"] = median(&mut ours).into();
+    if let Some(torch) = torch {
+        last["rival"] = median(&mut rival).into();
+        last["rival_name"] = torch.name().into();
+        last["ratio"] = (median(&mut ours) / median(&mut rival)).into();
+    }
+    figure(&last.to_string())
+}
+
+/// Middle value; NaN for none.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Runs one bench and reads its lines.
@@ -118,5 +162,11 @@ mod tests {
         let alone = figure(r#"{"name":"sft_step","device":"cpu","unit":"tokens/s","ours":2.0}"#).unwrap();
         assert!(alone["ratio"].is_null() && line(&alone).contains("no rival"), "{alone}");
         assert!(figure("{").is_err());
+    }
+
+    #[test]
+    fn a_median_does_not_follow_an_outlier() {
+        assert_eq!(median(&mut [3.0, 900.0, 1.0, 2.0, 4.0]), 3.0);
+        assert!(median(&mut []).is_nan());
     }
 }

@@ -1,14 +1,18 @@
-//! Speed of one training step, for `beckon bench sft`. Synthetic rows, so that the figure depends on
-//! the machine and the network alone; nothing is printed here.
+//! Speed of training steps, for `beckon bench`. Synthetic rows, so that a figure depends on the machine and the
+//! network alone; nothing is printed here. The setting goes out with the figure: a rival is given the same.
 
-use super::batch::{Batch, Sequence, plan};
+use super::batch::{Batch, Sequence};
 use super::device::{DeviceError, pick_device};
 use super::llama::Llama;
 use super::optim::{AdamW, AdamWConfig};
+use super::reward::RewardModel;
+use super::reward::likelihood::pair_loss;
 use crate::stage::sft;
-use beckon_shared::config::Preset;
+use beckon_shared::config::{ModelConfig, Preset};
 use beckon_shared::control::DeviceChoice;
+use burn::module::Module;
 use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -27,6 +31,34 @@ pub struct BenchFigure {
     pub ours: f64,
     /// A rival's value from the same run, where one was run.
     pub rival: Option<f64>,
+    /// What a rival needs to do the same work.
+    pub setting: Setting,
+}
+
+/// The work that is measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// The network.
+    pub model: ModelConfig,
+    /// Rows of a step.
+    pub n_rows: usize,
+    /// Tokens of a row. All of them count; a policy learns to predict each from those before it.
+    pub n_tokens: usize,
+    /// Threads of the CPU backend.
+    pub n_threads: usize,
+    /// Steps under the clock.
+    pub n_steps: usize,
+}
+
+/// Sizes of network and batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// The test network: 8 rows of 32 tokens.
+    Tiny,
+    /// 5.0 M parameters, 16 rows of 64 tokens.
+    M5,
+    /// 33 M parameters, 8 rows of 64 tokens.
+    M33,
 }
 
 /// The bench could not run.
@@ -35,57 +67,117 @@ pub enum BenchError {
     /// No such device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The preset is no network.
+    /// The size is no network.
     #[error(transparent)]
     Model(#[from] super::ModelError),
 }
 
 /// Steps before the clock runs: kernels are compiled and memory is touched in them.
 const N_WARMUP: usize = 2;
+const RATE: f64 = 1e-4;
 
-/// Tokens (padding excluded) per second of a full SFT step, forward, backward and AdamW, of
-/// `preset` at 1,024 padded tokens a batch: the median over `n_steps` steps.
+impl Size {
+    /// As it is named on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tiny => "tiny",
+            Self::M5 => "5m",
+            Self::M33 => "33m",
+        }
+    }
+
+    fn setting(self, n_steps: usize) -> Setting {
+        let base = Preset::Nano.model();
+        let (model, n_rows, n_tokens) = match self {
+            Self::Tiny => (Preset::Tiny.model(), 8, 32),
+            Self::M5 => (ModelConfig { d_ff: 1024, ..base }, 16, 64),
+            Self::M33 => {
+                let heads = ModelConfig { n_heads: 9, n_kv_heads: 3, head_dim: 64, ..base };
+                (ModelConfig { vocab_size: 8192, d_model: 576, n_layers: 6, d_ff: 2240, ..heads }, 8, 64)
+            }
+        };
+        let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Setting { model, n_rows, n_tokens, n_threads, n_steps }
+    }
+}
+
+impl Setting {
+    /// Random rows: a prompt of one token, so that every later token is predicted.
+    fn rows(&self, n: usize) -> Vec<Sequence> {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let v = self.model.vocab_size as u32;
+        let mut tokens = |n: usize| -> Vec<u32> { (0..n).map(|_| rng.random_range(5..v)).collect() };
+        (0..n).map(|_| Sequence::new(&tokens(1), &tokens(self.n_tokens - 1))).collect()
+    }
+
+    /// Tokens per second: the median over the steps of a training whose loss is `loss`.
+    fn measure<M: Module>(
+        &self,
+        mut model: M,
+        loss: impl Fn(&M, &[Sequence], &Device) -> Tensor<1>,
+        device: &Device,
+    ) -> f64 {
+        const N_BATCHES: usize = 4;
+        let rows = self.rows(N_BATCHES * self.n_rows);
+        let mut optimizer = AdamW::new(AdamWConfig::default());
+        let mut speeds = Vec::with_capacity(self.n_steps);
+        for step in 0..N_WARMUP + self.n_steps {
+            let first = step % N_BATCHES * self.n_rows;
+            let begun = Instant::now();
+            let loss = loss(&model, &rows[first..first + self.n_rows], device);
+            let grads = GradientsParams::from_grads(loss.backward(), &model);
+            // Reading the gradient's norm waits for the device, so the clock sees the whole step but
+            // the update itself, which the next step's read waits for.
+            (model, _) = optimizer.step(model, grads, RATE, &|_| 1.0);
+            if step >= N_WARMUP {
+                speeds.push((self.n_rows * self.n_tokens) as f64 / begun.elapsed().as_secs_f64());
+            }
+        }
+        speeds.sort_by(f64::total_cmp);
+        speeds.get(speeds.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn figure(self, name: &str, size: Size, device: String, ours: f64) -> BenchFigure {
+        let name = format!("{name} {}", size.name());
+        BenchFigure { name, device, unit: "tokens/s".into(), ours, rival: None, setting: self }
+    }
+}
+
+/// A full SFT step: forward, backward, gradient norm, AdamW.
 ///
 /// # Errors
 /// A GPU was asked for and there is none.
-pub fn sft_step(preset: Preset, choice: DeviceChoice, n_steps: usize) -> Result<BenchFigure, BenchError> {
+pub fn sft_step(size: Size, choice: DeviceChoice, n_steps: usize) -> Result<BenchFigure, BenchError> {
     let (device, text) = pick_device(choice)?;
     let device = device.autodiff();
-    let config = preset.model();
-    let rows = rows(config.vocab_size as u32, 256);
-    let lengths: Vec<usize> = rows.iter().map(|r| r.tokens.len()).collect();
-    let batches = plan(&lengths, 1_024, 0, 0);
-    let mut model = Llama::init(&config, 0, &device)?;
-    let mut optimizer = AdamW::new(AdamWConfig::default());
-    let mut speeds = Vec::with_capacity(n_steps);
-    for step in 0..N_WARMUP + n_steps {
-        let picked = &batches[step % batches.len()];
-        let begun = Instant::now();
-        let batch = Batch::pack(picked.iter().map(|&i| &rows[i]));
-        let loss = sft::loss(&model, &batch, &vec![1.0; picked.len()], &device);
-        let grads = GradientsParams::from_grads(loss.backward(), &model);
-        // Reading the gradient's norm waits for the device, so the clock sees the whole step but
-        // the update itself, which the next step's read waits for.
-        (model, _) = optimizer.step(model, grads, 1e-3, &|_| 1.0);
-        let n_tokens: usize = picked.iter().map(|&i| lengths[i]).sum();
-        if step >= N_WARMUP {
-            speeds.push(n_tokens as f64 / begun.elapsed().as_secs_f64());
-        }
-    }
-    speeds.sort_by(f64::total_cmp);
-    let ours = speeds.get(speeds.len() / 2).copied().unwrap_or(f64::NAN);
-    let name = format!("sft_step {preset:?}").to_lowercase();
-    Ok(BenchFigure { name, device: text, unit: "tokens/s".into(), ours, rival: None })
+    let setting = size.setting(n_steps);
+    let model = Llama::init(&setting.model, 0, &device)?;
+    let loss = |model: &Llama, rows: &[Sequence], device: &Device| {
+        sft::loss(model, &Batch::pack(rows), &vec![1.0; rows.len()], device)
+    };
+    let ours = setting.measure(model, loss, &device);
+    Ok(setting.figure("sft", size, text, ours))
 }
 
-/// Rows like those of a click log: prompts of 8 to 40 tokens, suggestions of 6 to 14.
-fn rows(vocab_size: u32, n: usize) -> Vec<Sequence> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut tokens = |low, high| -> Vec<u32> {
-        let n = rng.random_range(low..=high);
-        (0..n).map(|_| rng.random_range(5..vocab_size)).collect()
+/// A full GaRM step on pairs, half of the rows chosen and half rejected: forward with both heads, the pair
+/// loss of method B.2.1, backward, gradient norm, AdamW.
+///
+/// # Errors
+/// A GPU was asked for and there is none.
+pub fn garm_step(size: Size, choice: DeviceChoice, n_steps: usize) -> Result<BenchFigure, BenchError> {
+    let (device, text) = pick_device(choice)?;
+    let device = device.autodiff();
+    let setting = size.setting(n_steps);
+    let policy = Llama::init(&setting.model, 0, &device)?.to_tensors();
+    let model = RewardModel::init(&setting.model, &policy, 0.0, 0.05, 0, &device)?;
+    let loss = |model: &RewardModel, rows: &[Sequence], device: &Device| {
+        let constant =
+            |x: f32| Tensor::<1>::from_data(TensorData::new(vec![x; rows.len() / 2], [rows.len() / 2]), device).inner();
+        let rewards = model.rewards(model.features(&Batch::pack(rows), device));
+        pair_loss(rewards.mean, rewards.variance.log(), constant(1.0), constant(1.0), 2.0).mean()
     };
-    (0..n).map(|_| Sequence::new(&tokens(8, 40), &tokens(6, 14))).collect()
+    let ours = setting.measure(model, loss, &device);
+    Ok(setting.figure("garm", size, text, ours))
 }
 
 #[cfg(test)]
@@ -93,16 +185,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bench_gives_a_positive_figure() {
-        let figure = sft_step(Preset::Tiny, DeviceChoice::Cpu, 1).expect("cpu is always there");
-        assert!(figure.ours > 0.0 && figure.rival.is_none());
-        assert_eq!((figure.name.as_str(), figure.unit.as_str()), ("sft_step tiny", "tokens/s"));
+    fn the_benches_give_positive_figures() {
+        for (bench, name) in [(sft_step as fn(_, _, _) -> _, "sft tiny"), (garm_step, "garm tiny")] {
+            let figure: BenchFigure = bench(Size::Tiny, DeviceChoice::Cpu, 1).expect("cpu is always there");
+            assert!(figure.ours > 0.0 && figure.rival.is_none());
+            assert_eq!((figure.name.as_str(), figure.unit.as_str()), (name, "tokens/s"));
+        }
     }
 
-    /// `cargo test --release -p beckon-server nano_step -- --ignored --nocapture`
     #[test]
-    #[ignore = "slow: a measurement, not a check"]
-    fn nano_step() {
-        println!("{:?}", sft_step(Preset::Nano, DeviceChoice::Cpu, 12));
+    fn the_sizes_hold_what_they_are_named_after() {
+        let millions = |size: Size| (size.setting(1).model.n_params() as f64 / 1e6).round();
+        assert_eq!((millions(Size::M5), millions(Size::M33)), (5.0, 33.0));
+        for size in [Size::Tiny, Size::M5, Size::M33] {
+            size.setting(1).model.validate().expect("a network");
+        }
     }
 }

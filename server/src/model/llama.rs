@@ -28,7 +28,6 @@ pub struct Llama {
     layers: Vec<Block>,
     norm: Param<Tensor<1>>,
     rotary: Rotary,
-    mask: Tensor<2>,
     n_heads: usize,
     n_kv_heads: usize,
     norm_eps: f64,
@@ -88,7 +87,6 @@ impl Llama {
             layers: (0..config.n_layers).map(layer).collect(),
             norm: vector(tensors, "model.norm.weight", device),
             rotary: Rotary::new(config.max_seq_len, config.head_dim, config.rope_base, device),
-            mask: ops::causal_mask(config.max_seq_len, device),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             norm_eps: f64::from(config.norm_eps),
@@ -129,7 +127,7 @@ impl Llama {
     pub fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [b, t] = tokens.dims();
         assert!(t <= self.max_seq_len, "hidden: {t} tokens exceed max_seq_len {}", self.max_seq_len);
-        let mut x = ops::embed_tokens(self.embed.val(), tokens); // [B·T, D]
+        let mut x = ops::rows(self.embed.val(), tokens.reshape([b * t])); // [B·T, D]
         for layer in &self.layers {
             x = x.clone() + self.attention(layer, ops::rms_norm(x, layer.attn_norm.val(), self.norm_eps), b);
             x = x.clone() + layer.feed_forward(ops::rms_norm(x, layer.mlp_norm.val(), self.norm_eps));
@@ -164,29 +162,28 @@ impl Llama {
     }
 
     /// Attention of one layer on normed rows `[B·T, D]`.
-    fn attention(&self, layer: &Block, x: Tensor<2>, b: usize) -> Tensor<2> {
-        let [n, _] = x.dims();
-        let t = n / b;
-        let heads = |weight: &Param<Tensor<2>>, n_heads: usize| {
-            let y = x.clone().matmul(weight.val()); // [B·T, n·K]
-            let k = y.dims()[1] / n_heads;
-            y.reshape([b, t, n_heads, k]) // [B, T, n, K]
+    fn attention(&self, layer: &Block, x: Tensor<2>, batch: usize) -> Tensor<2> {
+        let q = ops::linear(x.clone(), layer.q.val()); // [B·T, H·K]
+        let k = ops::linear(x.clone(), layer.k.val()); // [B·T, G·K]
+        let v = ops::linear(x, layer.v.val()); // [B·T, G·K]
+        let [n, width] = q.dims();
+        let shape = ops::Shape {
+            batch,
+            tokens: n / batch,
+            heads: self.n_heads,
+            kv_heads: self.n_kv_heads,
+            head_dim: width / self.n_heads,
         };
-        let q = self.rotary.apply(heads(&layer.q, self.n_heads));
-        let k = self.rotary.apply(heads(&layer.k, self.n_kv_heads));
-        let v = heads(&layer.v, self.n_kv_heads);
-        let y = ops::causal_attention(q, k, v, &self.mask); // [B, T, H·K]
-        let width = y.dims()[2];
-        y.reshape([n, width]).matmul(layer.o.val()) // [B·T, D]
+        ops::linear(ops::attention(q, k, v, &self.rotary, shape), layer.o.val()) // [B·T, D]
     }
 }
 
 impl Block {
     /// Feed-forward of one layer on normed rows `[B·T, D]`.
     fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = x.clone().matmul(self.gate.val()); // [B·T, F]
-        let up = x.matmul(self.up.val()); // [B·T, F]
-        ops::swiglu(gate, up).matmul(self.down.val()) // [B·T, D]
+        let gate = ops::linear(x.clone(), self.gate.val()); // [B·T, F]
+        let up = ops::linear(x, self.up.val()); // [B·T, F]
+        ops::linear(ops::swiglu(gate, up), self.down.val()) // [B·T, D]
     }
 }
 

@@ -3,8 +3,10 @@
 //!
 //! Burn's own optimiser keeps its moments under parameter ids that are drawn anew in each process;
 //! this one keeps them under module paths (`layers.0.q`), so that a training state can be saved and
-//! restored bit for bit. Decay touches matrices only, not norms, biases and vectors.
+//! restored bit for bit. Decay touches matrices only, not norms, biases and vectors. On Burn's CPU backend a
+//! step is one pass over memory (`ops::fused::adamw`), which changes parameter and moments in place.
 
+use super::ops::{self, fused};
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -109,24 +111,33 @@ impl AdamW {
         (model, norm)
     }
 
-    /// New values of one flattened parameter:
+    /// New values of one flattened parameter, with `g` the gradient times `clip`:
     /// `m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`,
     /// `p ← p(1 - lr·decay) - lr · (m / (1-β₁ᵗ)) / (sqrt(v / (1-β₂ᵗ)) + ε)`.
-    fn update(&mut self, path: &str, p: Tensor<1>, g: Tensor<1>, lr: f64, decay: f64) -> Tensor<1> {
+    fn update(&mut self, path: &str, p: Tensor<1>, g: Tensor<1>, lr: f64, decay: f64, clip: f64) -> Tensor<1> {
         let AdamWConfig { beta_1, beta_2, epsilon, .. } = self.config;
         let t = self.n_steps as i32;
         // The bias corrections are folded into two scalars: fewer passes over memory.
         let root = (1.0 - beta_2.powi(t)).sqrt();
-        let (step, epsilon) = (lr * root / (1.0 - beta_1.powi(t)), epsilon * root);
-        let old = self.moments.remove(path);
-        let (mut first, mut second) = (g.clone().mul_scalar(1.0 - beta_1), g.square().mul_scalar(1.0 - beta_2));
-        if let Some(old) = old {
-            first = old.first.mul_scalar(beta_1) + first;
-            second = old.second.mul_scalar(beta_2) + second;
-        }
-        let direction = first.clone() / second.clone().sqrt().add_scalar(epsilon);
-        self.moments.insert(path.to_owned(), Moments { first, second });
-        p.mul_scalar(1.0 - lr * decay) - direction.mul_scalar(step)
+        let (rate, epsilon) = (lr * root / (1.0 - beta_1.powi(t)), epsilon * root);
+        let keep = 1.0 - lr * decay;
+        let Moments { first, second } =
+            self.moments.remove(path).unwrap_or_else(|| Moments { first: g.zeros_like(), second: g.zeros_like() });
+        let (p, moments) = if ops::is_fused(&p.device()) {
+            let [clip, beta_1, beta_2, rate, epsilon, keep] =
+                [clip, beta_1, beta_2, rate, epsilon, keep].map(|x| x as f32);
+            let step = fused::adamw::Step { clip, beta_1, beta_2, rate, epsilon, keep };
+            let [p, first, second] = fused::adamw_step([p, first, second], g, step);
+            (p, Moments { first, second })
+        } else {
+            let g = if clip < 1.0 { g.mul_scalar(clip) } else { g };
+            let first = first.mul_scalar(beta_1) + g.clone().mul_scalar(1.0 - beta_1);
+            let second = second.mul_scalar(beta_2) + g.square().mul_scalar(1.0 - beta_2);
+            let direction = first.clone() / second.clone().sqrt().add_scalar(epsilon);
+            (p.mul_scalar(keep) - direction.mul_scalar(rate), Moments { first, second })
+        };
+        self.moments.insert(path.to_owned(), moments);
+        p
     }
 }
 
@@ -159,9 +170,8 @@ impl ModuleMapper for Update<'_> {
         let shape = value.shape();
         let n = shape.num_elements();
         let grad = grad.reshape([n]);
-        let grad = if self.clip < 1.0 { grad.mul_scalar(self.clip) } else { grad };
         let decay = if D >= 2 { self.optimizer.config.weight_decay } else { 0.0 };
-        let value = self.optimizer.update(&path, value.inner().reshape([n]), grad, lr, decay);
+        let value = self.optimizer.update(&path, value.inner().reshape([n]), grad, lr, decay, self.clip);
         let value = Tensor::<D>::from_inner(value.reshape(shape)).require_grad();
         Param::from_mapped_value(id, value, mapper)
     }
@@ -171,23 +181,28 @@ impl ModuleMapper for Update<'_> {
 pub fn grad_norm<M: Module>(model: &M, grads: &GradientsParams) -> f64 {
     struct Squares<'a> {
         grads: &'a GradientsParams,
-        squares: Vec<Tensor<1>>,
+        /// Of gradients on the host.
+        sum: f64,
+        /// Of gradients elsewhere, which are read together.
+        elsewhere: Vec<Tensor<1>>,
     }
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(grad) = self.grads.get::<D>(param.id) {
-                self.squares.push(grad.square().sum());
+            match self.grads.get::<D>(param.id) {
+                Some(grad) if ops::is_fused(&grad.device()) => self.sum += fused::sum_squares(grad),
+                Some(grad) => self.elsewhere.push(grad.square().sum()),
+                None => {}
             }
         }
     }
-    let mut visitor = Squares { grads, squares: Vec::new() };
+    let mut visitor = Squares { grads, sum: 0.0, elsewhere: Vec::new() };
     model.visit(&mut visitor);
-    if visitor.squares.is_empty() {
-        return 0.0;
+    let Squares { sum, elsewhere, .. } = visitor;
+    if elsewhere.is_empty() {
+        return sum.sqrt();
     }
-    let squares = Tensor::cat(visitor.squares, 0).into_data();
-    let squares: Vec<f32> = squares.try_into_vec().expect("gradients are f32");
-    squares.into_iter().map(f64::from).sum::<f64>().sqrt()
+    let squares: Vec<f32> = Tensor::cat(elsewhere, 0).into_data().try_into_vec().expect("gradients are f32");
+    (sum + squares.into_iter().map(f64::from).sum::<f64>()).sqrt()
 }
 
 /// Learning rate of step `step` (from 0): a linear rise over `n_warmup` steps to `peak`, then a

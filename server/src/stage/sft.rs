@@ -9,6 +9,7 @@
 use super::{Control, StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
+use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 use crate::model::state::{Fingerprint, StateError, TrainState};
 use beckon_shared::config::{ConfigError, ModelConfig};
@@ -146,7 +147,7 @@ pub fn token_logps(model: &Llama, batch: &Batch, device: &Device) -> Tensor<1> {
     let tensors = batch.tensors(device);
     let hidden = model.hidden(tensors.tokens); // [B, T, D]
     let [b, t, d] = hidden.dims();
-    let before = hidden.reshape([b * t, d]).select(0, tensors.predictors); // [N, D]
+    let before = ops::rows(hidden.reshape([b * t, d]), tensors.predictors); // [N, D]
     model.token_logps(before, tensors.targets) // [N]
 }
 

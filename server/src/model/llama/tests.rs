@@ -195,21 +195,6 @@ fn without_blocks_the_hidden_state_is_the_normed_embedding() {
     assert_close("rest", hidden[2], 0.0, 0.0);
 }
 
-/// A unit vector at element 0 of a head of width 8, one position on, turns by 1 radian towards
-/// element 4; at position 0 it stays.
-#[test]
-fn rotary_positions_turn_halves_against_each_other() {
-    let device = Device::flex();
-    let rotary = Rotary::new(4, 8, 10_000.0, &device);
-    let mut x = vec![0.0f32; 2 * 8];
-    (x[0], x[8]) = (1.0, 1.0);
-    let x = Tensor::<4>::from_data(TensorData::new(x, [1, 2, 1, 8]), &device);
-    let y: Vec<f32> = rotary.apply(x).into_data().try_into_vec().expect("f32");
-    assert_close("position 0", y[0], 1.0, 0.0);
-    assert_close("cos 1", y[8], 0.540_302_3, 1e-6);
-    assert_close("sin 1", y[12], 0.841_471, 1e-6);
-}
-
 #[test]
 fn later_tokens_and_padding_change_nothing_before_them() {
     let config = small_config();

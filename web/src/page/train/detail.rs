@@ -113,9 +113,10 @@ fn Controls(run: Memo<Option<RunStatus>>) -> impl IntoView {
         let Some(id) = run.with_untracked(|r| r.as_ref().map(|r| r.id.clone())) else { return };
         busy.set(true);
         failure.set(None);
+        let asked_at = live.run_events();
         spawn(async move {
             match api::command_run(&id, command).await {
-                Ok(status) => live.upsert_run(status),
+                Ok(status) => live.answered(asked_at, status),
                 Err(error) => failure.set(Some(error.to_string())),
             }
             busy.set(false);

@@ -25,11 +25,12 @@ pub fn RunFormCard() -> impl IntoView {
         };
         faults.set(Vec::new());
         busy.set(true);
+        let asked_at = live.run_events();
         spawn(async move {
             match api::start_run(&config).await {
                 Ok(run) => {
                     let href = Route::Train(Some(run.id.clone())).href();
-                    live.upsert_run(run);
+                    live.answered(asked_at, run);
                     dom::go(&href);
                 }
                 Err(error) => {
