@@ -145,11 +145,12 @@ where
     let mut builder = Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head);
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    // the value seen is a lock, which must not be held over what follows
+    let stopping = async { drop(stopped.wait_for(|stopped| *stopped).await) };
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        // an error means that the server is gone, which is an end too
-        _ = stopped.wait_for(|stopped| *stopped) => {
+        () = stopping => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -227,4 +227,4 @@ async fn unknown(uri: Uri) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

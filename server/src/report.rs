@@ -55,7 +55,7 @@ impl Report {
             ("held_out_nats_per_token_trigram".to_owned(), self.sft.ngram_nll),
         ]);
         for source in &self.garm.sources {
-            for model in source.models.first() {
+            if let Some(model) = source.models.first() {
                 figures.insert(format!("pair_accuracy {}", source.source), model.accuracy);
                 figures.insert(format!("pair_nats {}", source.source), model.nll);
             }

@@ -204,7 +204,7 @@ impl Store {
         let arms: Vec<String> = experiment.config.arms.iter().map(|arm| arm.name.clone()).collect();
         let reader = self.reader();
         let mut statement = reader.prepare_cached(
-            "SELECT e.arm, sum(e.n_slots > 0), sum(e.n_slots > 0 AND c.n > 0), count(*), sum(e.n_slots = 0), \
+            "SELECT e.arm, sum(e.n_slots > 0), sum(e.n_slots > 0 AND coalesce(c.n, 0) > 0), count(*), sum(e.n_slots = 0), \
                     sum(CASE WHEN e.n_slots > 0 THEN e.latency_millis END), \
                     sum(e.n_slots > 0 AND e.latency_millis IS NOT NULL), \
                     date(min(e.time_millis) / 1000, 'unixepoch'), min(e.device_tier), min(e.browser), max(e.simulated), \
