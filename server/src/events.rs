@@ -196,7 +196,7 @@ impl Shared {
         }
         let metrics = std::mem::take(&mut board.waiting);
         let points = metrics.iter().map(|metric| serde_json::to_string(&Event::Metric(metric.clone())));
-        let others = event.iter().map(|event| serde_json::to_string(event));
+        let others = event.iter().map(serde_json::to_string);
         let first = board.next_seq;
         // every event has a JSON form: strings, numbers (finite ones: see `Watch`) and lists of them
         let jsons: Vec<String> = points.chain(others).filter_map(Result::ok).collect();
