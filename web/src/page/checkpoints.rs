@@ -41,9 +41,12 @@ pub fn CheckpointsPage() -> impl IntoView {
         });
     };
     let act = Callback::new(move |(command, said): (Command, String)| {
+        let asked_at = live.run_events();
         spawn(async move {
             let answer = match &command {
-                Command::Branch { .. } => api::command::<RunStatus>(&command).await.map(|run| live.upsert_run(run)),
+                Command::Branch { .. } => {
+                    api::command::<RunStatus>(&command).await.map(|run| live.answered(asked_at, run))
+                }
                 Command::DeleteCheckpoint { .. } => api::command::<()>(&command).await,
                 _ => api::command::<RegistryEntry>(&command).await.map(drop),
             };

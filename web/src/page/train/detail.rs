@@ -165,9 +165,10 @@ fn Tune(run: Memo<Option<RunStatus>>) -> impl IntoView {
             Err(text) => return failure.set(Some(text)),
         };
         failure.set(None);
+        let asked_at = live.run_events();
         spawn(async move {
             match api::command(&Command::TuneRun { run: id, tuning }).await {
-                Ok(status) => live.upsert_run(status),
+                Ok(status) => live.answered(asked_at, status),
                 Err(error) => failure.set(Some(error.to_string())),
             }
         });
