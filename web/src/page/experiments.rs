@@ -177,11 +177,7 @@ fn Experiment(experiment: ExperimentStatus, act: Callback<Command>) -> impl Into
                 on:click=move |_| steer(ExperimentCommand::Decide, Some(name.clone()))>{label}</button>
         }
     });
-    let arm_text = |source: &Source| match source {
-        Source::Checkpoint(id) => format!("checkpoint {}", id.get(..10).unwrap_or(id)),
-        Source::Template(text) => format!("template {text}"),
-    };
-    let arms = config.arms.iter().map(|arm| format!("{}: {}", arm.name, arm_text(&arm.source))).collect::<Vec<_>>();
+    let arms = config.arms.iter().map(|arm| format!("{}: {}", arm.name, source_text(&arm.source))).collect::<Vec<_>>();
     view! {
         <section class="card" data-testid="experiment-row" data-experiment=id.clone() data-state=shown>
             <h2>
@@ -210,6 +206,13 @@ fn Experiment(experiment: ExperimentStatus, act: Callback<Command>) -> impl Into
                 Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
             })}
         </section>
+    }
+}
+
+fn source_text(source: &Source) -> String {
+    match source {
+        Source::Checkpoint(id) => format!("checkpoint {}", id.get(..10).unwrap_or(id)),
+        Source::Template(text) => format!("template {text}"),
     }
 }
 
