@@ -9,6 +9,7 @@
 pub mod export;
 pub mod lineage;
 pub mod measure;
+pub mod parent;
 pub mod recorder;
 
 use crate::model::ModelError;
@@ -199,7 +200,7 @@ pub fn run_as(
     observer: &mut dyn Observer,
 ) -> Result<PipelineOutcome, PipelineError> {
     let trained = train(dir, config, records, Baseline::BradleyTerry, observer)?;
-    let run = measure::RunFacts { dir, config, records, origin };
+    let run = measure::RunFacts { dir, config, records, origin, changes: observer.changes() };
     let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
     let report = measure::report(&run, &trained, &checkpoint, observer)?;
     let (checkpoint_path, checkpoint) = export::write(&run, &checkpoint, observer)?;
@@ -220,14 +221,15 @@ pub fn train(
     claim(dir, config, records)?;
     let (device, device_name) = pick_device(config.device)?;
     observer.device(&device_name);
-    let (dataset, tokenizer) = prepare(dir, config, records, observer)?;
+    let parent = parent::load(dir, config)?;
+    let (dataset, tokenizer) = prepare(dir, config, records, parent.as_ref(), observer)?;
     let model = ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() };
 
     let sft = stage(&dir.join("sft"), config, 1, &device, observer, |ctx| {
         let inputs = SftInputs {
             tokenizer: &tokenizer,
             model: &model,
-            init: None,
+            init: parent.as_ref().map(|parent| &parent.policy),
             train: &dataset.train.sft,
             held_out: &dataset.held_out.sft,
         };
@@ -322,6 +324,7 @@ fn prepare(
     dir: &Path,
     config: &RunConfig,
     records: &[Sourced],
+    parent: Option<&parent::Parent>,
     observer: &mut dyn Observer,
 ) -> Result<(Dataset, Tokenizer), PipelineError> {
     let dir = dir.join("data");
@@ -333,7 +336,10 @@ fn prepare(
     let tokenizer = match std::fs::read_to_string(&path) {
         Ok(json) => Tokenizer::from_json(&json)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let tokenizer = Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?;
+            let tokenizer = match parent {
+                Some(parent) => parent.tokenizer.clone(),
+                None => Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?,
+            };
             write_atomic(&path, tokenizer.to_json().as_bytes())?;
             tokenizer
         }

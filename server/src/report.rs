@@ -15,6 +15,7 @@ use beckon_shared::control::RunConfig;
 use beckon_shared::engine::Score;
 use beckon_shared::prompt::Prompt;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of `report.json`; raised when a field changes meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -44,6 +45,28 @@ pub struct Report {
     pub samples: Vec<SamplePrompt>,
     /// What the figures say, in sentences; negative results too.
     pub findings: Vec<String>,
+}
+
+impl Report {
+    /// The figures that a list of checkpoints shows, by name with a unit: those that are finite.
+    pub fn key_figures(&self) -> BTreeMap<String, f64> {
+        let mut figures = BTreeMap::from([
+            ("held_out_nats_per_token".to_owned(), self.sft.held_out_nll),
+            ("held_out_nats_per_token_trigram".to_owned(), self.sft.ngram_nll),
+        ]);
+        for source in &self.garm.sources {
+            if let Some(model) = source.models.first() {
+                figures.insert(format!("pair_accuracy {}", source.source), model.accuracy);
+                figures.insert(format!("pair_nats {}", source.source), model.nll);
+            }
+        }
+        for policy in &self.policies {
+            figures.insert(format!("reward_mean {}", policy.policy), policy.reward_mean);
+            figures.insert(format!("gate_failure_rate {}", policy.policy), policy.gate_failure_rate);
+        }
+        figures.retain(|_, value| value.is_finite());
+        figures
+    }
 }
 
 /// Where a report comes from.

@@ -6,6 +6,7 @@
 use axum::Json;
 use beckon_shared::config::Preset;
 use beckon_shared::control::RunConfig;
+use beckon_shared::control::tuning::Tuning;
 use serde_json::Value;
 
 /// A configuration that was refused.
@@ -45,6 +46,38 @@ pub fn run_config_from_json(json: &[u8]) -> Result<RunConfig, RunConfigError> {
     let config: RunConfig = serde_json::from_value(merged).map_err(|error| refused(&error))?;
     validate(&config)?;
     Ok(config)
+}
+
+/// The configuration of a run that branches from checkpoint `parent`: that of the run which made it (`base`, from its
+/// lineage), and over it what `json` names.
+///
+/// # Errors
+/// [`RunConfigError`]; also where `base` is not a configuration of this version.
+pub fn branch_config(parent: &str, base: &Value, json: &[u8]) -> Result<RunConfig, RunConfigError> {
+    let mut merged = base.clone();
+    match merged.as_object_mut() {
+        // what was changed by hand is part of the lineage, not of the configuration
+        Some(keys) => _ = keys.remove("changes"),
+        None => merged = Value::Object(serde_json::Map::new()),
+    }
+    let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
+    let given: Value = serde_json::from_slice(json).map_err(|error| RunConfigError::Json(error.to_string()))?;
+    if !given.is_object() {
+        return Err(RunConfigError::Json("a run's configuration is a JSON object".into()));
+    }
+    merge(&mut merged, given);
+    let mut config = run_config_from_json(merged.to_string().as_bytes())?;
+    config.parent = Some(parent.to_owned());
+    Ok(config)
+}
+
+/// Reads new values for a run that trains; their ranges are checked where the run's stage is known.
+///
+/// # Errors
+/// [`RunConfigError::Json`] names the key at fault.
+pub fn tuning_from_json(json: &[u8]) -> Result<Tuning, RunConfigError> {
+    let Json(tuning) = Json::<Tuning>::from_bytes(json).map_err(|error| RunConfigError::Json(error.body_text()))?;
+    Ok(tuning)
 }
 
 /// Puts the values of `given` over those of `base`, object by object.
@@ -150,6 +183,23 @@ mod tests {
         check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");
         check_refused(r#"{"garm": {"feature_dims": 257}}"#, "garm.feature_dims is 257");
         check_refused(r#"{"preset": "tiny", "garm": {"feature_dims": 65}}"#, "64 for tiny");
+    }
+
+    #[test]
+    fn a_branch_takes_over_what_its_parent_had() {
+        let base = serde_json::json!({"preset": "tiny", "seed": 4, "rl": {"n_steps": 9}, "changes": []});
+        let config = branch_config("abc", &base, br#"{"seed": 5, "name": "second"}"#).expect("valid");
+        assert_eq!((config.seed, config.rl.n_steps, config.name.as_str()), (5, 9, "second"));
+        assert_eq!(config.parent.as_deref(), Some("abc"));
+        let error = branch_config("abc", &base, br#"{"sead": 5}"#).expect_err("a key that is not known");
+        assert!(error.to_string().contains("sead"), "{error}");
+        assert!(branch_config("abc", &Value::Null, b"").is_ok(), "a checkpoint without a configuration");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_tuned_is_named() {
+        let error = tuning_from_json(br#"{"rl": {"n_steps": 3}}"#).expect_err("cannot be tuned").to_string();
+        assert!(error.contains("n_steps"), "{error}");
     }
 
     #[test]

@@ -3,16 +3,19 @@
 //!
 //! Never here: files, sockets, threads, the clock, unseeded randomness, Burn, the DOM.
 
+pub mod ab;
 pub mod checkpoint;
 pub mod click;
 pub mod config;
 pub mod control;
 pub mod ctr;
 pub mod digest;
+pub mod eigen;
 pub mod engine;
 pub mod garm;
 pub mod import;
 pub mod metrics;
+pub mod off_policy;
 pub mod preference;
 pub mod prompt;
 pub mod quant;

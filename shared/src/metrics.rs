@@ -1,12 +1,14 @@
-//! How well predictions fit: pair accuracy, AUC, likelihoods, calibration, risk-coverage, spread quality,
-//! diversity and intervals. Used by the report and by tests; method B.2.8 and B.6.2, oracles T10.
+//! How well predictions fit: pair accuracy, AUC, likelihoods, calibration, risk-coverage, spread quality and
+//! intervals; how different texts are ([`diversity`]). Used by the report and by tests; method B.2.8 and B.6.2,
+//! oracles T10.
 //!
 //! Predictions `p` are probabilities that an event happens, `labels` are 0, 1 or a soft label between;
 //! where a metric needs a class, a label above 0.5 is the event. All logs natural, standard deviations n-1.
 //! Undefined values (no rows, one class) are NaN, never a made-up number.
 
 use crate::special::{normal_cdf, normal_pdf};
-use std::collections::HashSet;
+
+pub mod diversity;
 
 /// Compares two numbers, for tests; passes only on `|got - want| <= tol`, so NaN fails.
 ///
@@ -121,6 +123,22 @@ pub fn ece(p: &[f64], labels: &[f64], n_bins: usize) -> f64 {
     gaps.iter().map(|g: &f64| g.abs()).sum::<f64>() / p.len() as f64
 }
 
+/// Adaptive expected calibration error: as [`ece`], with `n_bins` bins of equally many rows, sorted by p
+/// (stable). Empty bins where there are fewer rows than bins; steadier than [`ece`] where predictions crowd, as
+/// click rates do.
+///
+/// # Panics
+/// If lengths differ or `n_bins` is 0.
+pub fn adaptive_ece(p: &[f64], labels: &[f64], n_bins: usize) -> f64 {
+    check_lengths(p, labels);
+    assert!(n_bins > 0, "at least one bin");
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let bin = |i: usize| &order[i * p.len() / n_bins..(i + 1) * p.len() / n_bins];
+    let gap = |rows: &[usize]| rows.iter().map(|&row| p[row] - labels[row]).sum::<f64>().abs();
+    (0..n_bins).map(|i| gap(bin(i))).sum::<f64>() / p.len() as f64
+}
+
 /// Expected calibration error in confidence form: as [`ece`] on confidence max(p, 1-p) against being right.
 ///
 /// # Panics
@@ -196,18 +214,13 @@ pub fn gaussian_crps(y: f64, mu: f64, v: f64) -> f64 {
     sigma * (z * (2.0 * normal_cdf(z) - 1.0) + 2.0 * normal_pdf(z) - std::f64::consts::FRAC_2_SQRT_PI / 2.0)
 }
 
-/// Distinct-n: distinct n-grams of whitespace words over all n-grams of the sample. NaN without n-grams.
-pub fn distinct_n<S: AsRef<str>>(texts: &[S], n: usize) -> f64 {
-    let mut seen = HashSet::new();
-    let mut total = 0usize;
-    for text in texts {
-        let words: Vec<&str> = text.as_ref().split_whitespace().collect();
-        for gram in words.windows(n.max(1)) {
-            total += 1;
-            seen.insert(gram.to_vec());
-        }
-    }
-    seen.len() as f64 / total as f64
+/// How often a judge prefers one side, asked in both orders, with Wilson's 95% interval over items. Each item
+/// is (preference when this side stood first, preference when it stood second), 1 for it, 0 against it, 0.5 for
+/// a tie: a judge that always takes the first counts as a tie. NaN and (0, 1) for no items.
+pub fn win_rate(judgements: &[(f64, f64)]) -> (f64, (f64, f64)) {
+    let wins: f64 = judgements.iter().map(|(first, second)| 0.5 * (first + second)).sum();
+    let n = judgements.len() as f64;
+    (wins / n, wilson_interval(wins, n))
 }
 
 /// Wilson score interval at 95% for `n_hits` of `n`: (low, high). (0, 1) for n = 0.
@@ -240,10 +253,13 @@ mod tests {
         assert_close("ece 5", ece(&P, &Y, 5), 0.13375, 1e-12);
         assert_close("confidence ece 5", confidence_ece(&P, &Y, 5), 0.26375, 1e-12);
         assert_close("aurc", aurc(&P, &Y), 0.049107143, 1e-9);
+        // by hand: sorted p .1 .3 | .48 .55 | .66 .81 | .92 .97 with labels 0 0 | 1 0 | 1 1 | 1 1
+        assert_close("adaptive ece", adaptive_ece(&P, &Y, 4), (0.4 + 0.03 + 0.53 + 0.11) / 8.0, 1e-12);
+        assert_close("one bin", adaptive_ece(&P, &Y, 1), (P.iter().sum::<f64>() - 5.0).abs() / 8.0, 1e-12);
     }
 
     #[test]
-    fn t10_spread_and_diversity_rows() {
+    fn t10_spread_rows() {
         let sigma = [0.3, 0.4, 0.35, 0.5, 0.45, 0.9, 0.6, 0.4];
         let out = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0];
         assert_close("ood auroc", auc(&sigma, &out), 0.84375, 1e-12);
@@ -253,9 +269,6 @@ mod tests {
         for (i, want) in [0.066281, 0.238112, 0.256180, 0.132561].into_iter().enumerate() {
             assert_close("crps", gaussian_crps(y[i], mu[i], v[i]), want, 1e-6);
         }
-        let texts = ["how to cook rice", "how to cook brown rice", "best rice cooker brands"];
-        assert_close("distinct-1", distinct_n(&texts, 1), 8.0 / 13.0, 1e-12);
-        assert_close("distinct-2", distinct_n(&texts, 2), 0.8, 1e-12);
     }
 
     #[test]
@@ -265,6 +278,16 @@ mod tests {
         // T10 prints 0.662666715; with 40 decimal digits it is 0.662667014758899 (and low + high = 2 · centre)
         assert_close("high", high, 0.662667014758899, 1e-12);
         assert_eq!(wilson_interval(0.0, 0.0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn a_judge_of_positions_says_nothing() {
+        let (rate, interval) = win_rate(&[(1.0, 0.0); 40]);
+        assert_eq!(rate, 0.5);
+        assert!(interval.0 < 0.5 && interval.1 > 0.5);
+        // wins 1, 0.75 (a tie in one order), 0.5, 0
+        assert_close("rate", win_rate(&[(1.0, 1.0), (1.0, 0.5), (0.0, 1.0), (0.0, 0.0)]).0, 2.25 / 4.0, 1e-12);
+        assert!(win_rate(&[]).0.is_nan());
     }
 
     #[test]

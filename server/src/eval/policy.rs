@@ -9,7 +9,8 @@ use crate::model::device::block_on;
 use crate::report::ScoredText;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::engine::{Engine, SuggestRequest, Suggestion};
-use beckon_shared::metrics::{distinct_n, mean};
+use beckon_shared::metrics::diversity::{Smoothing, distinct_n, self_bleu_2};
+use beckon_shared::metrics::mean;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::reward::gate::{Candidate, Gate, is_not_a_copy};
 use beckon_shared::sampling::Sampling;
@@ -60,9 +61,17 @@ pub struct PolicyFigures {
     /// Different word pairs over word pairs, whole sample.
     #[serde(deserialize_with = "null_as_nan")]
     pub distinct_2: f64,
+    /// Self-BLEU-2 within a prompt (add-1), mean over suggestions that have others beside them; high is repetitive.
+    #[serde(default = "undefined", deserialize_with = "null_as_nan")]
+    pub self_bleu_2: f64,
     /// Words a suggestion.
     #[serde(deserialize_with = "null_as_nan")]
     pub n_words_mean: f64,
+}
+
+/// A figure that reports of an older version lack.
+fn undefined() -> f64 {
+    f64::NAN
 }
 
 /// What a policy wrote for one prompt.
@@ -137,6 +146,7 @@ pub fn policy_figures(policy: &str, written: &[Written]) -> PolicyFigures {
         duplicate_rate: share(&n_duplicates),
         distinct_1: distinct_n(&texts, 1),
         distinct_2: distinct_n(&texts, 2),
+        self_bleu_2: mean(&written.iter().flat_map(self_bleu).collect::<Vec<_>>()),
         n_words_mean: mean(&texts.iter().map(|t| t.split_whitespace().count() as f64).collect::<Vec<_>>()),
     }
 }
@@ -146,6 +156,11 @@ fn n_gate_failures(w: &Written) -> usize {
         w.suggestions.iter().map(|s| Candidate { text: &s.text, finished: s.finished }).collect();
     let gate = Gate { max_copies: group.len() };
     gate.check(&w.prompt, &group).iter().filter(|broken| broken.is_some()).count()
+}
+
+fn self_bleu(w: &Written) -> Vec<f64> {
+    let texts: Vec<&str> = w.suggestions.iter().map(|s| s.text.as_str()).collect();
+    self_bleu_2(&texts, Smoothing::AddOne).into_iter().filter(|score| !score.is_nan()).collect()
 }
 
 fn n_duplicates(w: &Written) -> usize {
@@ -189,6 +204,8 @@ mod tests {
         assert_close("copies", f.copy_rate, 0.25, 1e-12);
         assert_close("duplicates", f.duplicate_rate, 0.25, 1e-12);
         assert_close("distinct-1", f.distinct_1, 7.0 / 9.0, 1e-12);
+        // 1 twice; "cake" shares no word with its neighbour, nor the other way round
+        assert_close("self-BLEU-2", f.self_bleu_2, 0.5, 1e-12);
         assert_close("words", f.n_words_mean, 9.0 / 4.0, 1e-12);
     }
 

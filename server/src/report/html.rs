@@ -217,6 +217,7 @@ fn rl(report: &Report) -> String {
                 number(p.duplicate_rate, 3),
                 number(p.distinct_1, 3),
                 number(p.distinct_2, 3),
+                number(p.self_bleu_2, 3),
                 number(p.n_words_mean, 2),
             ]
         })
@@ -233,6 +234,7 @@ fn rl(report: &Report) -> String {
             "repeats",
             "distinct-1",
             "distinct-2",
+            "self-BLEU-2",
             "words",
         ],
         &rows,

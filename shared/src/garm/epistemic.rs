@@ -15,29 +15,12 @@ pub fn epistemic_variance(squared_distance: f64, feature_dims: usize, kappa: f64
     kappa * (squared_distance / feature_dims as f64 - 1.0).max(0.0)
 }
 
-/// P(chi² with `dims` degrees of freedom > x), for even `dims`: exp(-x/2) Σ_{k < dims/2} (x/2)^k / k!.
-///
-/// Only a rough guide for network features, which are not normal: the veto uses the empirical
-/// quantile of logged data instead (method B.3 (3)).
-///
-/// # Panics
-/// If `dims` is odd or zero.
-pub fn chi_square_tail(x: f64, dims: usize) -> f64 {
-    assert!(dims > 0 && dims.is_multiple_of(2), "an even number of dimensions, got {dims}");
-    let half = 0.5 * x.max(0.0);
-    let (mut term, mut sum) = (1.0, 1.0);
-    for k in 1..dims / 2 {
-        term *= half / k as f64;
-        sum += term;
-    }
-    (-half).exp() * sum
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::garm::effective::penalised;
     use crate::metrics::assert_close;
+    use crate::special::chi_square_tail;
 
     #[test]
     fn oracle_t4() {
@@ -49,17 +32,12 @@ mod tests {
         let w2 = (h2 - l21 * w1) / l22;
         let d2 = squared_distance(&[w1, w2]);
         assert_close("d2", d2, 4.571428571, 1e-9);
-        assert_close("chi2_2 tail", chi_square_tail(d2, 2), 0.101701392, 1e-9);
+        assert_close("chi2_2 tail", chi_square_tail(d2, 2.0), 0.101701392, 1e-9);
         let stds = [(12.0, 0.0, 0.7), (40.0, 0.612372436, 0.087627564), (90.0, 1.075290658, -0.375290658)];
         for (d2, std, reward) in stds {
             let epistemic_std = epistemic_variance(d2, 16, 0.25).sqrt();
             assert_close("sigma_ep", epistemic_std, std, 1e-9);
             assert_close("r", penalised(0.8, 0.4, epistemic_std, 0.25, 1.0), reward, 1e-9);
         }
-    }
-
-    #[test]
-    fn chi_square_tail_at_the_median_of_four_dimensions() {
-        assert_close("median", chi_square_tail(3.356_693_980_033_321, 4), 0.5, 1e-12);
     }
 }
