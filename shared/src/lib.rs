@@ -5,10 +5,12 @@
 
 pub mod checkpoint;
 pub mod click;
+pub mod click_model;
 pub mod config;
 pub mod control;
 pub mod ctr;
 pub mod digest;
+pub mod distill;
 pub mod engine;
 pub mod garm;
 pub mod import;

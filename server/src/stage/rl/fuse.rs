@@ -9,8 +9,8 @@ use beckon_shared::control::RlConfig;
 use beckon_shared::engine::Score;
 use beckon_shared::garm::effective::penalised;
 use beckon_shared::reward::advantage::{leave_one_out, scale_by_batch_std};
-use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, WEIGHTS, heuristics};
-use beckon_shared::reward::fusion::{FusedGroup, Fusion, std_floor};
+use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, heuristics};
+use beckon_shared::reward::fusion::{FusedGroup, TwoStage, std_floor};
 use beckon_shared::reward::gate::{Candidate, Gate};
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +60,8 @@ impl Calibration {
 
     /// Gate and fusion of every group.
     pub fn fuse(&self, groups: &[Group], scores: &[Vec<Score>], config: &RlConfig) -> Fused {
-        let fusion = Fusion {
-            weights: WEIGHTS.to_vec(),
+        let fusion = TwoStage {
+            weights: config.weights.to_array().to_vec(),
             std_floors: self.std_floors.iter().map(|s| s.0).collect(),
             clip: CLIP,
             margin: MARGIN,
@@ -95,7 +95,7 @@ impl Calibration {
     }
 }
 
-/// r1, r2, r3, r4, r6 of a group, `[M][G]`.
+/// r1 to r6 of a group, `[M][G]`.
 fn components(group: &Group, scores: &[Score], config: &RlConfig) -> Vec<Vec<f64>> {
     let garm = |s: &Score| {
         let [mean, aleatoric, epistemic] = [s.reward_mean, s.aleatoric_std, s.epistemic_std].map(f64::from);
