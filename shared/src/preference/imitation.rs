@@ -27,28 +27,28 @@ pub(super) fn add(items: &Items, evidence: &Evidence, samples: &[TeacherSample],
         written.entry(contexts.of(&sample.prompt)).or_default().push(sample);
     }
     for (context, of_context) in items {
+        let Some(first) = of_context.first() else { continue };
+        let of_teacher = written.get(context).map_or(&[][..], Vec::as_slice);
+        // a teacher's scale is its own: where it has spoken, the click model does not
+        let attraction = |text: &str| match of_teacher {
+            [] => evidence.attraction(making.config, context, text).map(log_odds),
+            _ => None,
+        };
         let clicked = of_context.iter().filter(|i| i.clicks > 0.0).map(|item| Candidate {
             text: item.text.to_owned(),
             origin: Origin::Clicked,
             clicks: item.clicks,
             examinations: item.examinations,
-            teacher: evidence.attraction(making.config, context, item.text).map(log_odds),
+            teacher: attraction(item.text),
         });
-        let sampled = written.get(context).map_or(&[][..], Vec::as_slice).iter().map(|sample| Candidate {
+        let sampled = of_teacher.iter().map(|sample| Candidate {
             text: sample.text.clone(),
             origin: Origin::Teacher,
             clicks: 0.0,
             examinations: 0.0,
             teacher: Some(sample.score),
         });
-        // a teacher's scale is its own: where it has spoken, the click model does not
-        let sampled: Vec<Candidate> = sampled.collect();
-        let mut candidates: Vec<Candidate> = clicked.collect();
-        if !sampled.is_empty() {
-            candidates.iter_mut().for_each(|c| c.teacher = None);
-        }
-        candidates.extend(sampled);
-        let Some(first) = of_context.first() else { continue };
+        let candidates = clicked.chain(sampled).collect();
         add_pool(Pool { prompt: first.prompt.clone(), candidates }, context, evidence, making);
     }
 }
