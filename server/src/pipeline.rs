@@ -25,7 +25,7 @@ use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{CheckpointInfo, RunConfig, Stage};
-use beckon_shared::preference::{Dataset, Split, dataset_from_records};
+use beckon_shared::preference::{Dataset, PreferenceError, Split, dataset_from_records};
 use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
 use lineage::{Origin, data_hash};
@@ -92,6 +92,9 @@ pub enum PipelineError {
     /// The tokenizer could not be trained or read.
     #[error("tokenizer: {0}")]
     Tokenizer(#[from] TokenizerError),
+    /// The log could not be turned into preferences.
+    #[error("preferences: {0}")]
+    Preference(#[from] PreferenceError),
     /// A network could not be built.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -330,7 +333,10 @@ fn prepare(
     let dir = dir.join("data");
     create_dir(&dir)?;
     let mut recorder = Recorder::open(&dir, observer)?;
-    let dataset = dataset_from_records(records, config.seed);
+    let dataset = dataset_from_records(records, &config.preferences, config.seed)?;
+    for line in dataset.report.lines() {
+        recorder.log(&format!("data: {line}"));
+    }
     check_data(&dataset)?;
     let path = dir.join("tokenizer.json");
     let tokenizer = match std::fs::read_to_string(&path) {

@@ -13,6 +13,7 @@ use crate::eval::policy::PolicyFigures;
 use crate::eval::reward::SourceFigures;
 use beckon_shared::control::RunConfig;
 use beckon_shared::engine::Score;
+use beckon_shared::preference::report::PreferenceReport;
 use beckon_shared::prompt::Prompt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,6 +34,9 @@ pub struct Report {
     pub lineage: RunLineage,
     /// What there was to learn from, a row a data set.
     pub data: Vec<SourceCounts>,
+    /// What became of the log on the way there: what was left out and why, what the click model could tell.
+    #[serde(default)]
+    pub preferences: PreferenceReport,
     /// Supervised fine-tuning.
     pub sft: SftReport,
     /// Reward model.

@@ -16,6 +16,12 @@ pub mod tuning;
 pub use life::RunCommand;
 
 use crate::config::Preset;
+use crate::garm::effective::EffectiveReward;
+use crate::preference::PreferenceConfig;
+use crate::reward::advantage::Advantage;
+use crate::reward::components::ComponentWeights;
+use crate::reward::fusion::Fusion;
+use crate::reward::kl_controller::KlPlacement;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes meaning; sent as header `beckon-protocol`.
@@ -164,6 +170,16 @@ pub struct RlConfig {
     pub epistemic_penalty: f64,
     /// eta: behaviour-cloning term on SFT data.
     pub bc_weight: f64,
+    /// What is maximised of a reward distribution.
+    pub effective: EffectiveReward,
+    /// w_m of each reward component.
+    pub weights: ComponentWeights,
+    /// How components become one utility.
+    pub fusion: Fusion,
+    /// How utilities become a loss.
+    pub advantage: Advantage,
+    /// Where the KL term stands.
+    pub kl_placement: KlPlacement,
 }
 
 impl Default for RlConfig {
@@ -179,6 +195,11 @@ impl Default for RlConfig {
             aleatoric_penalty: 0.25,
             epistemic_penalty: 1.0,
             bc_weight: 0.05,
+            effective: EffectiveReward::default(),
+            weights: ComponentWeights::default(),
+            fusion: Fusion::default(),
+            advantage: Advantage::default(),
+            kl_placement: KlPlacement::default(),
         }
     }
 }
@@ -195,6 +216,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where Burn computes.
     pub device: DeviceChoice,
+    /// From the log to what the stages learn from.
+    pub preferences: PreferenceConfig,
     /// SFT stage.
     pub sft: SftConfig,
     /// GaRM stage.
@@ -222,6 +245,7 @@ impl RunConfig {
             preset,
             seed: 0,
             device: DeviceChoice::Auto,
+            preferences: PreferenceConfig::default(),
             sft: SftConfig::default(),
             garm: GarmConfig { feature_dims: 32, ..GarmConfig::default() },
             // the reward model of small click data is weak: stay close to SFT

@@ -6,10 +6,12 @@
 pub mod ab;
 pub mod checkpoint;
 pub mod click;
+pub mod click_model;
 pub mod config;
 pub mod control;
 pub mod ctr;
 pub mod digest;
+pub mod distill;
 pub mod eigen;
 pub mod engine;
 pub mod garm;

@@ -114,6 +114,7 @@ fn measure(
         checkpoint: checkpoint.id.clone(),
         lineage: lineage(run, trained)?,
         data: counts(run, trained),
+        preferences: trained.dataset.report.clone(),
         sft,
         garm,
         rl: RlReport { curves: curves(&run.dir.join("rl"))? },

@@ -40,7 +40,7 @@ use beckon_shared::engine::Score;
 use beckon_shared::metrics::diversity::distinct_n;
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
-use beckon_shared::reward::components::{NAMES, WEIGHTS};
+use beckon_shared::reward::components::NAMES;
 use beckon_shared::reward::kl::{k1, k3};
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
@@ -392,7 +392,8 @@ impl<'a> Trainer<'a> {
         let parts = self.parts(&state.model, &groups, &ctx.device);
         let logps = Logps::gather(&parts);
         let scores = self.score_groups(&groups);
-        let weights = tuned.fusion_weights.as_deref().unwrap_or(&WEIGHTS);
+        let configured = self.config.weights.to_array();
+        let weights = tuned.fusion_weights.as_deref().unwrap_or(&configured);
         let fused = state.progress.calibration.fuse(&groups, &scores, weights, self.config);
         let advantages = fused.advantages(&logps.k1(), state.progress.beta.0);
 
