@@ -3,6 +3,7 @@
 mod bench;
 mod eval;
 mod import;
+mod model;
 mod run_loop;
 mod serve;
 mod simulate;
@@ -33,6 +34,8 @@ enum Command {
     Loop(run_loop::LoopArgs),
     /// Judge a policy, a reward model, or the whole loop on simulated users.
     Eval(eval::EvalArgs),
+    /// Pretrained policies: fetch, import, list, show, export.
+    Model(model::ModelArgs),
     /// Write a click log of simulated users with a known true click rate.
     Simulate(simulate::SimulateArgs),
     /// Measure speed.
@@ -97,6 +100,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Import(args) => import::import(&args),
         Command::Loop(args) => run_loop::run_loop(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Model(args) => model::model(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Bench(args) => bench::bench(&args),
     }

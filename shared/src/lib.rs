@@ -11,6 +11,7 @@ pub mod ctr;
 pub mod digest;
 pub mod engine;
 pub mod garm;
+pub mod gguf;
 pub mod import;
 pub mod metrics;
 pub mod preference;
