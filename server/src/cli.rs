@@ -5,6 +5,7 @@ mod backup;
 mod bench;
 mod eval;
 mod import;
+mod model;
 mod remote;
 mod run_loop;
 mod serve;
@@ -39,6 +40,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Analyse an A/B test, or plan one.
     Ab(ab::AbArgs),
+    /// Pretrained policies: fetch, import, list, show, export.
+    Model(model::ModelArgs),
     /// Write a click log of simulated users with a known true click rate.
     Simulate(simulate::SimulateArgs),
     /// Make and steer training runs of a server.
@@ -118,6 +121,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Loop(args) => run_loop::run_loop(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Ab(args) => ab::ab(&args),
+        Command::Model(args) => model::model(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Run(args) => remote::run(&args),
         Command::Checkpoint(args) => remote::checkpoint(&args),

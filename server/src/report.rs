@@ -196,8 +196,8 @@ impl RlReport {
 pub struct ScoredText {
     /// As written.
     pub text: String,
-    /// GaRM's opinion.
-    pub score: Score,
+    /// GaRM's opinion; `None` where there is no reward model.
+    pub score: Option<Score>,
 }
 
 /// A held-out prompt, and what the policy wrote before and after RL.

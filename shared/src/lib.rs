@@ -15,6 +15,7 @@ pub mod distill;
 pub mod eigen;
 pub mod engine;
 pub mod garm;
+pub mod gguf;
 pub mod import;
 pub mod metrics;
 pub mod off_policy;

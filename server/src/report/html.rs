@@ -288,9 +288,11 @@ fn sample(sample: &SamplePrompt) -> String {
         let items: String = texts
             .iter()
             .map(|t| {
-                let std = f64::from(t.score.aleatoric_std).hypot(f64::from(t.score.epistemic_std));
-                let mean = f64::from(t.score.reward_mean);
-                format!("<li>{} <small>{} ± {}</small></li>", escape(&t.text), number(mean, 2), number(std, 2))
+                let score = t.score.map_or_else(
+                    || "not scored".to_owned(),
+                    |s| format!("{} ± {}", number(s.reward_mean.into(), 2), number(s.reward_std().into(), 2)),
+                );
+                format!("<li>{} <small>{score}</small></li>", escape(&t.text))
             })
             .collect();
         format!("<div><h4>{title}</h4><ul>{items}</ul></div>")

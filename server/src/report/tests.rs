@@ -71,7 +71,7 @@ fn report(sure: f64, held_out_nll: f64, rewards: &[f64]) -> Report {
         policies: vec![policy_figures("SFT", &[]), policy_figures("RL", &[])],
         samples: vec![SamplePrompt {
             prompt: Prompt::from_query("is 1 < 2"),
-            before: vec![ScoredText { text: "x & y".into(), score: Score::default() }],
+            before: vec![ScoredText { text: "x & y".into(), score: Some(Score::default()) }],
             after: Vec::new(),
         }],
         findings: Vec::new(),

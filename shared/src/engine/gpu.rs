@@ -32,7 +32,7 @@ pub struct GpuExecutor {
     limits: Limits,
     buffers: Buffers,
     policy: GpuNetwork,
-    reward: GpuNetwork,
+    reward: Option<GpuNetwork>,
     /// Emptied parameters, kept for their allocation.
     params: Vec<u8>,
 }
@@ -98,16 +98,20 @@ impl GpuExecutor {
         gpu: &GpuContext,
         config: &ModelConfig,
         limits: Limits,
-        [policy, reward]: [&Weights; 2],
+        policy: &Weights,
+        reward: Option<&Weights>,
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
-        let matrices = policy.matrices().chain(reward.matrices());
+        let matrices = policy.matrices().chain(reward.into_iter().flat_map(Weights::matrices));
         let formats: Vec<WeightFormat> = matrices.map(|m| kernel_format(m.format)).collect();
         let kernels = Kernels::compile_edited(gpu, &formats, edit).await?;
         let buffers = gpu.guarded("activations", || Buffers::new(gpu, config, &limits)).await?;
         let maker = Maker { gpu, kernels: &kernels, config, limits, buffers: &buffers };
         let policy = gpu.guarded("policy weights", || maker.network(policy)).await?;
-        let reward = gpu.guarded("reward weights", || maker.network(reward)).await?;
+        let reward = match reward {
+            Some(weights) => Some(gpu.guarded("reward weights", || maker.network(weights)).await?),
+            None => None,
+        };
         let config = config.clone();
         Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, params: Vec::new() })
     }
@@ -123,7 +127,8 @@ impl GpuExecutor {
     }
 
     fn all_buffers(&self) -> impl Iterator<Item = &Buffer> {
-        self.buffers.all().into_iter().chain(&self.policy.owned).chain(&self.reward.owned)
+        let of_reward = self.reward.iter().flat_map(|network| &network.owned);
+        self.buffers.all().into_iter().chain(&self.policy.owned).chain(of_reward)
     }
 
     /// As [`super::Executor::forward`].
@@ -134,14 +139,14 @@ impl GpuExecutor {
         output: Output<'_>,
     ) -> Result<Vec<f32>, EngineError> {
         self.gpu.check()?;
-        let plan = match network {
-            Network::Policy => &mut self.policy.plan,
-            Network::Reward => &mut self.reward.plan,
+        let of_network = match network {
+            Network::Policy => &mut self.policy,
+            Network::Reward => self.reward.as_mut().ok_or(EngineError::NoReward)?,
         };
-        let placement = plan.place(rows)?;
+        let placement = of_network.plan.place(rows)?;
         let mut result = Vec::new();
         for pass in output.passes(rows.len(), self.limits.rows_per_pass)? {
-            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, output);
+            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, output)?;
             result.extend(self.gpu.read_f32(&self.buffers.readback, n_values).await?);
         }
         self.gpu.check()?;
@@ -149,10 +154,16 @@ impl GpuExecutor {
     }
 
     /// Sends one pass to the device; gives the number of values to read back.
-    fn submit(&mut self, network: Network, rows: PassRows<'_>, pass: &Pass, output: Output<'_>) -> usize {
+    fn submit(
+        &mut self,
+        network: Network,
+        rows: PassRows<'_>,
+        pass: &Pass,
+        output: Output<'_>,
+    ) -> Result<usize, EngineError> {
         let network = match network {
             Network::Policy => &self.policy,
-            Network::Reward => &self.reward,
+            Network::Reward => self.reward.as_ref().ok_or(EngineError::NoReward)?,
         };
         let (b, queue) = (&self.buffers, &self.gpu.queue);
         queue.write_buffer(&b.ids, 0, bytemuck::cast_slice(rows.ids));
@@ -182,7 +193,7 @@ impl GpuExecutor {
             encoder.copy_buffer_to_buffer(from, 0, &b.readback, 0, n_values as u64 * 4);
         }
         queue.submit([encoder.finish()]);
-        n_values
+        Ok(n_values)
     }
 }
 
