@@ -19,7 +19,7 @@ use crate::context::{GpuContext, GpuError};
 use crate::kernel::{Kernel, KernelSpec};
 use crate::weight::WeightFormat;
 use product::Tiling;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every kernel.
 pub const SPECS: [&KernelSpec; 7] = [
@@ -89,22 +89,18 @@ impl Kernels {
     ) -> Result<Self, GpuError> {
         let tilings = Tiling::for_adapter(gpu.is_software());
         let (mut embeds, mut compiled) = (BTreeMap::new(), BTreeMap::new());
-        for format in tables {
-            if !embeds.contains_key(format) {
-                embeds.insert(*format, one(gpu, &edit(&embed::SPEC), &[("FORMAT", format.wgsl_value())]).await?);
-            }
+        for format in tables.iter().copied().collect::<BTreeSet<_>>() {
+            embeds.insert(format, one(gpu, &edit(&embed::SPEC), &[("FORMAT", format.wgsl_value())]).await?);
         }
-        for (product, format) in products {
-            if !compiled.contains_key(&(*product, *format)) {
-                let tilings = product.tilings(tilings);
-                let constants = tilings.map(|tiling| {
-                    let [rows, outputs, lanes] = tiling.constants();
-                    [("FORMAT", format.wgsl_value()), rows, outputs, lanes]
-                });
-                let variants = constants.each_ref().map(|constants| &constants[..]);
-                let kernels = Kernel::compile(gpu, &edit(product.spec()), &variants).await?;
-                compiled.insert((*product, *format), (tilings, kernels));
-            }
+        for (product, format) in products.iter().copied().collect::<BTreeSet<_>>() {
+            let tilings = product.tilings(tilings);
+            let constants = tilings.map(|tiling| {
+                let [rows, outputs, lanes] = tiling.constants();
+                [("FORMAT", format.wgsl_value()), rows, outputs, lanes]
+            });
+            let variants = constants.each_ref().map(|constants| &constants[..]);
+            let kernels = Kernel::compile(gpu, &edit(product.spec()), &variants).await?;
+            compiled.insert((product, format), (tilings, kernels));
         }
         Ok(Self {
             attention: one(gpu, &edit(&attention::SPEC), &[]).await?,

@@ -81,10 +81,10 @@ impl PackedWeight {
                     store(&part.quants[from * n_words..(from + 1) * n_words]);
                 }
             }
-            if let Some(scale) = scale_word(part, from) {
-                if let Some(to) = self.scales.get_mut(to * TILE + column) {
-                    *to = scale;
-                }
+            if let Some(scale) = scale_word(part, from)
+                && let Some(to) = self.scales.get_mut(to * TILE + column)
+            {
+                *to = scale;
             }
         }
     }
