@@ -450,10 +450,11 @@ mod on_a_gpu {
         for (kernel, from, to) in [
             ("attention", "params.scale", "1.0"),
             ("embed", "out[at + 1u] = values.hi", "out[at + 1u] = values.lo"),
-            ("matmul", "sums[r] +=", "sums[r] -="),
-            ("rms_norm", "* weight[i]", ""),
+            ("matmul", "sums.a += products", "sums.a -= products"),
+            ("norm_gate_up", "80.0))) * up", "80.0)))"),
+            ("norm_matmul", "hi *= gain.hi", ""),
+            ("norm_rows", "* gain[i]", ""),
             ("rope_append", "pair.y * turn.x + pair.x * turn.y", "pair.y * turn.x - pair.x * turn.y"),
-            ("silu_mul", "* gate_up[at + quads]", ""),
         ] {
             let edit = |spec: &KernelSpec| {
                 assert!(spec.name != kernel || spec.source.contains(from), "{kernel}: no `{from}`");
