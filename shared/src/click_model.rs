@@ -37,7 +37,7 @@ use std::fmt::Write;
 use trust::TrustModel;
 
 /// Which model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClickModelKind {
     /// One choice a slate.
@@ -54,7 +54,7 @@ pub enum ClickModelKind {
 }
 
 /// Which showings share an item, and so an attraction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemKey {
     /// The same words in the same context.
@@ -68,7 +68,7 @@ pub enum ItemKey {
 }
 
 /// Settings of a click model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClickModelConfig {
     /// Which model.

@@ -22,7 +22,7 @@ const FIXED_POINT_TOLERANCE: f64 = 1e-8;
 const MAX_SWEEPS: usize = 5_000;
 
 /// How the prior is fitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PriorFit {
     /// Moments with unequal showings: closed form.

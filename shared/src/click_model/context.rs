@@ -5,7 +5,7 @@ use crate::reward::similarity::words;
 use serde::{Deserialize, Serialize};
 
 /// How conversations are clustered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ContextKey {
     /// The whole conversation, up to case, punctuation and white space.

@@ -68,30 +68,26 @@ impl GpuExecutor {
         reward: Option<&Weights>,
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
-<<<<<<< HEAD
-        let matrices = policy.matrices().chain(reward.into_iter().flat_map(Weights::matrices));
-        let formats: Vec<WeightFormat> = matrices.map(|m| kernel_format(m.format)).collect();
-        let kernels = Kernels::compile_edited(gpu, &formats, edit).await?;
-        let buffers = gpu.guarded("activations", || Buffers::new(gpu, config, &limits)).await?;
-        let maker = Maker { gpu, kernels: &kernels, config, limits, buffers: &buffers };
-        let policy = gpu.guarded("policy weights", || maker.network(policy)).await?;
-        let reward = match reward {
-            Some(weights) => Some(gpu.guarded("reward weights", || maker.network(weights)).await?),
-            None => None,
-        };
-=======
         let upload = |weights| Uploaded::new(gpu, config, &limits, weights);
         let policy = gpu.guarded("policy weights", || upload(policy)).await?;
-        let reward = gpu.guarded("reward weights", || upload(reward)).await?;
-        let ((policy_table, mut products), (reward_table, of_reward)) = (policy.kernels(), reward.kernels());
-        products.extend(of_reward);
-        let kernels = Kernels::compile(gpu, &[policy_table, reward_table], &products, edit).await?;
+        let reward = match reward {
+            Some(weights) => Some(gpu.guarded("reward weights", || upload(weights)).await?),
+            None => None,
+        };
+        let (mut tables, mut products) = (Vec::new(), Vec::new());
+        for (table, of_network) in [Some(&policy), reward.as_ref()].into_iter().flatten().map(Uploaded::kernels) {
+            tables.push(table);
+            products.extend(of_network);
+        }
+        let kernels = Kernels::compile(gpu, &tables, &products, edit).await?;
         let buffers = gpu.guarded("activations", || Buffers::new(gpu, config, &limits)).await?;
         let binder = Binder { gpu, kernels: &kernels, buffers: &buffers };
         let bind = |uploaded| binder.network(config, limits, uploaded);
         let policy = gpu.guarded("policy", || bind(policy)).await?;
-        let reward = gpu.guarded("reward model", || bind(reward)).await?;
->>>>>>> gpu
+        let reward = match reward {
+            Some(uploaded) => Some(gpu.guarded("reward model", || bind(uploaded)).await?),
+            None => None,
+        };
         let config = config.clone();
         Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, params: Vec::new() })
     }
@@ -107,13 +103,8 @@ impl GpuExecutor {
     }
 
     fn all_buffers(&self) -> impl Iterator<Item = &Buffer> {
-<<<<<<< HEAD
-        let of_reward = self.reward.iter().flat_map(|network| &network.owned);
-        self.buffers.all().into_iter().chain(&self.policy.owned).chain(of_reward)
-=======
-        let networks = [&self.policy, &self.reward];
-        self.buffers.all().into_iter().chain(networks.into_iter().flat_map(|network| network.uploaded.buffers()))
->>>>>>> gpu
+        let networks = std::iter::once(&self.policy).chain(self.reward.as_ref());
+        self.buffers.all().into_iter().chain(networks.flat_map(|network| network.uploaded.buffers()))
     }
 
     /// As [`super::Executor::forward`].

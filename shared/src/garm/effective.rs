@@ -8,7 +8,7 @@ use super::normal::{log_phi, normal_quantile};
 use serde::{Deserialize, Serialize};
 
 /// What RL maximises of a reward distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum EffectiveReward {
     /// mu - k_al sigma_al - k_ep sigma_ep: the default.

@@ -7,7 +7,7 @@ use crate::distill::DistillConfig;
 use serde::{Deserialize, Serialize};
 
 /// How preferences are made.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreferenceConfig {
     /// What is left out of the log.
@@ -25,7 +25,7 @@ pub struct PreferenceConfig {
 }
 
 /// Impressions that are left out (method B.1.1).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FilterConfig {
     /// A user with more clicks than this within some minute is a bot.
@@ -53,7 +53,7 @@ impl Default for FilterConfig {
 }
 
 /// What keeps impressions together in a split; counts are always split by test, panes and lists by query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitKey {
     /// Held-out users' clicks, on conversations that others may have had too.
@@ -64,7 +64,7 @@ pub enum SplitKey {
 }
 
 /// Train against held out, never by row (method B.1.1).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
     /// What keeps impressions together.
@@ -85,7 +85,7 @@ impl Default for SplitConfig {
 }
 
 /// Pairs (method B.1.4).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PairConfig {
     /// M: largest inverse-examination weight.

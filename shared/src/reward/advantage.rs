@@ -9,7 +9,7 @@ use super::{mean, std};
 use serde::{Deserialize, Serialize};
 
 /// The algorithm that turns a group's utilities into a loss (method B.5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Advantage {
     /// RLOO with a constant normaliser, then divided by the batch's standard deviation: the default.

@@ -27,7 +27,7 @@ pub const N_COMPONENTS: usize = 6;
 pub const NAMES: [&str; N_COMPONENTS] = ["garm", "relevance", "diversity", "novelty", "answerability", "length"];
 
 /// w_m of each component; defaults of method B.7.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ComponentWeights {
     /// r1.

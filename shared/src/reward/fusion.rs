@@ -9,7 +9,7 @@ use super::{mean, std};
 use serde::{Deserialize, Serialize};
 
 /// How the components of a prompt group become one utility a rollout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fusion {
     /// Ours: hard gate, then a weighted sum of z-scores with floored standard deviations ([`TwoStage`]).

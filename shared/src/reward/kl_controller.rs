@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where a KL term stands (method B.5.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlPlacement {
     /// k1 in the detached reward: unbiased, and its gradient comes with the advantage. The default.

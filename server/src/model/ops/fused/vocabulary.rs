@@ -1,7 +1,7 @@
 //! Log-probabilities of tokens without a second copy of the logits.
 //!
-//! With logits z = hidden · embedᵀ: logp = z[target] - log Σ exp z. The gradient by a row's logits is
-//! g (onehot(target) - softmax z); the forward pass leaves exp(z - max z) in the place of z, so the backward
+//! With logits `z = hidden · embedᵀ`: `logp = z[target] - log Σ exp z`. The gradient by a row's logits is
+//! `g (onehot(target) - softmax z)`; the forward pass leaves `exp(z - max z)` in the place of z, so the backward
 //! pass needs one scaling of it and two products.
 
 use super::matrix::{Matrix, product};
