@@ -12,6 +12,7 @@ mod context;
 mod kernel;
 pub mod kernels;
 mod math;
+mod panel;
 mod ready;
 mod weight;
 
@@ -19,5 +20,7 @@ pub use compare::{assert_all_close, max_diff_within};
 pub use context::{GpuContext, GpuError};
 pub use kernel::{Access, Kernel, KernelSpec, MAX_WORKGROUPS, PARAMS_ALIGNMENT, Recorder};
 pub use kernels::Kernels;
+pub use kernels::matmul_int8::KernelPath;
+pub use panel::{OUTPUTS, Panels};
 pub use ready::ready;
 pub use weight::{BLOCK, WeightFormat, WeightView, f32_from_f16};
