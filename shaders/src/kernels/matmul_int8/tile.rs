@@ -174,8 +174,8 @@ fn tile_q8<S: Simd, const P: usize, const R: usize>(
 #[inline(always)]
 fn parts<S: Simd, const P: usize>(simd: S, line: &Line, first: usize) -> [S::Words; P] {
     let mut words = [simd.words(line, first); P];
-    for p in 1..P {
-        words[p] = simd.words(line, first + p);
+    for (p, words) in words.iter_mut().enumerate().skip(1) {
+        *words = simd.words(line, first + p);
     }
     words
 }
@@ -187,9 +187,9 @@ fn store_all<S: Simd, const P: usize, const R: usize>(
     out: &mut [[f32; OUTPUTS]; R],
     first: usize,
 ) {
-    for p in 0..P {
-        for r in 0..R {
-            simd.store(totals[p][r], &mut out[r], first + p);
+    for (p, totals) in totals.iter().enumerate() {
+        for (total, out) in totals.iter().zip(out.iter_mut()) {
+            simd.store(*total, out, first + p);
         }
     }
 }
