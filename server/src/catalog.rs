@@ -47,6 +47,12 @@ pub enum CatalogError {
         /// Which file.
         path: PathBuf,
     },
+    /// It is not offered.
+    #[error("there is no checkpoint {id}")]
+    Unknown {
+        /// Id of the checkpoint.
+        id: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -171,6 +177,45 @@ impl Catalog {
     pub fn infos(&self) -> Vec<CheckpointInfo> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         entries.iter().map(|entry| entry.info.clone()).collect()
+    }
+
+    /// All checkpoints with their headers, newest first.
+    pub fn listed(&self) -> Vec<(CheckpointInfo, Arc<Manifest>)> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().map(|entry| (entry.info.clone(), Arc::clone(&entry.manifest))).collect()
+    }
+
+    /// The bytes of a checkpoint, in memory: for a run that starts from it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Unknown`], `Io`.
+    pub fn read(&self, id: &str) -> Result<Vec<u8>, CatalogError> {
+        match self.content(id) {
+            Some((Content::BuiltIn(bytes), _)) => Ok(bytes.to_vec()),
+            Some((Content::File(path), _)) => {
+                std::fs::read(&path).map_err(|source| CatalogError::Io { action: "read", source, path })
+            }
+            None => Err(CatalogError::Unknown { id: id.to_owned() }),
+        }
+    }
+
+    /// Removes a checkpoint's file and offers it no more. Downloads on their way end whole: they hold the file open.
+    ///
+    /// # Errors
+    /// [`CatalogError::Io`]; then it is offered as before.
+    pub fn remove(&self, id: &str) -> Result<(), CatalogError> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(idx) = entries.iter().position(|entry| entry.info.id == id) else { return Ok(()) };
+        if let Content::File(path) = &entries[idx].content {
+            match std::fs::remove_file(path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(CatalogError::Io { action: "delete", source, path: path.clone() });
+                }
+                _ => sync_folder(&self.dir),
+            }
+        }
+        entries.remove(idx);
+        Ok(())
     }
 
     /// Header of a checkpoint; `None` where it is not offered.

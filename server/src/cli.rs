@@ -1,13 +1,17 @@
 //! The command line: the same words as the loop's arrows, in the same order. One file per command.
 
 mod ab;
+mod backup;
 mod bench;
 mod eval;
 mod import;
+mod model;
+mod remote;
 mod run_loop;
 mod serve;
 mod simulate;
 mod terminal;
+mod token;
 
 use beckon_shared::control::DeviceChoice;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -36,8 +40,24 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Analyse an A/B test, or plan one.
     Ab(ab::AbArgs),
+    /// Pretrained policies: fetch, import, list, show, export.
+    Model(model::ModelArgs),
     /// Write a click log of simulated users with a known true click rate.
     Simulate(simulate::SimulateArgs),
+    /// Make and steer training runs of a server.
+    Run(remote::RunArgs),
+    /// List, fetch, promote and branch checkpoints of a server.
+    Checkpoint(remote::CheckpointArgs),
+    /// Make, steer and read experiments of a server.
+    Experiment(remote::ExperimentArgs),
+    /// Print what a server tells its listeners.
+    Events(remote::EventsArgs),
+    /// Copy everything of a data folder, also while it is served.
+    Backup(backup::BackupArgs),
+    /// Put a backup into a new data folder, its hashes checked.
+    Restore(backup::RestoreArgs),
+    /// Make, list and remove the tokens that open a server.
+    Token(token::TokenArgs),
     /// Measure speed.
     #[command(hide = true)]
     Bench(bench::BenchArgs),
@@ -101,7 +121,15 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Loop(args) => run_loop::run_loop(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Ab(args) => ab::ab(&args),
+        Command::Model(args) => model::model(&args),
         Command::Simulate(args) => simulate::simulate(&args),
+        Command::Run(args) => remote::run(&args),
+        Command::Checkpoint(args) => remote::checkpoint(&args),
+        Command::Experiment(args) => remote::experiment(&args),
+        Command::Events(args) => remote::events(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::Token(args) => token::token(&args),
         Command::Bench(args) => bench::bench(&args),
     }
 }

@@ -9,8 +9,10 @@ pub mod policy;
 pub mod reward;
 pub mod simulator;
 
+use crate::run_config::RunConfigError;
 use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::engine::EngineError;
+use beckon_shared::preference::PreferenceError;
 use serde::{Deserialize, Deserializer};
 use std::path::PathBuf;
 
@@ -43,6 +45,12 @@ pub enum EvalError {
         /// What is missing.
         missing: &'static str,
     },
+    /// The log could not be turned into preferences.
+    #[error("preferences: {0}")]
+    Preference(#[from] PreferenceError),
+    /// The checkpoint's run had settings that this version does not know.
+    #[error("the checkpoint's run configuration cannot be read: {0}")]
+    RunConfig(#[from] RunConfigError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

@@ -1,29 +1,45 @@
-//! What the server tells those who listen: numbered events, the newest of them kept for listeners that come back.
+//! What the server tells those who listen: numbered events, kept in the store, so that a listener that comes back, even
+//! after a restart, misses nothing.
 //!
-//! In the loop: carries curves, run states and new checkpoints to open pages. Both the memory of past events and
-//! what may wait for a slow listener are bounded; whoever falls out is told with [`Event::Missed`] and reads the
-//! resources again.
+//! In the loop: carries curves, run states and new checkpoints to open pages. An event is kept before anyone sees it, so
+//! its number is never given twice. Curve points come many a step: they wait up to [`BATCH_EVERY`] and are kept together
+//! with their events in one transaction; everything else is kept at once, with what waited before it.
+//!
+//! A listener is a place in the sequence, not a queue: it reads from there on at its own pace, from the ring in memory or,
+//! behind that, from the store. However slow it is, it costs a few events of memory. Only what has left the store
+//! ([`MAX_KEPT`]) is lost to it, and it is told how many with [`Event::Missed`].
 
-use beckon_shared::control::Event;
+use crate::store::{Kept, Store, StoreError};
+use beckon_shared::control::{Event, Metric};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
-use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
-use tokio_stream::{Stream, StreamExt};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 
-/// Events kept for listeners that come back, and events that may wait for a slow one.
-const CAPACITY: usize = 1_024;
+/// Events kept in memory.
+const RING: usize = 1_024;
+/// Events kept in the store, and how many more may pile up before the oldest are removed.
+const MAX_KEPT: u64 = 100_000;
+const MAX_OVER: u64 = 5_000;
+/// How long a curve point may wait for others, and how many may wait.
+const BATCH_EVERY: Duration = Duration::from_millis(50);
+const MAX_WAITING: usize = 512;
 /// Listeners at a time.
-const MAX_LISTENERS: usize = 256;
+const MAX_LISTENERS: usize = 4_096;
+/// Events read for a listener at once, and events that may wait for its connection.
+const PAGE: usize = 256;
+const CHANNEL: usize = 32;
 
 /// An event with its place in the order of all events of this server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Numbered {
-    /// Sequence number; grows by one from event to event and stays ahead of earlier runs of the server.
+    /// Sequence number; grows by one from event to event, also over restarts.
     pub seq: u64,
-    /// What happened.
-    pub event: Event,
+    /// What happened, as JSON.
+    pub json: String,
 }
 
 /// The listener limit is reached, or the server is shutting down.
@@ -38,181 +54,290 @@ pub enum ListenError {
 }
 
 struct Board {
-    first_seq: u64,
+    /// Number of the next event; those before it can be listened to.
     next_seq: u64,
+    /// Oldest number that the store has.
+    oldest_seq: u64,
     ring: VecDeque<Arc<Numbered>>,
-    /// `None` once closed.
-    sender: Option<broadcast::Sender<Arc<Numbered>>>,
+    /// Curve points that wait to be kept.
+    waiting: Vec<Metric>,
+    /// Events that the store refused, as on a full disk; tried again with the next.
+    unkept: Vec<Kept>,
+    closed: bool,
 }
 
 /// Where events are announced and listened to; share it behind an `Arc`.
 pub struct Events {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    store: Arc<Store>,
     board: Mutex<Board>,
+    /// Signalled when the first curve point waits, and at the end.
+    waiting: Condvar,
+    /// Number of the next event; `None` once closed.
+    news: watch::Sender<Option<u64>>,
+    listeners: Arc<Semaphore>,
 }
 
 impl Events {
-    /// An empty hub whose first event has the number `first_seq`. Take the clock (milliseconds) times 1,000, so that a
-    /// number from before a restart is recognised as older than everything here.
-    pub fn new(first_seq: u64) -> Self {
-        let (sender, _) = broadcast::channel(CAPACITY);
-        let ring = VecDeque::new();
-        Self { board: Mutex::new(Board { first_seq, next_seq: first_seq, ring, sender: Some(sender) }) }
+    /// Goes on with the numbers of the store. In a fresh one the first event has the number `first_seq`: take the clock in
+    /// microseconds, so that a number of another data folder is not taken for one of this.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store cannot be read.
+    pub fn open(store: Arc<Store>, first_seq: u64) -> Result<Self, StoreError> {
+        let bounds = store.event_bounds()?;
+        let (oldest_seq, next_seq) = bounds.map_or((first_seq, first_seq), |(oldest, newest)| (oldest, newest + 1));
+        let board = Board {
+            next_seq,
+            oldest_seq,
+            ring: VecDeque::new(),
+            waiting: Vec::new(),
+            unkept: Vec::new(),
+            closed: false,
+        };
+        let (news, _) = watch::channel(Some(next_seq));
+        let listeners = Arc::new(Semaphore::new(MAX_LISTENERS));
+        let shared = Arc::new(Shared { store, board: Mutex::new(board), waiting: Condvar::new(), news, listeners });
+        let for_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("events".into()).spawn(move || for_thread.keep_batches());
+        // a process that cannot start a thread at its beginning cannot go on
+        let thread = thread.unwrap_or_else(|error| panic!("cannot start the thread of the events: {error}"));
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Announces an event; never blocks on a listener.
-    pub fn announce(&self, event: Event) {
-        let mut board = self.board();
-        let Some(sender) = board.sender.clone() else { return };
-        let numbered = Arc::new(Numbered { seq: board.next_seq, event });
-        board.next_seq += 1;
-        if board.ring.len() == CAPACITY {
-            board.ring.pop_front();
+    /// Announces an event; never waits for a listener.
+    pub fn announce(&self, event: &Event) {
+        let mut board = self.shared.board();
+        self.shared.keep(&mut board, Some(event));
+    }
+
+    /// Announces a point of a curve and keeps the point itself; may wait a moment for others.
+    pub fn point(&self, metric: Metric) {
+        let mut board = self.shared.board();
+        if board.closed {
+            return;
         }
-        board.ring.push_back(Arc::clone(&numbered));
-        // sent under the lock, so that the order of a listener is the order of the numbers; an error means nobody listens
-        let _ = sender.send(numbered);
+        board.waiting.push(metric);
+        if board.waiting.len() >= MAX_WAITING {
+            self.shared.keep(&mut board, None);
+        } else {
+            self.shared.waiting.notify_one();
+        }
     }
 
     /// Events from now on; with `last_seq` (the last one a returning listener saw) also those in between, led by
-    /// [`Event::Missed`] where they are no longer kept. The stream ends when the hub is closed.
+    /// [`Event::Missed`] where they are no longer kept. The stream ends after the last event once the hub is closed.
+    /// Has to be called within a Tokio runtime.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn listen(&self, last_seq: Option<u64>) -> Result<impl Stream<Item = Numbered> + Send + use<>, ListenError> {
-        let board = self.board();
-        let sender = board.sender.as_ref().ok_or(ListenError::Closed)?;
-        if sender.receiver_count() >= MAX_LISTENERS {
-            return Err(ListenError::Full);
+    pub fn listen(
+        &self,
+        last_seq: Option<u64>,
+    ) -> Result<impl Stream<Item = Arc<Numbered>> + Send + use<>, ListenError> {
+        let (next, closed) = {
+            let board = self.shared.board();
+            (board.next_seq, board.closed)
+        };
+        if closed {
+            return Err(ListenError::Closed);
         }
-        let backlog = backlog(&board, last_seq);
-        let mut next_seq = board.next_seq;
-        let live = BroadcastStream::new(sender.subscribe()).map(move |received| match received {
-            Ok(numbered) => {
-                next_seq = numbered.seq + 1;
-                (*numbered).clone()
-            }
-            // carries the number of the last lost event, so that a reconnect does not ask for those again
-            Err(BroadcastStreamRecvError::Lagged(n_events)) => {
-                next_seq += n_events;
-                Numbered { seq: next_seq.saturating_sub(1), event: Event::Missed { n_events } }
-            }
-        });
-        Ok(tokio_stream::iter(backlog).chain(live))
+        let permit = Arc::clone(&self.shared.listeners).try_acquire_owned().map_err(|_| ListenError::Full)?;
+        let (sender, receiver) = mpsc::channel(CHANNEL);
+        let cursor = match last_seq {
+            None => Cursor { at: next, strange: false },
+            // a number ahead of ours comes from another server: nothing is known about what was missed
+            Some(last) if last >= next => Cursor { at: next, strange: true },
+            Some(last) => Cursor { at: last + 1, strange: false },
+        };
+        tokio::spawn(follow(Arc::clone(&self.shared), cursor, sender, permit));
+        Ok(ReceiverStream::new(receiver))
     }
 
-    /// Ends every listener's stream after what is already on its way; later announcements are dropped.
+    /// Listeners at this moment.
+    pub fn n_listeners(&self) -> usize {
+        MAX_LISTENERS - self.shared.listeners.available_permits()
+    }
+
+    /// Ends every listener's stream after what was announced; later announcements are dropped.
     pub fn close(&self) {
-        self.board().sender = None;
+        let mut board = self.shared.board();
+        self.shared.keep(&mut board, None);
+        board.closed = true;
+        drop(board);
+        self.shared.waiting.notify_all();
+        self.shared.news.send_replace(None);
     }
+}
 
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.close();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // it has nothing left to report
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Keeps what waits, and then `event`, and tells the listeners.
+    fn keep(&self, board: &mut Board, event: Option<&Event>) {
+        if board.closed || (board.waiting.is_empty() && event.is_none()) {
+            return;
+        }
+        let metrics = std::mem::take(&mut board.waiting);
+        let points = metrics.iter().map(|metric| serde_json::to_string(&Event::Metric(metric.clone())));
+        let others = event.iter().map(serde_json::to_string);
+        let first = board.next_seq;
+        // every event has a JSON form: strings, numbers (finite ones: see `Watch`) and lists of them
+        let jsons: Vec<String> = points.chain(others).filter_map(Result::ok).collect();
+        let mut rows = std::mem::take(&mut board.unkept);
+        rows.extend(jsons.iter().enumerate().map(|(i, json)| (first + i as u64, json.clone())));
+        if let Err(error) = self.store.keep_events(&rows, &metrics) {
+            tracing::error!(%error, "events are not kept; they are tried again with the next");
+            let n_over = rows.len().saturating_sub(RING);
+            rows.drain(..n_over);
+            board.unkept = rows;
+        }
+        board.next_seq = first + jsons.len() as u64;
+        for (i, json) in jsons.into_iter().enumerate() {
+            if board.ring.len() == RING {
+                board.ring.pop_front();
+            }
+            board.ring.push_back(Arc::new(Numbered { seq: first + i as u64, json }));
+        }
+        if board.next_seq - board.oldest_seq > MAX_KEPT + MAX_OVER {
+            let oldest = board.next_seq - MAX_KEPT;
+            match self.store.forget_events_before(oldest) {
+                Ok(()) => board.oldest_seq = oldest,
+                Err(error) => tracing::warn!(%error, "old events are not removed"),
+            }
+        }
+        self.news.send_replace(Some(board.next_seq));
+    }
+
+    /// The thread that keeps curve points for which nothing else came.
+    fn keep_batches(&self) {
+        let mut board = self.board();
+        while !board.closed {
+            if board.waiting.is_empty() {
+                board = self.waiting.wait(board).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(board);
+            std::thread::sleep(BATCH_EVERY);
+            board = self.board();
+            self.keep(&mut board, None);
+        }
+    }
+
+    /// Events from `cursor` on, at most [`PAGE`]. Blocks where they have to be read from the store.
+    fn page(&self, cursor: &mut Cursor) -> Result<Vec<Arc<Numbered>>, StoreError> {
+        let (next, oldest) = {
+            let board = self.board();
+            let first = board.ring.front().map_or(board.next_seq, |numbered| numbered.seq);
+            if cursor.at >= first && !cursor.strange {
+                let from = usize::try_from(cursor.at - first).unwrap_or(RING);
+                let page: Vec<_> = board.ring.iter().skip(from).take(PAGE).cloned().collect();
+                cursor.at += page.len() as u64;
+                return Ok(page);
+            }
+            (board.next_seq, board.oldest_seq)
+        };
+        let mut page = Vec::new();
+        if std::mem::take(&mut cursor.strange) {
+            page.push(missed(next.saturating_sub(1), 0));
+        } else if cursor.at < oldest {
+            page.push(missed(oldest - 1, oldest - cursor.at));
+            cursor.at = oldest;
+        }
+        for (seq, json) in self.store.events_from(cursor.at, PAGE)? {
+            if seq > cursor.at {
+                // what a full disk kept from being written, or what was removed between the two looks
+                page.push(missed(seq - 1, seq - cursor.at));
+            }
+            cursor.at = seq + 1;
+            page.push(Arc::new(Numbered { seq, json }));
+        }
+        Ok(page)
+    }
 }
 
-/// What a listener that saw `last_seq` has not seen. How many events an earlier run of the server announced is not
-/// known, so a gap that reaches back before this one counts only what this one announced.
-fn backlog(board: &Board, last_seq: Option<u64>) -> Vec<Numbered> {
-    let Some(last_seq) = last_seq else { return Vec::new() };
-    let missed = |seq: u64, n_events| Numbered { seq, event: Event::Missed { n_events } };
-    if last_seq >= board.next_seq {
-        // a number ahead of ours comes from another server: nothing is known about what was missed
-        return vec![missed(board.next_seq.saturating_sub(1), 0)];
+/// Where a listener is.
+struct Cursor {
+    at: u64,
+    /// It named a number that this server never gave.
+    strange: bool,
+}
+
+/// Says that events up to `seq` are lost. It carries the number of the last of them, so a reconnect does not ask for those
+/// again.
+fn missed(seq: u64, n_events: u64) -> Arc<Numbered> {
+    let json = serde_json::to_string(&Event::Missed { n_events }).unwrap_or_default();
+    Arc::new(Numbered { seq, json })
+}
+
+/// Brings events to one listener until it goes away or the hub closes.
+async fn follow(
+    shared: Arc<Shared>,
+    mut cursor: Cursor,
+    sender: mpsc::Sender<Arc<Numbered>>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let mut news = shared.news.subscribe();
+    loop {
+        // looked at before the page is read, so that what comes in between is not slept through
+        let closed = news.borrow_and_update().is_none();
+        let behind = {
+            let board = shared.board();
+            cursor.at < board.ring.front().map_or(board.next_seq, |first| first.seq)
+        };
+        let page = if behind || cursor.strange {
+            let shared = Arc::clone(&shared);
+            let read = tokio::task::spawn_blocking(move || {
+                let page = shared.page(&mut cursor);
+                (page, cursor)
+            });
+            let Ok((page, back)) = read.await else { return };
+            cursor = back;
+            page
+        } else {
+            shared.page(&mut cursor)
+        };
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                // the listener comes back with the number it has
+                tracing::error!(%error, "past events cannot be read");
+                return;
+            }
+        };
+        if page.is_empty() {
+            if closed {
+                return;
+            }
+            tokio::select! {
+                () = sender.closed() => return,
+                changed = news.changed() => if changed.is_err() { return },
+            }
+            continue;
+        }
+        for numbered in page {
+            if sender.send(numbered).await.is_err() {
+                return;
+            }
+        }
     }
-    let oldest = board.ring.front().map_or(board.next_seq, |numbered| numbered.seq);
-    let gap =
-        (last_seq + 1 < oldest).then(|| missed(oldest.saturating_sub(1), oldest - board.first_seq.max(last_seq + 1)));
-    let newer = board.ring.iter().filter(|numbered| numbered.seq > last_seq).map(|numbered| (**numbered).clone());
-    gap.into_iter().chain(newer).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio_stream::StreamExt;
-
-    fn changed(n_records: u64) -> Event {
-        Event::LogChanged { n_records }
-    }
-
-    async fn collect(events: &Events, last_seq: Option<u64>) -> Vec<(u64, Event)> {
-        let stream = events.listen(last_seq).expect("the hub is open");
-        events.close();
-        stream.map(|numbered| (numbered.seq, numbered.event)).collect().await
-    }
-
-    #[tokio::test]
-    async fn a_returning_listener_gets_exactly_what_it_missed() {
-        let events = Events::new(10);
-        (0..5).for_each(|n| events.announce(changed(n)));
-        let got = collect(&events, Some(12)).await;
-        assert_eq!(got, [(13, changed(3)), (14, changed(4))]);
-    }
-
-    #[tokio::test]
-    async fn a_new_listener_gets_nothing_old() {
-        let events = Events::new(10);
-        events.announce(changed(0));
-        assert_eq!(collect(&events, None).await, []);
-    }
-
-    #[tokio::test]
-    async fn a_listener_that_is_up_to_date_gets_nothing() {
-        let events = Events::new(10);
-        events.announce(changed(0));
-        assert_eq!(collect(&events, Some(10)).await, []);
-    }
-
-    #[tokio::test]
-    async fn events_that_fell_out_of_the_ring_are_reported_as_missed() {
-        let events = Events::new(0);
-        let n = CAPACITY as u64 + 5;
-        (0..n).for_each(|i| events.announce(changed(i)));
-        let got = collect(&events, Some(1)).await;
-        // 0 to 4 fell out, of which 2, 3 and 4 are new to this listener
-        assert_eq!(got[0], (4, Event::Missed { n_events: 3 }));
-        assert_eq!(got[1], (5, changed(5)));
-        assert_eq!(got.len(), CAPACITY + 1);
-    }
-
-    #[tokio::test]
-    async fn a_number_from_another_server_reads_as_missed() {
-        let events = Events::new(10);
-        events.announce(changed(0));
-        let got = collect(&events, Some(99)).await;
-        assert_eq!(got, [(10, Event::Missed { n_events: 0 })]);
-    }
-
-    #[tokio::test]
-    async fn after_a_restart_the_listener_is_told_to_read_again() {
-        let events = Events::new(1_000);
-        events.announce(changed(0));
-        let got = collect(&events, Some(7)).await;
-        assert_eq!(got, [(999, Event::Missed { n_events: 0 }), (1_000, changed(0))]);
-    }
-
-    #[tokio::test]
-    async fn a_slow_listener_is_told_how_many_it_lost() {
-        let events = Events::new(0);
-        let stream = events.listen(None).expect("the hub is open");
-        let n = CAPACITY as u64 + 3;
-        (0..n).for_each(|i| events.announce(changed(i)));
-        events.close();
-        let got: Vec<Numbered> = stream.collect().await;
-        let missed: u64 = got.iter().map(|g| if let Event::Missed { n_events } = g.event { n_events } else { 0 }).sum();
-        let seen = got.iter().filter(|g| matches!(g.event, Event::LogChanged { .. })).count() as u64;
-        assert!(missed > 0, "the listener lost events and was not told");
-        assert_eq!(missed + seen, n);
-        assert_eq!(got.last().map(|g| g.seq), Some(n - 1));
-        assert!(got.windows(2).all(|w| w[0].seq < w[1].seq), "numbers do not grow");
-    }
-
-    #[test]
-    fn the_number_of_listeners_is_limited() {
-        let events = Events::new(0);
-        let open: Vec<_> = (0..MAX_LISTENERS).map(|_| events.listen(None).expect("below the limit")).collect();
-        assert_eq!(events.listen(None).err(), Some(ListenError::Full));
-        drop(open);
-        assert!(events.listen(None).is_ok());
-    }
-}
+mod tests;

@@ -1,20 +1,30 @@
 //! Storage, training, HTTP and CLI of Beckon. See ARCHITECTURE.md.
 
+pub mod accept;
+pub mod access;
 pub mod app;
 pub mod assets;
+pub mod audit;
+pub mod backup;
 pub mod catalog;
 pub mod cli;
 pub mod eval;
 pub mod events;
 pub mod import;
+pub mod limit;
 pub mod model;
+pub mod openapi;
 pub mod pipeline;
+pub mod registry;
+pub mod remote;
 pub mod report;
 pub mod route;
 pub mod run_config;
 pub mod simulate;
+pub mod socket;
 pub mod stage;
 pub mod store;
+pub mod telemetry;
 pub mod trainer;
 
 /// Milliseconds since 1970-01-01 UTC; 0 on a machine whose clock stands before that.

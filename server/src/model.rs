@@ -10,6 +10,7 @@ pub mod device;
 pub mod llama;
 pub mod ops;
 pub mod optim;
+pub mod pretrained;
 pub mod reward;
 pub mod state;
 

@@ -9,6 +9,7 @@
 pub mod export;
 pub mod lineage;
 pub mod measure;
+pub mod parent;
 pub mod recorder;
 
 use crate::model::ModelError;
@@ -24,7 +25,7 @@ use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{CheckpointInfo, RunConfig, Stage};
-use beckon_shared::preference::{Dataset, Split, dataset_from_records};
+use beckon_shared::preference::{Dataset, PreferenceError, Split, dataset_from_records};
 use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
 use lineage::{Origin, data_hash};
@@ -91,6 +92,9 @@ pub enum PipelineError {
     /// The tokenizer could not be trained or read.
     #[error("tokenizer: {0}")]
     Tokenizer(#[from] TokenizerError),
+    /// The log could not be turned into preferences.
+    #[error("preferences: {0}")]
+    Preference(#[from] PreferenceError),
     /// A network could not be built.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -199,7 +203,7 @@ pub fn run_as(
     observer: &mut dyn Observer,
 ) -> Result<PipelineOutcome, PipelineError> {
     let trained = train(dir, config, records, Baseline::BradleyTerry, observer)?;
-    let run = measure::RunFacts { dir, config, records, origin };
+    let run = measure::RunFacts { dir, config, records, origin, changes: observer.changes() };
     let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
     let report = measure::report(&run, &trained, &checkpoint, observer)?;
     let (checkpoint_path, checkpoint) = export::write(&run, &checkpoint, observer)?;
@@ -220,14 +224,15 @@ pub fn train(
     claim(dir, config, records)?;
     let (device, device_name) = pick_device(config.device)?;
     observer.device(&device_name);
-    let (dataset, tokenizer) = prepare(dir, config, records, observer)?;
+    let parent = parent::load(dir, config)?;
+    let (dataset, tokenizer) = prepare(dir, config, records, parent.as_ref(), observer)?;
     let model = ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() };
 
     let sft = stage(&dir.join("sft"), config, 1, &device, observer, |ctx| {
         let inputs = SftInputs {
             tokenizer: &tokenizer,
             model: &model,
-            init: None,
+            init: parent.as_ref().map(|parent| &parent.policy),
             train: &dataset.train.sft,
             held_out: &dataset.held_out.sft,
         };
@@ -322,18 +327,25 @@ fn prepare(
     dir: &Path,
     config: &RunConfig,
     records: &[Sourced],
+    parent: Option<&parent::Parent>,
     observer: &mut dyn Observer,
 ) -> Result<(Dataset, Tokenizer), PipelineError> {
     let dir = dir.join("data");
     create_dir(&dir)?;
     let mut recorder = Recorder::open(&dir, observer)?;
-    let dataset = dataset_from_records(records, config.seed);
+    let dataset = dataset_from_records(records, &config.preferences, config.seed)?;
+    for line in dataset.report.lines() {
+        recorder.log(&format!("data: {line}"));
+    }
     check_data(&dataset)?;
     let path = dir.join("tokenizer.json");
     let tokenizer = match std::fs::read_to_string(&path) {
         Ok(json) => Tokenizer::from_json(&json)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let tokenizer = Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?;
+            let tokenizer = match parent {
+                Some(parent) => parent.tokenizer.clone(),
+                None => Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?,
+            };
             write_atomic(&path, tokenizer.to_json().as_bytes())?;
             tokenizer
         }

@@ -13,8 +13,10 @@ use crate::eval::policy::PolicyFigures;
 use crate::eval::reward::SourceFigures;
 use beckon_shared::control::RunConfig;
 use beckon_shared::engine::Score;
+use beckon_shared::preference::report::PreferenceReport;
 use beckon_shared::prompt::Prompt;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of `report.json`; raised when a field changes meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -32,6 +34,9 @@ pub struct Report {
     pub lineage: RunLineage,
     /// What there was to learn from, a row a data set.
     pub data: Vec<SourceCounts>,
+    /// What became of the log on the way there: what was left out and why, what the click model could tell.
+    #[serde(default)]
+    pub preferences: PreferenceReport,
     /// Supervised fine-tuning.
     pub sft: SftReport,
     /// Reward model.
@@ -44,6 +49,28 @@ pub struct Report {
     pub samples: Vec<SamplePrompt>,
     /// What the figures say, in sentences; negative results too.
     pub findings: Vec<String>,
+}
+
+impl Report {
+    /// The figures that a list of checkpoints shows, by name with a unit: those that are finite.
+    pub fn key_figures(&self) -> BTreeMap<String, f64> {
+        let mut figures = BTreeMap::from([
+            ("held_out_nats_per_token".to_owned(), self.sft.held_out_nll),
+            ("held_out_nats_per_token_trigram".to_owned(), self.sft.ngram_nll),
+        ]);
+        for source in &self.garm.sources {
+            if let Some(model) = source.models.first() {
+                figures.insert(format!("pair_accuracy {}", source.source), model.accuracy);
+                figures.insert(format!("pair_nats {}", source.source), model.nll);
+            }
+        }
+        for policy in &self.policies {
+            figures.insert(format!("reward_mean {}", policy.policy), policy.reward_mean);
+            figures.insert(format!("gate_failure_rate {}", policy.policy), policy.gate_failure_rate);
+        }
+        figures.retain(|_, value| value.is_finite());
+        figures
+    }
 }
 
 /// Where a report comes from.
@@ -169,8 +196,8 @@ impl RlReport {
 pub struct ScoredText {
     /// As written.
     pub text: String,
-    /// GaRM's opinion.
-    pub score: Score,
+    /// GaRM's opinion; `None` where there is no reward model.
+    pub score: Option<Score>,
 }
 
 /// A held-out prompt, and what the policy wrote before and after RL.

@@ -5,7 +5,8 @@
 
 use axum::Json;
 use beckon_shared::config::Preset;
-use beckon_shared::control::RunConfig;
+use beckon_shared::control::tuning::Tuning;
+use beckon_shared::control::{RlConfig, RunConfig};
 use serde_json::Value;
 
 /// A configuration that was refused.
@@ -22,6 +23,14 @@ pub enum RunConfigError {
         /// What it holds.
         value: f64,
         /// What it should hold.
+        expected: &'static str,
+    },
+    /// A choice whose formulas are there (`beckon_shared::reward`) and which the RL stage does not make yet.
+    #[error("{field}: the RL stage knows only {expected} so far")]
+    NotTrained {
+        /// Path of the key.
+        field: &'static str,
+        /// What it does know.
         expected: &'static str,
     },
 }
@@ -47,6 +56,38 @@ pub fn run_config_from_json(json: &[u8]) -> Result<RunConfig, RunConfigError> {
     Ok(config)
 }
 
+/// The configuration of a run that branches from checkpoint `parent`: that of the run which made it (`base`, from its
+/// lineage), and over it what `json` names.
+///
+/// # Errors
+/// [`RunConfigError`]; also where `base` is not a configuration of this version.
+pub fn branch_config(parent: &str, base: &Value, json: &[u8]) -> Result<RunConfig, RunConfigError> {
+    let mut merged = base.clone();
+    match merged.as_object_mut() {
+        // what was changed by hand is part of the lineage, not of the configuration
+        Some(keys) => _ = keys.remove("changes"),
+        None => merged = Value::Object(serde_json::Map::new()),
+    }
+    let json = if json.trim_ascii().is_empty() { b"{}" } else { json };
+    let given: Value = serde_json::from_slice(json).map_err(|error| RunConfigError::Json(error.to_string()))?;
+    if !given.is_object() {
+        return Err(RunConfigError::Json("a run's configuration is a JSON object".into()));
+    }
+    merge(&mut merged, given);
+    let mut config = run_config_from_json(merged.to_string().as_bytes())?;
+    config.parent = Some(parent.to_owned());
+    Ok(config)
+}
+
+/// Reads new values for a run that trains; their ranges are checked where the run's stage is known.
+///
+/// # Errors
+/// [`RunConfigError::Json`] names the key at fault.
+pub fn tuning_from_json(json: &[u8]) -> Result<Tuning, RunConfigError> {
+    let Json(tuning) = Json::<Tuning>::from_bytes(json).map_err(|error| RunConfigError::Json(error.body_text()))?;
+    Ok(tuning)
+}
+
 /// Puts the values of `given` over those of `base`, object by object.
 fn merge(base: &mut Value, given: Value) {
     match (base, given) {
@@ -64,18 +105,39 @@ fn merge(base: &mut Value, given: Value) {
 /// # Errors
 /// [`RunConfigError::Range`] for the first that is out of range.
 pub fn validate(config: &RunConfig) -> Result<(), RunConfigError> {
+    validate_counts(config)?;
+    validate_rates(config)?;
+    validate_reward(&config.rl)?;
+    validate_trained(&config.rl)?;
+    config.preferences.validate().map_err(|fault| RunConfigError::Range {
+        field: fault.field,
+        value: fault.value,
+        expected: fault.expected,
+    })
+}
+
+const STEPS: &str = "1 to 10,000,000";
+const RATE: &str = "above 0, at most 1";
+const NOT_NEGATIVE: &str = "0 or more, at most 1,000";
+
+fn count(
+    field: &'static str,
+    n: usize,
+    least: usize,
+    most: usize,
+    expected: &'static str,
+) -> Result<(), RunConfigError> {
+    let ok = (least..=most).contains(&n);
+    if ok { Ok(()) } else { Err(RunConfigError::Range { field, value: n as f64, expected }) }
+}
+
+fn real(field: &'static str, value: f64, least: f64, most: f64, expected: &'static str) -> Result<(), RunConfigError> {
+    let ok = value >= least && value <= most; // refuses NaN
+    if ok { Ok(()) } else { Err(RunConfigError::Range { field, value, expected }) }
+}
+
+fn validate_counts(config: &RunConfig) -> Result<(), RunConfigError> {
     let RunConfig { sft, garm, rl, .. } = config;
-    let count = |field, n: usize, least: usize, most: usize, expected| {
-        let ok = (least..=most).contains(&n);
-        if ok { Ok(()) } else { Err(RunConfigError::Range { field, value: n as f64, expected }) }
-    };
-    let real = |field, value: f64, least: f64, most: f64, expected| {
-        let ok = value >= least && value <= most; // refuses NaN
-        if ok { Ok(()) } else { Err(RunConfigError::Range { field, value, expected }) }
-    };
-    const STEPS: &str = "1 to 10,000,000";
-    const RATE: &str = "above 0, at most 1";
-    const NOT_NEGATIVE: &str = "0 or more, at most 1,000";
     count("sft.n_steps", sft.n_steps, 1, 10_000_000, STEPS)?;
     count("garm.n_steps", garm.n_steps, 1, 10_000_000, STEPS)?;
     count("rl.n_steps", rl.n_steps, 1, 10_000_000, STEPS)?;
@@ -91,7 +153,11 @@ pub fn validate(config: &RunConfig) -> Result<(), RunConfigError> {
     count("rl.batch_prompts", rl.batch_prompts, 1, 1 << 16, "1 to 65,536")?;
     // leave-one-out needs another rollout to compare with
     count("rl.group_size", rl.group_size, 2, 1 << 10, "2 to 1,024")?;
-    count("rl.max_new_tokens", rl.max_new_tokens, 1, 64, "1 to 64")?;
+    count("rl.max_new_tokens", rl.max_new_tokens, 1, 64, "1 to 64")
+}
+
+fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
+    let RunConfig { sft, garm, rl, .. } = config;
     let smallest = f64::MIN_POSITIVE;
     real("sft.learning_rate", sft.learning_rate, smallest, 1.0, RATE)?;
     real("garm.learning_rate", garm.learning_rate, smallest, 1.0, RATE)?;
@@ -115,9 +181,51 @@ pub fn validate(config: &RunConfig) -> Result<(), RunConfigError> {
     Ok(())
 }
 
+/// Refuses what would be read and then not done.
+fn validate_trained(rl: &RlConfig) -> Result<(), RunConfigError> {
+    let standard = RlConfig::default();
+    for (is_standard, field, expected) in [
+        (rl.effective == standard.effective, "rl.effective", "penalised"),
+        (rl.fusion == standard.fusion, "rl.fusion", "two_stage"),
+        (rl.advantage == standard.advantage, "rl.advantage", "leave_one_out"),
+        (rl.kl_placement == standard.kl_placement, "rl.kl_placement", "reward"),
+    ] {
+        if !is_standard {
+            return Err(RunConfigError::NotTrained { field, expected });
+        }
+    }
+    Ok(())
+}
+
+fn validate_reward(rl: &RlConfig) -> Result<(), RunConfigError> {
+    let weights = rl.weights;
+    for (field, value) in [
+        ("rl.weights.garm", weights.garm),
+        ("rl.weights.relevance", weights.relevance),
+        ("rl.weights.diversity", weights.diversity),
+        ("rl.weights.novelty", weights.novelty),
+        ("rl.weights.answerability", weights.answerability),
+        ("rl.weights.length", weights.length),
+    ] {
+        real(field, value, 0.0, 1_000.0, NOT_NEGATIVE)?;
+    }
+    let field = |name| match name {
+        "k" => "rl.effective.k",
+        "q" => "rl.effective.q",
+        "beta" => "rl.effective.beta",
+        _ => "rl.effective.lambda",
+    };
+    match rl.effective.fault() {
+        Some((name, value, expected)) => Err(RunConfigError::Range { field: field(name), value, expected }),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::click_model::ClickModelKind;
+    use beckon_shared::preference::config::SplitKey;
 
     fn check_refused(json: &str, needle: &str) {
         let error = run_config_from_json(json.as_bytes()).expect_err(json).to_string();
@@ -139,6 +247,9 @@ mod tests {
         check_refused(r#"{"sft": {"n_stepz": 3}}"#, "sft.n_stepz");
         check_refused(r#"{"rl": {"n_steps": "many"}}"#, "rl.n_steps");
         check_refused(r#"{"preset": "giant"}"#, "preset");
+        check_refused(r#"{"preferences": {"pairs": {"hard": 1}}}"#, "preferences.pairs.hard");
+        check_refused(r#"{"preferences": {"click_model": {"kind": "magic"}}}"#, "preferences.click_model.kind");
+        check_refused(r#"{"rl": {"fusion": "average"}}"#, "rl.fusion");
         check_refused("{", "line 1");
         check_refused("[]", "object");
     }
@@ -150,6 +261,53 @@ mod tests {
         check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");
         check_refused(r#"{"garm": {"feature_dims": 257}}"#, "garm.feature_dims is 257");
         check_refused(r#"{"preset": "tiny", "garm": {"feature_dims": 65}}"#, "64 for tiny");
+        check_refused(r#"{"rl": {"weights": {"novelty": -1}}}"#, "rl.weights.novelty is -1");
+        check_refused(r#"{"rl": {"effective": {"kind": "quantile", "q": 2}}}"#, "rl.effective.q is 2");
+        check_refused(
+            r#"{"preferences": {"split": {"held_out_percent": 0}}}"#,
+            "preferences.split.held_out_percent is 0",
+        );
+        check_refused(r#"{"preferences": {"distill": {"n_select": 0}}}"#, "preferences.distill.n_select is 0");
+    }
+
+    #[test]
+    fn settings_of_preferences_are_read_by_name() {
+        let json =
+            br#"{"preferences": {"click_model": {"kind": "position", "item": "context"}, "split": {"by": "prompt"}},
+            "rl": {"weights": {"novelty": 0.5}}}"#;
+        let config = run_config_from_json(json).expect("valid");
+        assert_eq!(config.preferences.click_model.kind, ClickModelKind::Position);
+        assert_eq!(config.preferences.split.by, SplitKey::Prompt);
+        assert_eq!(config.rl.weights.to_array(), [1.0, 0.5, 0.25, 0.5, 0.25, 0.1]);
+    }
+
+    #[test]
+    fn what_the_rl_stage_does_not_do_yet_is_refused_by_name() {
+        for (json, field) in [
+            (r#"{"rl": {"fusion": "soft_gate"}}"#, "rl.fusion"),
+            (r#"{"rl": {"advantage": "dapo"}}"#, "rl.advantage"),
+            (r#"{"rl": {"kl_placement": "loss"}}"#, "rl.kl_placement"),
+            (r#"{"rl": {"effective": {"kind": "kl_dro", "beta": 0.5}}}"#, "rl.effective"),
+        ] {
+            check_refused(json, field);
+        }
+    }
+
+    #[test]
+    fn a_branch_takes_over_what_its_parent_had() {
+        let base = serde_json::json!({"preset": "tiny", "seed": 4, "rl": {"n_steps": 9}, "changes": []});
+        let config = branch_config("abc", &base, br#"{"seed": 5, "name": "second"}"#).expect("valid");
+        assert_eq!((config.seed, config.rl.n_steps, config.name.as_str()), (5, 9, "second"));
+        assert_eq!(config.parent.as_deref(), Some("abc"));
+        let error = branch_config("abc", &base, br#"{"sead": 5}"#).expect_err("a key that is not known");
+        assert!(error.to_string().contains("sead"), "{error}");
+        assert!(branch_config("abc", &Value::Null, b"").is_ok(), "a checkpoint without a configuration");
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_tuned_is_named() {
+        let error = tuning_from_json(br#"{"rl": {"n_steps": 3}}"#).expect_err("cannot be tuned").to_string();
+        assert!(error.contains("n_steps"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod rl;
 pub mod sft;
 
 use beckon_shared::control::Stage;
+use beckon_shared::control::tuning::{Change, Tuned};
 use std::path::PathBuf;
 
 /// What the runner wants of a stage.
@@ -27,6 +28,15 @@ pub trait Observer {
     fn log(&mut self, text: &str);
     /// Told once, before the first stage: the device in words, as [`crate::model::device::pick_device`] describes it.
     fn device(&mut self, _description: &str) {}
+    /// Asked at every step of a stage, `step` steps being done: the values to use instead of the configuration's. A stage
+    /// that goes on from an older state asks for the same steps again and gets the same answers.
+    fn tuned(&mut self, _stage: Stage, _step: usize) -> Tuned {
+        Tuned::default()
+    }
+    /// Values changed by hand so far, for the lineage.
+    fn changes(&self) -> Vec<Change> {
+        Vec::new()
+    }
     /// Asked before every step.
     fn control(&mut self) -> Control;
     /// Blocks while paused; returns `Continue` or `Cancel`.

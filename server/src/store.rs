@@ -1,4 +1,5 @@
-//! What must survive: the click log, runs with their curves, and the list of checkpoints, in one SQLite file.
+//! What must survive: the click log, runs with their curves, events, the registry of checkpoints, tokens and the audit log,
+//! in one SQLite file.
 //!
 //! In the loop: holds the output of the first arrow and the bookkeeping of all others. Sources: SQLite's
 //! write-ahead log (readers never wait for a writer). Methods block, so asynchronous callers go through
@@ -8,13 +9,22 @@
 //! before it returns. Curves and progress go through `journal`, which survives the death of the process but may
 //! lose the last moments at a power cut; a resumed stage writes those again. Reads go through `reader`.
 
+mod audit;
 mod checkpoints;
+mod events;
+mod experiments;
 mod records;
+mod registry;
 mod runs;
 mod schema;
+mod tokens;
 
+pub use audit::{Asked, Begun};
+pub use events::Kept;
 pub use records::{Added, RecordQuery, without_duplicates};
-pub use runs::{StoredRun, Wish};
+pub use registry::{RolledBack, StoredNote};
+pub use runs::StoredRun;
+pub use tokens::StoredToken;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -104,6 +114,15 @@ impl Store {
             journal: Mutex::new(connect(path, "NORMAL")?),
             reader: Mutex::new(connect(path, "NORMAL")?),
         })
+    }
+
+    /// Writes a consistent copy of the whole store into a new file, also while others write to it.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`]; also where `path` exists.
+    pub fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        self.reader().execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
+        Ok(())
     }
 
     /// Value of a setting.

@@ -14,13 +14,17 @@ use crate::catalog::{Catalog, CatalogError};
 use crate::events::Events;
 use crate::pipeline::lineage::Origin;
 use crate::pipeline::{self, PipelineError};
+use crate::registry;
 use crate::stage::Observer;
-use crate::store::{Store, StoreError, StoredRun, Wish};
+use crate::store::{Store, StoreError, StoredRun};
 use beckon_shared::click::Sourced;
+use beckon_shared::control::life::{self, Refusal, Standing, Step, Wish};
+use beckon_shared::control::tuning::{Change, Tuning, TuningError};
 use beckon_shared::control::{CheckpointInfo, Event, RunCommand, RunConfig, RunState, RunStatus};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use watch::Watch;
@@ -41,14 +45,36 @@ pub enum TrainerError {
         id: String,
     },
     /// The run's state does not allow it.
-    #[error("run {id} is {state}, so it cannot be {command}")]
+    #[error("run {id}: {refusal}")]
     NotPossible {
         /// Which run.
         id: String,
-        /// Its state in words.
-        state: &'static str,
-        /// What was asked, as a participle.
-        command: &'static str,
+        /// Why, and what to do.
+        refusal: Refusal,
+    },
+    /// The new values make no sense.
+    #[error("run {id}: {source}")]
+    Tuning {
+        /// Which run.
+        id: String,
+        /// What is wrong with them.
+        source: TuningError,
+    },
+    /// The folder of a run could not be removed.
+    #[error("run {id} is deleted, but its folder is not: {source}: {path}")]
+    Folder {
+        /// Which run.
+        id: String,
+        /// What the system said.
+        source: std::io::Error,
+        /// Which folder.
+        path: PathBuf,
+    },
+    /// The parent of a new run is not offered.
+    #[error("there is no checkpoint {id} to start from")]
+    NoParent {
+        /// Id of the checkpoint.
+        id: String,
     },
     /// The server is stopping.
     #[error("the server is shutting down; ask again after its restart")]
@@ -76,6 +102,8 @@ pub struct Product {
     pub checkpoint_path: PathBuf,
     /// Its description.
     pub checkpoint: CheckpointInfo,
+    /// Evaluation results by name.
+    pub evaluation: BTreeMap<String, f64>,
 }
 
 /// How a run ended early.
@@ -98,7 +126,11 @@ pub type Runner = dyn FnMut(&Job, &mut dyn Observer) -> Result<Product, RunError
 /// [`RunError`].
 pub fn run_pipeline(job: &Job, observer: &mut dyn Observer) -> Result<Product, RunError> {
     match pipeline::run_as(&job.dir, &job.config, &job.records, &job.origin, observer) {
-        Ok(outcome) => Ok(Product { checkpoint_path: outcome.checkpoint_path, checkpoint: outcome.checkpoint }),
+        Ok(outcome) => Ok(Product {
+            checkpoint_path: outcome.checkpoint_path,
+            checkpoint: outcome.checkpoint,
+            evaluation: outcome.report.key_figures(),
+        }),
         Err(PipelineError::Cancelled) => Err(RunError::Cancelled),
         Err(error) => Err(RunError::Failed(error.to_string())),
     }
@@ -139,6 +171,8 @@ struct Shared {
     catalog: Arc<Catalog>,
     /// Holds one folder per run.
     runs_dir: PathBuf,
+    /// Checkpoints that a finished run leaves beside those that are needed.
+    n_kept: AtomicUsize,
 }
 
 /// Handle to the trainer. Methods block for as long as a write to disk takes.
@@ -161,7 +195,8 @@ impl Trainer {
     ) -> Result<Self, TrainerError> {
         let queue = take_up(&store)?;
         let board = Mutex::new(Board { queue, ..Board::default() });
-        let shared = Arc::new(Shared { board, changed: Condvar::new(), store, events, catalog, runs_dir });
+        let n_kept = AtomicUsize::new(usize::MAX);
+        let shared = Arc::new(Shared { board, changed: Condvar::new(), store, events, catalog, runs_dir, n_kept });
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
             while let Some(run) = for_thread.next() {
@@ -173,34 +208,108 @@ impl Trainer {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Queues a run over the log as it is now.
+    /// Queues a run over the log as it is now, or only makes it where `state` is `draft`. A second call for the same
+    /// entry of the audit log returns the run of the first.
     ///
     /// # Errors
-    /// [`TrainerError::QueueFull`], `Stopping`, `Store`.
-    pub fn submit(&self, config: RunConfig) -> Result<RunStatus, TrainerError> {
+    /// [`TrainerError::NoParent`], `QueueFull`, `Stopping`, `Store`.
+    pub fn submit(&self, config: RunConfig, draft: bool, audit_id: Option<i64>) -> Result<RunStatus, TrainerError> {
+        if let Some(id) = config.parent.as_ref().filter(|id| self.shared.catalog.content(id).is_none()) {
+            return Err(TrainerError::NoParent { id: id.clone() });
+        }
         let mut board = self.shared.board();
-        board.check_room()?;
-        let status = self.shared.store.add_run(config, crate::now_millis())?;
-        board.queue.push_back(status.id.clone());
+        if !draft {
+            board.check_room()?;
+        }
+        let state = if draft { RunState::Draft } else { RunState::Queued };
+        let status = self.shared.store.add_run(config, state, crate::now_millis(), audit_id)?;
+        let at_work = board.active.as_ref().is_some_and(|active| active.status.id == status.id);
+        if status.state == RunState::Queued && !at_work && !board.queue.contains(&status.id) {
+            board.queue.push_back(status.id.clone());
+        }
         self.shared.announce(&status);
         Ok(status)
     }
 
-    /// Does what a person asks of a run. A running run does it at its next step: until then the status returned here
-    /// says `running`, and an event tells when it is done.
+    /// Does what a person asks of a run, as [`life::step`] says. A running run does it at its next step: until then the
+    /// status returned here says `running`, and an event tells when it is done. With `again`, a command whose effect is
+    /// there already is answered with the state instead of being refused.
     ///
     /// # Errors
-    /// [`TrainerError::Unknown`], `NotPossible`, `QueueFull`, `Stopping`, `Store`.
-    pub fn command(&self, id: &str, command: RunCommand) -> Result<RunStatus, TrainerError> {
+    /// [`TrainerError::Unknown`], `NotPossible`, `QueueFull`, `Stopping`, `Store`, `Folder`.
+    pub fn command(&self, id: &str, command: RunCommand, again: bool) -> Result<RunStatus, TrainerError> {
         let mut board = self.shared.board();
         if board.stopping {
             return Err(TrainerError::Stopping);
         }
-        if let Some(active) = board.active.as_mut().filter(|active| active.status.id == id) {
-            return self.shared.command_active(active, command);
+        let (status, standing) = self.shared.standing(&board, id)?;
+        if again && life::already(standing, command) {
+            return Ok(status);
         }
-        let stored = self.shared.store.run(id)?.ok_or_else(|| TrainerError::Unknown { id: id.to_owned() })?;
-        self.shared.command_waiting(&mut board, stored.status, command)
+        let step = life::step(standing, command)
+            .map_err(|refusal| TrainerError::NotPossible { id: id.to_owned(), refusal })?;
+        match step {
+            Step::Become(state) => self.shared.become_state(&mut board, status, state),
+            Step::Wish(wish) => self.shared.set_wish(&mut board, status, Some(wish)),
+            Step::Unwish => self.shared.set_wish(&mut board, status, None),
+            // the values come with `Trainer::tune`
+            Step::Tune => Ok(status),
+            Step::Vanish => self.vanish(&mut board, status),
+        }
+    }
+
+    /// Changes values of a run from its next step on.
+    ///
+    /// # Errors
+    /// [`TrainerError::Unknown`], `NotPossible`, `Tuning`, `Stopping`, `Store`.
+    pub fn tune(&self, id: &str, tuning: Tuning) -> Result<RunStatus, TrainerError> {
+        let mut board = self.shared.board();
+        if board.stopping {
+            return Err(TrainerError::Stopping);
+        }
+        let (mut status, standing) = self.shared.standing(&board, id)?;
+        life::step(standing, RunCommand::Tune)
+            .map_err(|refusal| TrainerError::NotPossible { id: id.to_owned(), refusal })?;
+        tuning.check(status.stage).map_err(|source| TrainerError::Tuning { id: id.to_owned(), source })?;
+        if status.changes.last().is_none_or(|last| last.at.is_some() || last.tuning != tuning) {
+            status.changes.push(Change { at: None, tuning });
+        }
+        let wish = board.active.as_ref().filter(|active| active.status.id == id).and_then(|active| active.wish);
+        self.shared.settle(&status, wish)?;
+        if let Some(active) = board.active.as_mut().filter(|active| active.status.id == id) {
+            active.status = status.clone();
+        }
+        Ok(status)
+    }
+
+    fn vanish(&self, board: &mut Board, status: RunStatus) -> Result<RunStatus, TrainerError> {
+        let id = status.id.clone();
+        self.shared.store.remove_run(&id)?;
+        board.unsaved.retain(|unsaved| unsaved.id != id);
+        self.shared.events.announce(&Event::RunDeleted { id: id.clone() });
+        let path = self.run_dir(&id);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(TrainerError::Folder { id, source, path })
+            }
+            _ => Ok(status),
+        }
+    }
+
+    /// After every run, deletes all but the newest `n_kept` checkpoints that nothing needs.
+    pub fn keep_checkpoints(&self, n_kept: usize) {
+        self.shared.n_kept.store(n_kept, Ordering::Relaxed);
+    }
+
+    /// Whether the thread is at work or waits for work.
+    pub fn is_alive(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(|thread| !thread.is_finished()) && !self.shared.board().stopping
+    }
+
+    /// Runs that wait for the device.
+    pub fn n_queued(&self) -> usize {
+        self.shared.board().queue.len()
     }
 
     /// A run as it is now.
@@ -296,26 +405,6 @@ fn take_up(store: &Store) -> Result<VecDeque<String>, StoreError> {
     Ok(queue)
 }
 
-fn not_possible(status: &RunStatus, state: &'static str, command: RunCommand) -> TrainerError {
-    let command = match command {
-        RunCommand::Pause => "paused",
-        RunCommand::Resume => "resumed",
-        RunCommand::Cancel => "cancelled",
-    };
-    TrainerError::NotPossible { id: status.id.clone(), state, command }
-}
-
-fn state_in_words(state: RunState) -> &'static str {
-    match state {
-        RunState::Queued => "waiting for its turn",
-        RunState::Running => "running",
-        RunState::Paused => "paused",
-        RunState::Cancelled => "cancelled",
-        RunState::Failed => "failed",
-        RunState::Finished => "finished",
-    }
-}
-
 impl Shared {
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
@@ -323,7 +412,7 @@ impl Shared {
 
     /// Tells listeners about a change, and the thread to look at the board.
     fn announce(&self, status: &RunStatus) {
-        self.events.announce(Event::Run(status.clone()));
+        self.events.announce(&Event::Run(status.clone()));
         self.changed.notify_all();
     }
 
@@ -334,49 +423,44 @@ impl Shared {
         Ok(())
     }
 
-    fn command_active(&self, active: &mut Active, command: RunCommand) -> Result<RunStatus, TrainerError> {
-        let held = active.status.state == RunState::Paused;
-        let (wish, state) = match (command, active.wish) {
-            (_, Some(Wish::Cancel)) => return Err(not_possible(&active.status, "being cancelled", command)),
-            (RunCommand::Cancel, _) => (Some(Wish::Cancel), active.status.state),
-            (RunCommand::Pause, _) if held => return Err(not_possible(&active.status, "paused", command)),
-            (RunCommand::Pause, _) => (Some(Wish::Pause), active.status.state),
-            (RunCommand::Resume, None) if !held => return Err(not_possible(&active.status, "running", command)),
-            (RunCommand::Resume, _) => (None, RunState::Running),
-        };
-        if active.parked && command == RunCommand::Resume {
-            // it is on its way off the thread; a moment later it can be queued
-            return Err(not_possible(&active.status, "being put aside for a moment", command));
+    /// A run as it is now, and where it stands.
+    fn standing(&self, board: &Board, id: &str) -> Result<(RunStatus, Standing), TrainerError> {
+        if let Some(active) = board.active.as_ref().filter(|active| active.status.id == id) {
+            let Active { status, wish, parked } = active;
+            return Ok((status.clone(), Standing::on_device(status.state, *wish, *parked)));
         }
-        let status = RunStatus { state, ..active.status.clone() };
-        self.settle(&status, wish)?;
-        active.status = status.clone();
-        active.wish = wish;
+        let status = match board.newer(id) {
+            Some(status) => status.clone(),
+            None => self.store.run(id)?.ok_or_else(|| TrainerError::Unknown { id: id.to_owned() })?.status,
+        };
+        let standing = Standing::off_device(status.state);
+        Ok((status, standing))
+    }
+
+    fn become_state(&self, board: &mut Board, status: RunStatus, state: RunState) -> Result<RunStatus, TrainerError> {
+        if state == RunState::Queued {
+            board.check_room()?;
+        }
+        let status = RunStatus { state, ..status };
+        self.settle(&status, None)?;
+        if let Some(active) = board.active.as_mut().filter(|active| active.status.id == status.id) {
+            active.status = status.clone();
+            active.wish = None;
+            return Ok(status);
+        }
+        board.unsaved.retain(|unsaved| unsaved.id != status.id);
+        board.queue.retain(|id| *id != status.id);
+        if state == RunState::Queued {
+            board.queue.push_back(status.id.clone());
+        }
         Ok(status)
     }
 
-    fn command_waiting(
-        &self,
-        board: &mut Board,
-        mut status: RunStatus,
-        command: RunCommand,
-    ) -> Result<RunStatus, TrainerError> {
-        let queued = board.queue.contains(&status.id);
-        status.state = match command {
-            RunCommand::Pause if queued => RunState::Paused,
-            RunCommand::Cancel if queued || status.state == RunState::Paused => RunState::Cancelled,
-            RunCommand::Resume if status.state == RunState::Paused => {
-                board.check_room()?;
-                RunState::Queued
-            }
-            _ => return Err(not_possible(&status, state_in_words(status.state), command)),
-        };
-        self.store.set_run(&status, None)?;
-        board.queue.retain(|id| *id != status.id);
-        if status.state == RunState::Queued {
-            board.queue.push_back(status.id.clone());
+    fn set_wish(&self, board: &mut Board, status: RunStatus, wish: Option<Wish>) -> Result<RunStatus, TrainerError> {
+        self.settle(&status, wish)?;
+        if let Some(active) = board.active.as_mut().filter(|active| active.status.id == status.id) {
+            active.wish = wish;
         }
-        self.announce(&status);
         Ok(status)
     }
 
@@ -393,9 +477,9 @@ impl Shared {
             };
             match self.begin(&mut board, &id) {
                 Ok(Some(run)) => return Some(run),
-                Ok(None) => eprintln!("beckon: run {id} is not in the database any more"),
+                Ok(None) => tracing::warn!(run = %id, "the run is not in the database any more"),
                 // left out for now; it stays queued in the database and is taken up at the next start
-                Err(error) => eprintln!("beckon: cannot start run {id}: {error}"),
+                Err(error) => tracing::error!(run = %id, %error, "cannot start the run"),
             }
         }
     }
@@ -430,8 +514,10 @@ impl Shared {
                 match self.store.finish_run(&status, &info) {
                     Ok(()) => {
                         self.catalog.list(info.clone());
-                        self.events.announce(Event::Checkpoint(info));
+                        self.events.announce(&Event::Checkpoint(info));
                         self.announce(&status);
+                        drop(board);
+                        self.retain();
                         return;
                     }
                     Err(error) => {
@@ -447,12 +533,26 @@ impl Shared {
             Err(RunError::Failed(text)) => fail(&mut status, text),
         }
         if let Some(error) = &status.error {
-            eprintln!("beckon: run {id} failed: {error}");
+            tracing::error!(run = %id, %error, "the run failed");
+            let text = format!("run {id} failed: {error}");
+            self.events.announce(&Event::Alarm { run_id: Some(id.clone()), text });
         }
         if let Err(error) = self.settle(&status, None) {
-            eprintln!("beckon: the end of run {id} could not be stored: {error}");
+            tracing::error!(run = %id, %error, "the end of the run could not be stored");
             self.announce(&status);
             board.unsaved.push(status);
+        }
+    }
+
+    fn retain(&self) {
+        let n_kept = self.n_kept.load(Ordering::Relaxed);
+        if n_kept == usize::MAX {
+            return;
+        }
+        match registry::retain(&self.catalog, &self.store, &self.events, n_kept) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!(n = gone.len(), "old checkpoints were deleted"),
+            Err(error) => tracing::error!(%error, "old checkpoints are not deleted"),
         }
     }
 
@@ -463,6 +563,10 @@ impl Shared {
             .map_err(|error| RunError::Failed(format!("cannot make the run's folder: {error}: {}", dir.display())))?;
         let records = self.store.records_up_to(run.last_record_id).map_err(|error| failed(&error))?;
         let config = run.status.config.clone();
+        if let Some(parent) = &config.parent {
+            let bytes = self.catalog.read(parent).map_err(|error| failed(&error))?;
+            pipeline::parent::place(&dir, &bytes).map_err(|error| failed(&error))?;
+        }
         Ok(Job { dir, origin: Origin::of(&config), config, records })
     }
 
@@ -472,6 +576,9 @@ impl Shared {
         self.catalog.install(&product.checkpoint_path, &info).map_err(|error: CatalogError| {
             RunError::Failed(format!("{error}; the run's own copy is {}", product.checkpoint_path.display()))
         })?;
+        if let Err(error) = self.store.set_evaluation(&info.id, &product.evaluation) {
+            tracing::warn!(run = %id, %error, "the evaluation is not in the registry; the run's report has it");
+        }
         Ok(info)
     }
 }

@@ -6,6 +6,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+/// Widest subgroup of a CPU in disguise that a browser offers (SwiftShader).
+pub const SOFTWARE_SUBGROUP: u32 = 4;
+
 /// Why work on the GPU could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GpuError {
@@ -108,8 +111,10 @@ impl GpuContext {
         let (on_error, on_loss) = (fault.clone(), fault.clone());
         device.on_uncaptured_error(Arc::new(move |error| note(&on_error, described("a command", &error))));
         device.set_device_lost_callback(move |_, reason| note(&on_loss, GpuError::Lost { reason }));
+        // a browser hides the name; no GPU that it offers has subgroups as narrow as SwiftShader's 4
         let is_software = info.device_type == wgpu::DeviceType::Cpu
-            || ["swiftshader", "llvmpipe"].iter().any(|s| name.to_lowercase().contains(s));
+            || ["swiftshader", "llvmpipe"].iter().any(|s| name.to_lowercase().contains(s))
+            || info.backend == wgpu::Backend::BrowserWebGpu && info.subgroup_max_size <= SOFTWARE_SUBGROUP;
         Ok(Self { device, queue, adapter: format!("{name} ({:?})", info.backend), is_software, fault })
     }
 

@@ -7,6 +7,10 @@
 pub mod attention;
 pub mod embed;
 pub mod matmul;
+pub mod norm_gate_up;
+pub mod norm_matmul;
+pub mod norm_rows;
+pub mod product;
 pub mod rms_norm;
 pub mod rope_append;
 pub mod silu_mul;
@@ -14,66 +18,96 @@ pub mod silu_mul;
 use crate::context::{GpuContext, GpuError};
 use crate::kernel::{Kernel, KernelSpec};
 use crate::weight::WeightFormat;
-use std::collections::BTreeMap;
+use product::Tiling;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every kernel.
-pub const SPECS: [&KernelSpec; 6] =
-    [&attention::SPEC, &embed::SPEC, &matmul::SPEC, &rms_norm::SPEC, &rope_append::SPEC, &silu_mul::SPEC];
+pub const SPECS: [&KernelSpec; 7] = [
+    &attention::SPEC,
+    &embed::SPEC,
+    &matmul::SPEC,
+    &norm_gate_up::SPEC,
+    &norm_matmul::SPEC,
+    &norm_rows::SPEC,
+    &rope_append::SPEC,
+];
+
+/// The kernels that multiply with a weight matrix; each is compiled per format and [`Tiling`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Product {
+    /// [`matmul`].
+    Matmul,
+    /// [`norm_matmul`].
+    NormMatmul,
+    /// [`norm_gate_up`].
+    NormGateUp,
+}
+
+impl Product {
+    /// The kernel as written.
+    pub fn spec(self) -> &'static KernelSpec {
+        match self {
+            Self::Matmul => &matmul::SPEC,
+            Self::NormMatmul => &norm_matmul::SPEC,
+            Self::NormGateUp => &norm_gate_up::SPEC,
+        }
+    }
+
+    /// The tilings that it is compiled for.
+    pub fn tilings(self, of_adapter: [Tiling; 3]) -> [Tiling; 3] {
+        match self {
+            Self::NormGateUp => of_adapter.map(Tiling::paired),
+            Self::Matmul | Self::NormMatmul => of_adapter,
+        }
+    }
+}
 
 /// All kernels compiled for one device.
 #[derive(Debug, Clone)]
 pub struct Kernels {
     /// Attention over two spans of slots.
     pub attention: Kernel,
-    /// Normalisation.
-    pub rms_norm: Kernel,
+    /// Chosen rows, normalised.
+    pub norm_rows: Kernel,
     /// Rotary angles and cache writes.
     pub rope_append: Kernel,
-    /// Gated activation.
-    pub silu_mul: Kernel,
     embed: BTreeMap<WeightFormat, Kernel>,
-    matmul: BTreeMap<WeightFormat, Vec<Kernel>>,
+    products: BTreeMap<(Product, WeightFormat), ([Tiling; 3], Vec<Kernel>)>,
 }
 
 impl Kernels {
-    /// Compiles the kernels, those with weights for each of `formats`; [`Kernels::embed`] for
-    /// [`WeightFormat::F32`] as well, which selects rows.
+    /// Compiles the kernels: [`Kernels::embed`] for `tables`, [`Kernels::product`] for `products`, duplicates
+    /// allowed; each kernel's source goes through `edit` first, for tests that a wrong kernel is noticed.
     ///
     /// # Errors
     /// [`GpuError::Rejected`] naming the kernel.
-    pub async fn compile(gpu: &GpuContext, formats: &[WeightFormat]) -> Result<Self, GpuError> {
-        Self::compile_edited(gpu, formats, &KernelSpec::clone).await
-    }
-
-    /// [`Kernels::compile`] with each kernel's source edited before: for tests that a wrong kernel is noticed.
-    ///
-    /// # Errors
-    /// As [`Kernels::compile`].
-    pub async fn compile_edited(
+    pub async fn compile(
         gpu: &GpuContext,
-        formats: &[WeightFormat],
+        tables: &[WeightFormat],
+        products: &[(Product, WeightFormat)],
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, GpuError> {
-        let (mut embed, mut matmul) = (BTreeMap::new(), BTreeMap::new());
-        for format in WeightFormat::ALL {
-            let wanted = formats.contains(&format);
-            let constant = ("FORMAT", format.wgsl_value());
-            if wanted || format == WeightFormat::F32 {
-                embed.insert(format, one(gpu, &edit(&embed::SPEC), &[constant]).await?);
-            }
-            if wanted {
-                let variants = matmul::ROWS.map(|rows| [constant, ("ROWS", f64::from(rows))]);
-                let variants: Vec<&[(&str, f64)]> = variants.iter().map(|v| &v[..]).collect();
-                matmul.insert(format, Kernel::compile(gpu, &edit(&matmul::SPEC), &variants).await?);
-            }
+        let tilings = Tiling::for_adapter(gpu.is_software());
+        let (mut embeds, mut compiled) = (BTreeMap::new(), BTreeMap::new());
+        for format in tables.iter().copied().collect::<BTreeSet<_>>() {
+            embeds.insert(format, one(gpu, &edit(&embed::SPEC), &[("FORMAT", format.wgsl_value())]).await?);
+        }
+        for (product, format) in products.iter().copied().collect::<BTreeSet<_>>() {
+            let tilings = product.tilings(tilings);
+            let constants = tilings.map(|tiling| {
+                let [rows, outputs, lanes] = tiling.constants();
+                [("FORMAT", format.wgsl_value()), rows, outputs, lanes]
+            });
+            let variants = constants.each_ref().map(|constants| &constants[..]);
+            let kernels = Kernel::compile(gpu, &edit(product.spec()), &variants).await?;
+            compiled.insert((product, format), (tilings, kernels));
         }
         Ok(Self {
             attention: one(gpu, &edit(&attention::SPEC), &[]).await?,
-            rms_norm: one(gpu, &edit(&rms_norm::SPEC), &[]).await?,
+            norm_rows: one(gpu, &edit(&norm_rows::SPEC), &[]).await?,
             rope_append: one(gpu, &edit(&rope_append::SPEC), &[]).await?,
-            silu_mul: one(gpu, &edit(&silu_mul::SPEC), &[]).await?,
-            embed,
-            matmul,
+            embed: embeds,
+            products: compiled,
         })
     }
 
@@ -85,14 +119,16 @@ impl Kernels {
         self.embed.get(&format).expect("embed compiled for this format")
     }
 
-    /// The product with a matrix in `format` for `n_rows` rows, and the rows a workgroup takes.
+    /// The product with a matrix in `format` for `n_rows` rows, and how it is cut. Bind groups fit the kernels
+    /// for all numbers of rows.
     ///
     /// # Panics
-    /// If `format` was not among those compiled.
-    pub fn matmul(&self, format: WeightFormat, n_rows: usize) -> (&Kernel, u32) {
-        let variant = matmul::variant_for(n_rows);
-        let kernels = self.matmul.get(&format).expect("matmul compiled for this format");
-        (&kernels[variant], matmul::ROWS[variant])
+    /// If `product` and `format` were not among those compiled.
+    pub fn product(&self, product: Product, format: WeightFormat, n_rows: usize) -> (&Kernel, &Tiling) {
+        let (tilings, kernels) = self.products.get(&(product, format)).expect("product compiled for this format");
+        let tiling = Tiling::choose(tilings, n_rows);
+        let (_, kernel) = tilings.iter().zip(kernels).find(|(t, _)| *t == tiling).expect("one of its own");
+        (kernel, tiling)
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! In the loop: the arithmetic under `beckon_shared::engine`. Every kernel lives in `kernels/NAME.wgsl`
 //! beside `kernels/NAME.rs`, which holds its parameters (`repr(C)`, size asserted), its twin and its
-//! specification. The kernels use f32 activations, no subgroups, and only the limits that WebGPU
-//! guarantees: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers.
+//! specification; `rms_norm` and `silu_mul` are steps of twins whose kernels do more at once. The kernels use f32
+//! activations, no subgroups, and only the limits that WebGPU guarantees: 256 invocations, 16 KiB of workgroup
+//! memory, 8 storage buffers.
 //!
 //! Never here: models, training, the DOM, threads.
 
@@ -12,12 +13,14 @@ mod context;
 mod kernel;
 pub mod kernels;
 mod math;
+mod packed;
 mod ready;
 mod weight;
 
 pub use compare::{assert_all_close, max_diff_within};
-pub use context::{GpuContext, GpuError};
+pub use context::{GpuContext, GpuError, SOFTWARE_SUBGROUP};
 pub use kernel::{Access, Kernel, KernelSpec, MAX_WORKGROUPS, PARAMS_ALIGNMENT, Recorder};
-pub use kernels::Kernels;
+pub use kernels::{Kernels, Product};
+pub use packed::{PackedWeight, TILE};
 pub use ready::ready;
 pub use weight::{BLOCK, WeightFormat, WeightView, f32_from_f16};

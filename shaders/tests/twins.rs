@@ -4,12 +4,17 @@
 use beckon_shaders::kernels::attention::{self, AttentionParams, Span};
 use beckon_shaders::kernels::embed::{self, EmbedParams};
 use beckon_shaders::kernels::matmul::{self, MatmulParams};
-use beckon_shaders::kernels::rms_norm::{self, RmsNormParams};
+use beckon_shaders::kernels::norm_gate_up::{self, NormGateUpParams};
+use beckon_shaders::kernels::norm_matmul::{self, NormMatmulParams};
+use beckon_shaders::kernels::norm_rows::{self, NormRowsParams};
+use beckon_shaders::kernels::product::Tiling;
 use beckon_shaders::kernels::rope_append::{self, RopeAppendParams, rotary_angles};
-use beckon_shaders::kernels::silu_mul::{self, SiluMulParams};
-use beckon_shaders::{GpuContext, Kernel, KernelSpec, Recorder, WeightFormat, WeightView, max_diff_within, ready};
+use beckon_shaders::{
+    GpuContext, Kernel, KernelSpec, PackedWeight, Product, Recorder, WeightFormat, WeightView, max_diff_within, ready,
+};
 use bytemuck::{Pod, cast_slice};
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
 
 /// Largest absolute difference between kernel and twin; values are of order 1.
 const TOLERANCE: f64 = 2e-5;
@@ -52,6 +57,15 @@ impl Noise {
     }
 }
 
+/// Kernels by source and constants: compiling takes longer than running.
+static COMPILED: LazyLock<Mutex<HashMap<(&str, String), Kernel>>> = LazyLock::new(Mutex::default);
+
+fn compiled(spec: &KernelSpec, constants: &[(&str, f64)]) -> Kernel {
+    let mut compiled = COMPILED.lock().expect("no test panicked while compiling");
+    let compile = || ready(Kernel::compile(&GPU, spec, &[constants])).expect("native").expect("compiles").remove(0);
+    compiled.entry((spec.source, format!("{constants:?}"))).or_insert_with(compile).clone()
+}
+
 /// Runs one dispatch of `spec` and gives the buffers that it writes, in order of binding.
 fn run<P: Pod>(
     spec: &KernelSpec,
@@ -61,7 +75,7 @@ fn run<P: Pod>(
     buffers: &[&[u32]],
 ) -> Vec<Vec<f32>> {
     let gpu = &*GPU;
-    let kernel = ready(Kernel::compile(gpu, spec, &[constants])).expect("native").expect("compiles").remove(0);
+    let kernel = compiled(spec, constants);
     let params_buffer = gpu.buffer("params", 256, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
     let storage: Vec<_> = buffers.iter().map(|b| gpu.storage_with("test", b)).collect();
     let group = kernel.bind(gpu, &params_buffer, &storage.iter().collect::<Vec<_>>());
@@ -95,7 +109,7 @@ type Check = fn(&KernelSpec) -> Result<f64, String>;
 fn check_embed(spec: &KernelSpec) -> Result<f64, String> {
     let mut worst = 0.0f64;
     for format in WeightFormat::ALL {
-        for (rows, cols, ids) in [(1, 32, vec![0]), (7, 96, vec![6, 0, 99, 3]), (3, 544, vec![2; 5])] {
+        for (rows, cols, ids) in [(1, 32, vec![0]), (37, 96, vec![36, 0, 99, 33]), (3, 544, vec![2; 5])] {
             let (quants, scales) = Noise(rows as u64).weight(format, rows, cols);
             let table = WeightView { format, rows, cols, quants: &quants, scales: &scales };
             let params = EmbedParams { n_rows: ids.len() as u32, cols: cols as u32, n_table_rows: rows as u32 };
@@ -103,7 +117,9 @@ fn check_embed(spec: &KernelSpec) -> Result<f64, String> {
             embed::embed(&params, &table, &ids, &mut want);
             let out = vec![0; want.len()];
             let constants = [("FORMAT", format.wgsl_value())];
-            let got = run(spec, &constants, &params, params.workgroups(), &[&quants, &scales, &ids, &out]);
+            let packed = PackedWeight::stacked(&[table]);
+            let buffers = [&packed.quants[..], &packed.scales, &ids, &out];
+            let got = run(spec, &constants, &params, params.workgroups(), &buffers);
             let name = format!("embed {format:?} {rows} x {cols}");
             worst = worst.max(max_diff_within(&name, &got[0], &want, TOLERANCE)?);
         }
@@ -111,54 +127,115 @@ fn check_embed(spec: &KernelSpec) -> Result<f64, String> {
     Ok(worst)
 }
 
-fn check_rms_norm(spec: &KernelSpec) -> Result<f64, String> {
+fn check_norm_rows(spec: &KernelSpec) -> Result<f64, String> {
     let mut worst = 0.0f64;
-    for (n_rows, cols) in [(1, 32), (3, 96), (5, 544), (2, 1024)] {
+    for (n_x_rows, cols, rows) in [(1, 32, vec![0]), (3, 96, vec![2, 0, 7]), (5, 544, vec![1, 4]), (2, 1024, vec![1])] {
         let mut noise = Noise(cols as u64);
-        let (x, weight) = (noise.floats(n_rows * cols), noise.floats(cols));
-        let params = RmsNormParams { n_rows: n_rows as u32, cols: cols as u32, eps: 1e-5 };
-        let mut want = vec![0.0; x.len()];
-        rms_norm::rms_norm(&params, &x, &weight, &mut want);
-        let out = vec![0; x.len()];
-        let got = run(spec, &[], &params, params.workgroups(), &[words(&x), words(&weight), &out]);
-        worst = worst.max(max_diff_within(&format!("rms_norm {n_rows} x {cols}"), &got[0], &want, TOLERANCE)?);
+        let (x, gain) = (noise.floats(n_x_rows * cols), noise.floats(cols));
+        let (n_rows, n_x_rows) = (rows.len() as u32, n_x_rows as u32);
+        let params = NormRowsParams { n_rows, cols: cols as u32, n_x_rows, eps: 1e-5 };
+        let mut want = vec![0.0; rows.len() * cols];
+        norm_rows::norm_rows(&params, &rows, &x, &gain, &mut want);
+        let out = vec![0; want.len()];
+        let got = run(spec, &[], &params, params.workgroups(), &[&rows, words(&x), words(&gain), &out]);
+        worst = worst.max(max_diff_within(&format!("norm_rows {n_x_rows} x {cols}"), &got[0], &want, TOLERANCE)?);
     }
     Ok(worst)
 }
 
-fn check_matmul(spec: &KernelSpec) -> Result<f64, String> {
+/// Rows, inputs and outputs of products: tiles and row groups that are not full, and some that are.
+const PRODUCTS: [(usize, usize, usize); 7] =
+    [(1, 32, 1), (1, 320, 33), (3, 96, 7), (4, 64, 50), (8, 32, 320), (9, 160, 31), (17, 64, 100)];
+
+/// A product's shape with random operands.
+struct Case<'a> {
+    n_rows: usize,
+    cols: usize,
+    x: &'a [f32],
+    gain: &'a [f32],
+    weight: WeightView<'a>,
+    packed: &'a PackedWeight,
+}
+
+/// Calls `compare` for every format, shape and tiling; `n_weights` of a number of outputs.
+fn over_products(
+    product: Product,
+    n_weights: fn(usize) -> usize,
+    compare: &dyn Fn(&Case, &[(&str, f64)], &Tiling, &str) -> Result<f64, String>,
+) -> Result<f64, String> {
     let mut worst = 0.0f64;
-    // the tolerance allows for sums of up to 320 products of order 1
-    let shapes = [(1, 32, 1), (1, 320, 33), (3, 96, 7), (4, 64, 50), (8, 32, 64), (9, 160, 31), (17, 64, 100)];
     for format in WeightFormat::ALL {
-        for (n_rows, cols, n_outputs) in shapes {
-            for accumulate in [0, 1] {
-                let mut noise = Noise((n_rows * cols) as u64);
-                let x = noise.floats(n_rows * cols);
-                let (quants, scales) = noise.weight(format, n_outputs, cols);
-                let weight = WeightView { format, rows: n_outputs, cols, quants: &quants, scales: &scales };
-                let params = MatmulParams {
-                    n_rows: n_rows as u32,
-                    cols: cols as u32,
-                    n_outputs: n_outputs as u32,
-                    out_stride: n_outputs as u32 + 5,
-                    out_offset: 3,
-                    accumulate,
-                };
-                let before = noise.floats(n_rows * params.out_stride as usize);
-                let mut want = before.clone();
-                matmul::matmul(&params, &weight, &x, &mut want);
-                for rows in matmul::ROWS {
-                    let constants = [("FORMAT", format.wgsl_value()), ("ROWS", f64::from(rows))];
-                    let buffers = [&quants[..], &scales, words(&x), words(&before)];
-                    let got = run(spec, &constants, &params, params.workgroups(rows), &buffers);
-                    let name = format!("matmul {format:?} {n_rows} x {cols} x {n_outputs}, {rows} rows");
-                    worst = worst.max(max_diff_within(&name, &got[0], &want, 5.0 * TOLERANCE)?);
-                }
+        for (n_rows, cols, n_outputs) in PRODUCTS {
+            let rows = n_weights(n_outputs);
+            let mut noise = Noise((n_rows * cols) as u64);
+            let (x, gain) = (noise.floats(n_rows * cols), noise.floats(cols));
+            let (quants, scales) = noise.weight(format, rows, cols);
+            let weight = WeightView { format, rows, cols, quants: &quants, scales: &scales };
+            let packed = PackedWeight::stacked(&[weight]);
+            let case = Case { n_rows, cols, x: &x, gain: &gain, weight, packed: &packed };
+            for tiling in [false, true].into_iter().flat_map(|software| product.tilings(Tiling::for_adapter(software)))
+            {
+                let name = format!("{product:?} {format:?} {n_rows} x {cols} x {rows}, {tiling:?}");
+                let [r, o, l] = tiling.constants();
+                let constants = [("FORMAT", format.wgsl_value()), r, o, l];
+                worst = worst.max(compare(&case, &constants, &tiling, &name)?);
             }
         }
     }
     Ok(worst)
+}
+
+// the tolerances of products allow for sums of up to 320 products of order 1
+
+fn check_matmul(spec: &KernelSpec) -> Result<f64, String> {
+    over_products(Product::Matmul, |n| n, &|case, constants, tiling, name| {
+        let mut worst = 0.0f64;
+        for accumulate in [0, 1] {
+            let n_outputs = case.weight.rows as u32;
+            let params = MatmulParams {
+                n_rows: case.n_rows as u32,
+                cols: case.cols as u32,
+                n_outputs,
+                out_stride: n_outputs + 5,
+                out_offset: 3,
+                accumulate,
+            };
+            let before = Noise(7).floats(case.n_rows * params.out_stride as usize);
+            let mut want = before.clone();
+            matmul::matmul(&params, &case.weight, case.x, &mut want);
+            let buffers = [&case.packed.quants[..], &case.packed.scales, words(case.x), words(&before)];
+            let got = run(spec, constants, &params, params.workgroups(tiling), &buffers);
+            worst = worst.max(max_diff_within(name, &got[0], &want, 5.0 * TOLERANCE)?);
+        }
+        Ok(worst)
+    })
+}
+
+fn check_norm_matmul(spec: &KernelSpec) -> Result<f64, String> {
+    over_products(Product::NormMatmul, |n| n, &|case, constants, tiling, name| {
+        let (n_rows, n_outputs) = (case.n_rows as u32, case.weight.rows as u32);
+        let params = NormMatmulParams { n_rows, cols: case.cols as u32, n_outputs, eps: 1e-2 };
+        let mut want = vec![0.0; case.n_rows * case.weight.rows];
+        norm_matmul::norm_matmul(&params, &case.weight, case.x, case.gain, &mut want);
+        let out = vec![0; want.len()];
+        let buffers = [&case.packed.quants[..], &case.packed.scales, words(case.x), words(case.gain), &out];
+        let got = run(spec, constants, &params, params.workgroups(tiling), &buffers);
+        max_diff_within(name, &got[0], &want, 10.0 * TOLERANCE)
+    })
+}
+
+fn check_norm_gate_up(spec: &KernelSpec) -> Result<f64, String> {
+    over_products(Product::NormGateUp, |n| 2 * n.next_multiple_of(32), &|case, constants, tiling, name| {
+        let (n_rows, n_outputs) = (case.n_rows as u32, case.weight.rows as u32 / 2);
+        let params = NormGateUpParams { n_rows, cols: case.cols as u32, n_outputs, eps: 1e-2 };
+        let mut want = vec![0.0; case.n_rows * n_outputs as usize];
+        norm_gate_up::norm_gate_up(&params, &case.weight, case.x, case.gain, &mut want);
+        let out = vec![0; want.len()];
+        let buffers = [&case.packed.quants[..], &case.packed.scales, words(case.x), words(case.gain), &out];
+        let got = run(spec, constants, &params, params.workgroups(tiling), &buffers);
+        // products of two sums of order 10
+        max_diff_within(name, &got[0], &want, 100.0 * TOLERANCE)
+    })
 }
 
 fn check_rope_append(spec: &KernelSpec) -> Result<f64, String> {
@@ -219,42 +296,52 @@ fn check_attention(spec: &KernelSpec) -> Result<f64, String> {
     Ok(worst)
 }
 
-fn check_silu_mul(spec: &KernelSpec) -> Result<f64, String> {
-    let mut worst = 0.0f64;
-    for (n_rows, cols) in [(1, 4), (3, 96), (2, 544)] {
-        let mut gate_up: Vec<f32> = Noise(cols as u64).floats(n_rows * 2 * cols).iter().map(|v| 4.0 * v).collect();
-        gate_up[0] = -200.0;
-        gate_up[1] = 200.0;
-        let params = SiluMulParams { n_rows: n_rows as u32, cols: cols as u32 };
-        let mut want = vec![0.0; n_rows * cols];
-        silu_mul::silu_mul(&params, &gate_up, &mut want);
-        let out = vec![0; want.len()];
-        let got = run(spec, &[], &params, params.workgroups(), &[words(&gate_up), &out]);
-        // values reach 800
-        worst = worst.max(max_diff_within(&format!("silu_mul {n_rows} x {cols}"), &got[0], &want, 1e-3)?);
-    }
-    Ok(worst)
-}
-
 /// Kernel, its check, and edits that a careless hand could make; each must be noticed.
-type Case = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
+type Edited = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
 
-const CASES: [Case; 6] = [
+const KERNELS: [Edited; 7] = [
     (
         &embed::SPEC,
         check_embed,
         &[("16u, 20u, 24u, 28u", "16u, 24u, 20u, 28u"), ("out[at + 1u] = values.hi", "out[at] = values.hi")],
     ),
-    (&rms_norm::SPEC, check_rms_norm, &[("+ params.eps", "+ 2e-4"), ("* scale * weight[i]", "* scale")]),
+    (&norm_rows::SPEC, check_norm_rows, &[("+ params.eps", "+ 2e-4"), ("* scale * gain[i]", "* scale")]),
     (
         &matmul::SPEC,
         check_matmul,
         &[
-            ("(block & 1u) == 1u", "(block & 1u) == 0u"),
-            ("lo * scale_and_min.x + scale_and_min.y", "lo * scale_and_min.x - scale_and_min.y"),
-            ("octet += LANES", "octet += LANES + 1u"),
+            ("8u, 12u)) * scale.x + scale.y", "8u, 12u)) * scale.x - scale.y"),
+            ("bytes_of(quants[at + TILE])", "bytes_of(quants[at])"),
+            ("vec4<u32>(16u, 20u, 24u, 28u)", "vec4<u32>(16u, 20u, 28u, 24u)"),
+            ("block += LANES", "block += LANES + 1u"),
+            ("for (var i = 1u; i < LANES", "for (var i = 2u; i < LANES"),
             ("params.accumulate == 1u", "params.accumulate == 0u"),
-            ("dot(w3.hi, hi)", "dot(w2.hi, hi)"),
+            ("dot(w.o3.hi, hi)", "dot(w.o2.hi, hi)"),
+            ("with_row((*rows).r6, w, place.rows_b.z", "with_row((*rows).r6, w, place.rows_b.y"),
+            ("store(start, first + 5u * TILE, sums.b.y)", "store(start, first + 5u * TILE, sums.b.x)"),
+        ],
+    ),
+    (
+        &norm_matmul::SPEC,
+        check_norm_matmul,
+        &[
+            ("+ params.eps", "+ 2e-2"),
+            ("hi *= gain.hi", "hi *= gain.lo"),
+            ("sums.square += dot(lo, lo) + dot(hi, hi)", "sums.square += dot(lo, lo)"),
+            ("store(start, first + 3u * TILE, sums.a.w * scale)", "store(start, first + 3u * TILE, sums.a.w)"),
+        ],
+    ),
+    (
+        &norm_gate_up::SPEC,
+        check_norm_gate_up,
+        &[
+            ("1.0 + exp", "1.01 + exp"),
+            ("places % half", "places"),
+            (
+                "store(start, first + TILE, sums.a.y * scale, sums.a.w * scale)",
+                "store(start, first + TILE, sums.a.y * scale, sums.a.z * scale)",
+            ),
+            ("sums.a.w * scale, sums.b.w * scale", "sums.b.w * scale, sums.a.w * scale"),
         ],
     ),
     (
@@ -271,13 +358,12 @@ const CASES: [Case; 6] = [
             ("n_heads / params.n_kv_heads)", "n_heads)"),
         ],
     ),
-    (&silu_mul::SPEC, check_silu_mul, &[("1.0 + exp", "1.001 + exp"), ("gate_up[at + quads]", "gate_up[at]")]),
 ];
 
 #[test]
 #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
 fn every_kernel_agrees_with_its_twin() {
-    for (spec, check, _) in CASES {
+    for (spec, check, _) in KERNELS {
         match check(spec) {
             Ok(worst) => eprintln!("{}: largest difference {worst:.1e}", spec.name),
             Err(why) => panic!("{why}"),
@@ -288,7 +374,7 @@ fn every_kernel_agrees_with_its_twin() {
 #[test]
 #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
 fn a_perturbed_kernel_does_not() {
-    for (spec, check, edits) in CASES {
+    for (spec, check, edits) in KERNELS {
         for (from, to) in edits {
             assert!(spec.source.contains(from), "{}: no `{from}`", spec.name);
             let perturbed = KernelSpec { source: spec.source.replace(from, to).leak(), ..spec.clone() };

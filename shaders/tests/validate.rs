@@ -82,5 +82,5 @@ fn every_wgsl_file_belongs_to_a_kernel() {
             n_files += 1;
         }
     }
-    assert_eq!(n_files, SPECS.len() + 1, "the kernels and dequantize.wgsl");
+    assert_eq!(n_files, SPECS.len() + 2, "the kernels, dequantize.wgsl and product.wgsl");
 }

@@ -1,17 +1,21 @@
-//! Checkpoint file of the page: quantized policy and reward model with tokenizer, configuration,
-//! lineage and a SHA-256 per chunk.
+//! Checkpoint file of the page: quantized policy and, where there is one yet, reward model, with tokenizer,
+//! configuration, lineage and a SHA-256 per chunk.
 //!
 //! File: magic `BECKON01` (8 bytes) | header length u32 LE | header SHA-256 (32 bytes) | header JSON
 //! ([`Manifest`]) | payload. The payload is cut into chunks of [`CHUNK_BYTES`]; the manifest holds the
 //! hash of each, so the hash of the header (the checkpoint's id) fixes the whole file.
 //!
-//! In the loop: the exporter builds it ([`Checkpoint::build`]), server and page decode it whole
+//! Version 1 holds a reward model and our own tokenizer. Version 2 may lack the reward model (an imported policy)
+//! and may hold a pretrained model's tokenizer with its prompt format; it is written only where one of the two is so.
+//!
+//! In the loop: the exporter builds it ([`Checkpoint::build`]), or an import ([`Checkpoint::from_policy`]); server and page decode it whole
 //! ([`Checkpoint::decode`]) or chunk by chunk ([`decode_header`], then [`Header::verify_chunk`] and
 //! [`Header::assemble`]). Every size, offset and name of a file is checked before it is used.
 
 mod format;
 
 use crate::config::{ConfigError, ModelConfig, reward_head_names, tensor_names};
+use crate::prompt::PromptFormat;
 use crate::quant::{BlockFormat, Matrix, QuantError};
 use crate::tensor::{DenseTensor, TensorMap};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -20,8 +24,8 @@ use std::collections::BTreeMap;
 
 pub use format::{Header, PREFIX_BYTES, decode_header, header_bytes};
 
-/// Version of the file format.
-pub const FORMAT_VERSION: u32 = 1;
+/// Latest version of the file format; every earlier one is read.
+pub const FORMAT_VERSION: u32 = 2;
 /// Payload bytes per hashed chunk.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
@@ -80,14 +84,18 @@ pub struct TensorEntry {
 /// Header of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`].
+    /// 1 to [`FORMAT_VERSION`]: the first version that can hold it.
     pub format_version: u32,
     /// Name for people.
     pub name: String,
     /// Shape of policy and reward trunk.
     pub model: ModelConfig,
-    /// Reward head constants.
-    pub reward: RewardConfig,
+    /// Reward head constants; without them there is no reward model, and suggestions get no score.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardConfig>,
+    /// What stands around turns, where it is not our own format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_format: Option<PromptFormat>,
     /// Where it comes from.
     pub lineage: Lineage,
     /// Payload range of the tokenizer JSON: offset, bytes.
@@ -128,6 +136,19 @@ pub struct Parts<'a> {
     pub tokenizer: &'a Tokenizer,
 }
 
+/// What a checkpoint without a reward model is made from beside its tensors.
+#[derive(Debug, Clone)]
+pub struct PolicyParts<'a> {
+    /// Name for people.
+    pub name: String,
+    /// Shape of the policy; V may be above the tokenizer's.
+    pub model: &'a ModelConfig,
+    /// Where it comes from.
+    pub lineage: Lineage,
+    /// The policy's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+}
+
 /// Block formats of the matrices. Vectors, reward heads and whitening are always F32: they are small, and
 /// the epistemic distance squares their errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +176,7 @@ pub enum CheckpointError {
     },
     /// A version of the file format that this program does not know.
     #[error(
-        "checkpoint format {got} is unknown: this program reads format {FORMAT_VERSION}; update Beckon or export the checkpoint again"
+        "checkpoint format {got} is unknown: this program reads formats up to {FORMAT_VERSION}; update Beckon or export the checkpoint again"
     )]
     UnknownVersion {
         /// Version of the file.
@@ -249,12 +270,16 @@ pub enum CheckpointError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// Every tensor that a checkpoint must hold, full name and logical shape, in file order.
+/// Every tensor that a checkpoint with a reward model must hold, full name and logical shape, in file order.
 pub fn expected_tensors(model: &ModelConfig, feature_dims: usize) -> Vec<(String, Vec<usize>)> {
-    let trunk = tensor_names(model);
-    let policy = trunk.iter().map(|(name, shape)| (format!("policy.{name}"), shape.clone()));
-    let reward = trunk.iter().cloned().chain(reward_head_names(model, feature_dims));
-    policy.chain(reward.map(|(name, shape)| (format!("reward.{name}"), shape))).collect()
+    let reward = tensor_names(model).into_iter().chain(reward_head_names(model, feature_dims));
+    let reward = reward.map(|(name, shape)| (format!("reward.{name}"), shape));
+    policy_tensors(model).into_iter().chain(reward).collect()
+}
+
+/// The same of a checkpoint without one.
+pub fn policy_tensors(model: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    tensor_names(model).into_iter().map(|(name, shape)| (format!("policy.{name}"), shape)).collect()
 }
 
 /// Whether the block formats apply: a matrix of a trunk. Vectors and what the heads read stay F32.
@@ -324,14 +349,52 @@ impl Checkpoint {
                 return Err(CheckpointError::UnknownTensor { name });
             }
         }
+        let Parts { name, model, reward, lineage, tokenizer } = parts;
+        Self::made(PolicyParts { name, model, lineage, tokenizer }, Some(reward), tensors, &expected)
+    }
+
+    /// A policy as it is, without a reward model: `policy` holds [`tensor_names`] without prefix, vectors as one-row
+    /// F32 matrices. Nothing is quantized anew. The same input gives the same id.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::build`].
+    pub fn from_policy(parts: PolicyParts<'_>, policy: BTreeMap<String, Matrix>) -> Result<Self, CheckpointError> {
+        parts.model.validate()?;
+        check_tokenizer(parts.tokenizer, parts.model)?;
+        let expected = policy_tensors(parts.model);
+        let tensors: BTreeMap<_, _> = policy.into_iter().map(|(name, m)| (format!("policy.{name}"), m)).collect();
+        for (name, want) in &expected {
+            let matrix = tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor { name: name.clone() })?;
+            let got = if want.len() == 1 { vec![matrix.cols] } else { vec![matrix.rows, matrix.cols] };
+            if got != *want || want.len() == 1 && (matrix.rows, matrix.format) != (1, BlockFormat::F32) {
+                return Err(CheckpointError::WrongShape { name: name.clone(), got, want: want.clone() });
+            }
+            if !matrix.is_finite() {
+                return Err(CheckpointError::NotFinite { name: name.clone() });
+            }
+        }
+        if let Some(name) = tensors.keys().find(|name| !expected.iter().any(|(known, _)| known == *name)) {
+            return Err(CheckpointError::UnknownTensor { name: name.clone() });
+        }
+        Self::made(parts, None, tensors, &expected)
+    }
+
+    fn made(
+        parts: PolicyParts<'_>,
+        reward: Option<RewardConfig>,
+        tensors: BTreeMap<String, Matrix>,
+        expected: &[(String, Vec<usize>)],
+    ) -> Result<Self, CheckpointError> {
         let tokenizer_json = parts.tokenizer.to_json().to_owned();
+        let prompt_format = parts.tokenizer.foreign_format().cloned();
         let mut checkpoint = Self {
             id: String::new(),
             manifest: Manifest {
-                format_version: FORMAT_VERSION,
+                format_version: if reward.is_some() && prompt_format.is_none() { 1 } else { 2 },
                 name: parts.name,
                 model: parts.model.clone(),
-                reward: parts.reward,
+                reward,
+                prompt_format,
                 lineage: parts.lineage,
                 tokenizer: (0, tokenizer_json.len() as u64),
                 tensors: Vec::new(),
@@ -341,7 +404,7 @@ impl Checkpoint {
             tokenizer_json,
             tensors,
         };
-        checkpoint.lay_out(&expected)?;
+        checkpoint.lay_out(expected)?;
         Ok(checkpoint)
     }
 
@@ -350,7 +413,7 @@ impl Checkpoint {
     /// # Errors
     /// None for a checkpoint that was built or decoded, where it has been parsed once already.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
-        Tokenizer::from_json(&self.tokenizer_json)
+        Tokenizer::from_parts(&self.tokenizer_json, self.manifest.prompt_format.as_ref())
     }
 
     /// Dequantized tensors of one network with their logical shapes, without prefix; `network` is `policy`

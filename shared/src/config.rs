@@ -33,7 +33,7 @@ pub struct ModelConfig {
 }
 
 /// Built-in model sizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// About 0.1 M parameters, trains in seconds; for tests and the simulator.

@@ -1,14 +1,34 @@
 //! The control protocol: what the page, the CLI and other programs say to the server about runs, logs
-//! and checkpoints, and what the server tells them. JSON over REST and server-sent events.
+//! and checkpoints, and what the server tells them. JSON over REST and server-sent events, and over a WebSocket for both
+//! ways.
+//!
+//! [`life`] is the table of states and commands of a run, [`command`] the commands as messages, [`experiment`] the outcome arrow, [`tuning`] what may change
+//! while a run trains, [`registry`] the checkpoints, [`access`] who may do what.
+
+pub mod access;
+pub mod audit;
+pub mod command;
+pub mod experiment;
+pub mod life;
+pub mod registry;
+pub mod tuning;
+
+pub use life::RunCommand;
 
 use crate::config::Preset;
+use crate::garm::effective::EffectiveReward;
+use crate::preference::PreferenceConfig;
+use crate::reward::advantage::Advantage;
+use crate::reward::components::ComponentWeights;
+use crate::reward::fusion::Fusion;
+use crate::reward::kl_controller::KlPlacement;
 use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes meaning; sent as header `beckon-protocol`.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The arrows of the loop that a run walks, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Records to preferences, splits and tokenizer.
@@ -43,7 +63,7 @@ impl Stage {
 }
 
 /// Where Burn computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceChoice {
     /// GPU where there is a real one, else CPU.
@@ -56,7 +76,7 @@ pub enum DeviceChoice {
 }
 
 /// Supervised fine-tuning, method B.1.5 and B.7.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftConfig {
     /// Optimiser steps.
@@ -87,7 +107,7 @@ impl Default for SftConfig {
 }
 
 /// Gaussian reward model, method B.2 and B.7.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GarmConfig {
     /// Optimiser steps.
@@ -127,7 +147,7 @@ impl Default for GarmConfig {
 }
 
 /// Reinforcement learning, method B.4, B.5 and B.7.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RlConfig {
     /// Optimiser steps; one per rollout batch (on-policy).
@@ -150,6 +170,16 @@ pub struct RlConfig {
     pub epistemic_penalty: f64,
     /// eta: behaviour-cloning term on SFT data.
     pub bc_weight: f64,
+    /// What is maximised of a reward distribution.
+    pub effective: EffectiveReward,
+    /// w_m of each reward component.
+    pub weights: ComponentWeights,
+    /// How components become one utility.
+    pub fusion: Fusion,
+    /// How utilities become a loss.
+    pub advantage: Advantage,
+    /// Where the KL term stands.
+    pub kl_placement: KlPlacement,
 }
 
 impl Default for RlConfig {
@@ -165,12 +195,17 @@ impl Default for RlConfig {
             aleatoric_penalty: 0.25,
             epistemic_penalty: 1.0,
             bc_weight: 0.05,
+            effective: EffectiveReward::default(),
+            weights: ComponentWeights::default(),
+            fusion: Fusion::default(),
+            advantage: Advantage::default(),
+            kl_placement: KlPlacement::default(),
         }
     }
 }
 
 /// What a run is a function of, beside the data: configuration and seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
     /// Shown in lists.
@@ -181,6 +216,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where Burn computes.
     pub device: DeviceChoice,
+    /// From the log to what the stages learn from.
+    pub preferences: PreferenceConfig,
     /// SFT stage.
     pub sft: SftConfig,
     /// GaRM stage.
@@ -189,6 +226,9 @@ pub struct RunConfig {
     pub rl: RlConfig,
     /// Steps between saves of the training state.
     pub save_every: usize,
+    /// Id of the checkpoint whose policy SFT starts from; from scratch where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 impl Default for RunConfig {
@@ -205,11 +245,13 @@ impl RunConfig {
             preset,
             seed: 0,
             device: DeviceChoice::Auto,
+            preferences: PreferenceConfig::default(),
             sft: SftConfig::default(),
             garm: GarmConfig { feature_dims: 32, ..GarmConfig::default() },
             // the reward model of small click data is weak: stay close to SFT
             rl: RlConfig { n_steps: 60, learning_rate: 2e-5, kl_beta: 0.1, kl_budget_nats: 1.5, ..RlConfig::default() },
             save_every: 50,
+            parent: None,
         };
         match preset {
             Preset::Nano => base,
@@ -226,9 +268,11 @@ impl RunConfig {
 }
 
 /// Life of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
+    /// Made, and not asked to start.
+    Draft,
     /// Waiting for the trainer.
     Queued,
     /// Training.
@@ -250,20 +294,8 @@ impl RunState {
     }
 }
 
-/// What a person can ask of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RunCommand {
-    /// Stop at the next step and save.
-    Pause,
-    /// Go on.
-    Resume,
-    /// End for good.
-    Cancel,
-}
-
 /// A run as the server knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RunStatus {
     /// `r` and a number, increasing.
     pub id: String,
@@ -285,10 +317,13 @@ pub struct RunStatus {
     pub checkpoint: Option<String>,
     /// Why it failed, and what to do.
     pub error: Option<String>,
+    /// Values changed while it trained, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<tuning::Change>,
 }
 
 /// One value of one curve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Metric {
     /// Which run.
     pub run_id: String,
@@ -303,7 +338,7 @@ pub struct Metric {
 }
 
 /// A checkpoint in a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CheckpointInfo {
     /// SHA-256 of the file's header, hex; the header holds the hash of every chunk.
     pub id: String,
@@ -322,7 +357,7 @@ pub struct CheckpointInfo {
 }
 
 /// What the server tells those who listen on `/api/events`; `id:` of the event carries a sequence number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", content = "data", rename_all = "snake_case")]
 #[allow(clippy::large_enum_variant)] // short-lived, and nearly always the large one or a metric
 pub enum Event {
@@ -332,6 +367,39 @@ pub enum Event {
     Metric(Metric),
     /// A new checkpoint can be fetched.
     Checkpoint(CheckpointInfo),
+    /// A run was deleted.
+    RunDeleted {
+        /// Its id.
+        id: String,
+    },
+    /// What the registry knows of a checkpoint changed; `None`: it was deleted.
+    Registry {
+        /// Which.
+        id: String,
+        /// As it is now.
+        entry: Option<registry::RegistryEntry>,
+    },
+    /// An experiment changed.
+    Experiment(experiment::ExperimentStatus),
+    /// An experiment was deleted.
+    ExperimentDeleted {
+        /// Its id.
+        id: String,
+    },
+    /// A line of a run's log.
+    Line {
+        /// Which run.
+        run_id: String,
+        /// The text.
+        text: String,
+    },
+    /// Something that a person should look at.
+    Alarm {
+        /// Which run, where it is one.
+        run_id: Option<String>,
+        /// What, and what to do.
+        text: String,
+    },
     /// The log changed.
     LogChanged {
         /// Records after the change.
@@ -345,7 +413,7 @@ pub enum Event {
 }
 
 /// One refused line of an import.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Reject {
     /// 1-based line (or record) in the input.
     pub line: usize,
@@ -358,7 +426,7 @@ pub struct Reject {
 }
 
 /// Outcome of an import.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ImportOutcome {
     /// Data set name under which the records were stored.
     pub source: String,
@@ -375,7 +443,7 @@ pub struct ImportOutcome {
 }
 
 /// CTR of a slot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SlotSummary {
     /// 0-based.
     pub slot: usize,
@@ -386,7 +454,7 @@ pub struct SlotSummary {
 }
 
 /// One data set of the log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceSummary {
     /// Data set.
     pub source: String,
@@ -399,7 +467,7 @@ pub struct SourceSummary {
 }
 
 /// What is in the log.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogSummary {
     /// Records of all kinds.
     pub n_records: u64,
@@ -418,7 +486,7 @@ pub struct LogSummary {
 }
 
 /// An error as every route sends it (RFC 9457, `application/problem+json`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// Short name of the kind of problem.
     pub title: String,

@@ -23,7 +23,7 @@ use crate::prompt::Prompt;
 use crate::quant::Matrix;
 use crate::sampling::{Sampler, Sampling, SamplingError, largest};
 use crate::tensor::TensorMap;
-use crate::tokenizer::{END, Tokenizer};
+use crate::tokenizer::Tokenizer;
 use beckon_shaders::{KernelSpec, ready};
 use heads::Heads;
 use serde::{Deserialize, Serialize};
@@ -93,8 +93,8 @@ pub struct Suggestion {
     pub logps: Vec<f32>,
     /// Whether the policy ended it itself.
     pub finished: bool,
-    /// GaRM's score of the text.
-    pub score: Score,
+    /// GaRM's score of the text; `None` where the checkpoint has no reward model.
+    pub score: Option<Score>,
 }
 
 /// Suggestions with what they took, by the caller's clock.
@@ -134,7 +134,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Both networks of a checkpoint on the CPU.
+    /// The networks of a checkpoint on the CPU: the policy, and the reward model where there is one.
     ///
     /// # Errors
     /// A checkpoint that was put together by hand and lacks something.
@@ -147,14 +147,15 @@ impl Engine {
     /// # Errors
     /// As [`Engine::cpu`].
     pub fn cpu_within(checkpoint: &Checkpoint, limits: Limits) -> Result<Self, EngineError> {
-        let (policy, reward, heads, tokenizer) = parts_of(checkpoint)?;
+        let (policy, reward, tokenizer) = parts_of(checkpoint)?;
         let config = &checkpoint.manifest.model;
-        let [policy, reward] = [policy, reward].map(|weights| Arc::new(weights.plain_up_to(limits.plain_bytes)));
-        let executor = cpu::CpuExecutor::new(config, limits, policy, Some(reward));
-        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Cpu(executor), heads: Some(heads) })
+        let ready = |weights: Weights| Arc::new(weights.plain_up_to(limits.plain_bytes));
+        let (reward, heads) = reward.map(|(weights, heads)| (ready(weights), heads)).unzip();
+        let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, ready(policy), reward));
+        Ok(Self { config: config.clone(), limits, tokenizer, executor, heads })
     }
 
-    /// Both networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
+    /// The networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
     ///
     /// # Errors
     /// As [`Engine::cpu`], or what the device refuses.
@@ -172,10 +173,11 @@ impl Engine {
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
         let limits = Limits::of(&checkpoint.manifest.model);
-        let (policy, reward, heads, tokenizer) = parts_of(checkpoint)?;
+        let (policy, reward, tokenizer) = parts_of(checkpoint)?;
         let config = &checkpoint.manifest.model;
-        let executor = gpu::GpuExecutor::new(gpu, config, limits, [&policy, &reward], edit).await?;
-        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Gpu(executor), heads: Some(heads) })
+        let (reward, heads) = reward.unzip();
+        let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, reward.as_ref(), edit).await?;
+        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Gpu(executor), heads })
     }
 
     /// A policy alone on the CPU, unquantized: RL's rollouts. Names as [`crate::config::tensor_names`].
@@ -230,14 +232,19 @@ impl Engine {
         &self.tokenizer
     }
 
-    /// Writes and scores suggestions: the prompt once through the policy, the candidates as one batch, the
-    /// prompt once through the reward model, all candidates' tokens in one batch.
+    /// Whether suggestions get scores.
+    pub fn has_reward(&self) -> bool {
+        self.heads.is_some()
+    }
+
+    /// Writes suggestions and, where there is a reward model, scores them: the prompt once through the policy, the
+    /// candidates as one batch, the prompt once through the reward model, all candidates' tokens in one batch.
     ///
     /// The prompt is cut to `max_seq_len - max_new_tokens`, oldest first. A score is that of the text, as
     /// [`Engine::score`] gives it. `clock` gives seconds.
     ///
     /// # Errors
-    /// Settings that cannot be, no reward model, NaN from a network, or a failure of the device.
+    /// Settings that cannot be, NaN from a network, or a failure of the device.
     pub async fn suggest(
         &mut self,
         request: &SuggestRequest,
@@ -252,7 +259,11 @@ impl Engine {
         let rollouts = self.decode(&prompt, &logits, streams, request.max_new_tokens, &request.sampling).await?;
         let decoded = clock();
         let texts: Vec<String> = rollouts.iter().map(|r| r.text.clone()).collect();
-        let scores = self.score(&request.prompt, &texts).await?;
+        let scores = if self.has_reward() {
+            self.score(&request.prompt, &texts).await?.into_iter().map(Some).collect()
+        } else {
+            vec![None; texts.len()]
+        };
         let scored = clock();
         let n_decoded_tokens = rollouts.iter().map(|r| r.tokens.len()).sum();
         let suggestions = rollouts.into_iter().zip(scores).map(|(r, score)| {
@@ -303,7 +314,7 @@ impl Engine {
         Ok(scores)
     }
 
-    /// Greedy decoding with the logits of each step, to compare executors; ends after [`END`].
+    /// Greedy decoding with the logits of each step, to compare executors; ends after the policy's end.
     ///
     /// # Errors
     /// More tokens than fit, NaN from the network, or a failure of the device.
@@ -315,7 +326,7 @@ impl Engine {
             let token = largest(&logits)? as u32;
             let row = Row { token, seq: Some(0), pos: (prompt.len() + steps.len()) as u32 };
             steps.push(GreedyStep { token, logits: std::mem::take(&mut logits) });
-            if token == END || steps.len() == n_tokens {
+            if token == self.tokenizer.end() || steps.len() == n_tokens {
                 break;
             }
             logits = self.executor.forward(Network::Policy, &[row], Output::Logits(&[0])).await?;
@@ -386,7 +397,8 @@ impl Engine {
         let streams: Vec<u64> = streams.collect();
         let mut rollouts = Vec::with_capacity(streams.len());
         for batch in streams.chunks(self.limits.n_seqs) {
-            let candidates = batch.iter().map(|stream| Candidate::new(sampling, *stream));
+            let end = self.tokenizer.end();
+            let candidates = batch.iter().map(|stream| Candidate::new(sampling, *stream, end));
             let mut candidates = candidates.collect::<Result<Vec<_>, _>>()?;
             if max_new_tokens > 0 {
                 for candidate in &mut candidates {
@@ -423,22 +435,24 @@ impl Engine {
 /// A suggestion being written.
 struct Candidate {
     sampler: Sampler,
+    /// The token that ends it.
+    end: u32,
     tokens: Vec<u32>,
     logps: Vec<f32>,
     finished: bool,
 }
 
 impl Candidate {
-    fn new(sampling: &Sampling, stream: u64) -> Result<Self, SamplingError> {
+    fn new(sampling: &Sampling, stream: u64, end: u32) -> Result<Self, SamplingError> {
         let sampler = Sampler::new(sampling, stream)?;
-        Ok(Self { sampler, tokens: Vec::new(), logps: Vec::new(), finished: false })
+        Ok(Self { sampler, end, tokens: Vec::new(), logps: Vec::new(), finished: false })
     }
 
     fn draw(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
         let drawn = self.sampler.draw(logits)?;
         self.tokens.push(drawn.token);
         self.logps.push(drawn.logp);
-        self.finished = drawn.token == END;
+        self.finished = drawn.token == self.end;
         Ok(())
     }
 }
@@ -451,18 +465,23 @@ fn suffix_rows(tokens: &[u32], seq: u32, prompt_len: usize) -> impl Iterator<Ite
     tokens.iter().enumerate().map(move |(i, t)| Row { token: *t, seq: Some(seq), pos: (prompt_len + i) as u32 })
 }
 
-/// Policy, reward trunk, heads and tokenizer of a checkpoint.
-fn parts_of(checkpoint: &Checkpoint) -> Result<(Weights, Weights, Heads, Tokenizer), EngineError> {
+/// Policy, reward trunk with heads, and tokenizer of a checkpoint.
+fn parts_of(checkpoint: &Checkpoint) -> Result<(Weights, Option<(Weights, Heads)>, Tokenizer), EngineError> {
     let model = &checkpoint.manifest.model;
     model.validate()?;
     let take = |name: String| -> Result<Matrix, EngineError> {
         checkpoint.tensors.get(&name).cloned().ok_or(EngineError::MissingTensor { name })
     };
     let policy = Weights::gather(model, |name| take(format!("policy.{name}")))?;
-    let reward = Weights::gather(model, |name| take(format!("reward.{name}")))?;
-    let heads =
-        Heads::gather(model, &checkpoint.manifest.reward, |name| Ok(take(format!("reward.{name}"))?.to_dense().data))?;
-    Ok((policy, reward, heads, checkpoint.tokenizer()?))
+    let reward = match &checkpoint.manifest.reward {
+        None => None,
+        Some(config) => {
+            let weights = Weights::gather(model, |name| take(format!("reward.{name}")))?;
+            let values = |name: &str| Ok(take(format!("reward.{name}"))?.to_dense().data);
+            Some((weights, Heads::gather(model, config, values)?))
+        }
+    };
+    Ok((policy, reward, checkpoint.tokenizer()?))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! | [`prior`] | KL to the pessimistic prior of out-of-distribution text | B.3 (1) |
 //! | [`epistemic`] | Mahalanobis distance and its variance | B.3 (2) |
 //! | [`effective`] | one number out of a distribution: LCB, KL-DRO, quantile, ... | B.4.2 |
+//! | [`slate`] | what a slate of scored suggestions is worth | B.2.7 |
 //! | [`variants`] | likelihoods and regularisers of related work, for ablations | B.2.1, B.2.6 |
 //!
 //! The Gaussian form is Thurstone's; that the preference is a distribution is the paper's (PAPERS.md),
@@ -28,6 +29,7 @@ pub mod epistemic;
 pub mod normal;
 pub mod pair;
 pub mod prior;
+pub mod slate;
 pub mod variants;
 
 /// N(mean, variance): GaRM's answer for one suggestion, on the scale that the anchors fix
@@ -51,3 +53,6 @@ impl Gaussian {
         self.variance.sqrt()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,13 +6,16 @@
 pub mod ab;
 pub mod checkpoint;
 pub mod click;
+pub mod click_model;
 pub mod config;
 pub mod control;
 pub mod ctr;
 pub mod digest;
+pub mod distill;
 pub mod eigen;
 pub mod engine;
 pub mod garm;
+pub mod gguf;
 pub mod import;
 pub mod metrics;
 pub mod off_policy;

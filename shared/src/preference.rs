@@ -1,20 +1,43 @@
-//! From records to what the stages learn from (method B.1.4, B.1.5). Second arrow of the loop.
+//! From records to what the stages learn from (method B.1.1 to B.1.5). Second arrow of the loop.
 //!
-//! Each kind of evidence has its file; this one holds the types, the split and the scale of weights.
-//! The side of a group depends on its name alone: what one run held out, no later run learns from.
+//! ```text
+//! records ─ filter ─► partition ─ leak check ─► train ──┬─ click model, prior of rates
+//!                                     └──────► held out ┴─► pairs, anchors, SFT examples
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `filter` | bots, refreshes, what nobody saw (B.1.1) |
+//! | `partition` | by user, prompt or test, and by time; the leak check |
+//! | `impressions`, `rates` | slate pairs, satisfied clicks, anchors; pairs of smoothed rates |
+//! | `panes`, `counts`, `demonstrations` | what public sets carry |
+//! | `imitation` | SFT examples, by [`crate::distill`] |
+//! | [`config`], [`report`] | every choice; what was left out, and why |
+//!
+//! The click model and the prior of click rates are fitted on the train side and used on both. Each kind of
+//! evidence has its file; this one holds the types and the order.
 
+pub mod config;
 mod counts;
 mod demonstrations;
+pub mod filter;
+mod imitation;
 mod impressions;
 mod panes;
+pub mod partition;
+mod rates;
+pub mod report;
 
-use crate::click::{Record, Sourced};
-use crate::digest::sha256;
-use crate::prompt::{Prompt, Role};
+use crate::click::{Impression, Record, Sourced};
+use crate::distill::TeacherSample;
+use crate::prompt::Prompt;
+pub use config::{PreferenceConfig, PreferenceConfigError};
+use partition::{Leak, Partition};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use report::{PreferenceReport, SourceReport};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A suggestion to imitate, SFT's input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +54,23 @@ pub struct SftExample {
     pub weight: f32,
 }
 
+/// What a pair rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairKind {
+    /// Clicked over unclicked in one slate.
+    #[default]
+    Slate,
+    /// Satisfied over bounced in one slate.
+    Satisfied,
+    /// Smoothed click rates of one context, over impressions.
+    Rate,
+    /// Shares of a pane's clicks.
+    Share,
+    /// True counts of a randomised test.
+    Counts,
+}
+
 /// Two suggestions for one prompt, GaRM's input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
@@ -44,10 +84,25 @@ pub struct Pair {
     pub chosen: String,
     /// The other.
     pub rejected: String,
-    /// P(chosen is preferred), in (0.5, 1].
+    /// P(chosen is preferred), in (0.5, 1]; sampling noise is in it.
     pub label: f32,
     /// Mean 1 over a data set.
     pub weight: f32,
+    /// What it rests on.
+    pub kind: PairKind,
+    /// Sampling variance of the difference of the two click rates' logits; 0 where a single click decided.
+    /// For a likelihood that takes the observed *order* with its noise ([`crate::garm::pair::observed_pair_nll`])
+    /// in place of the soft label.
+    pub logit_variance: f32,
+}
+
+/// A smoothed click rate on the logit scale, for GaRM's anchor C (method B.2.4): l_i and m_i.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LogitRate {
+    /// Posterior mean of the logit.
+    pub mean: f32,
+    /// Its sampling variance.
+    pub variance: f32,
 }
 
 /// An absolute engagement level of one suggestion, GaRM's anchor (method B.2.4 A; thresholds 0 and 1).
@@ -65,6 +120,8 @@ pub struct Anchor {
     pub level: u8,
     /// Mean 1 over a data set.
     pub weight: f32,
+    /// The rate behind the level, where there are counts.
+    pub rate: Option<LogitRate>,
 }
 
 /// One side of a split.
@@ -80,77 +137,137 @@ pub struct Split {
     pub prompts: Vec<Prompt>,
 }
 
-/// Preferences of a log, split by group (user, query or test), never by row.
+/// Preferences of a log, split by group (user, query or test) and time, never by row.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Dataset {
     /// To learn from.
     pub train: Split,
     /// To judge by.
     pub held_out: Split,
+    /// What was left out, and why.
+    pub report: PreferenceReport,
 }
 
-/// Share of groups that are held out, in percent.
-const HELD_OUT_PERCENT: u64 = 15;
-/// Largest inverse-propensity weight (M of method B.1.2); the examination floor is its inverse.
-const MAX_POSITION_WEIGHT: f64 = 5.0;
-/// Label of a hard pair: 1 - epsilon of method B.1.4.
-const HARD_LABEL: f32 = 0.98;
-/// Soft pairs nearer to a coin's are dropped: |2y - 1| of method B.1.4.
-const MIN_CONTRAST: f64 = 0.1;
-
-/// Preferences of a log. The order of records changes nothing; `seed` draws which pairs are kept
-/// where a prompt or test has too many.
-pub fn dataset_from_records(records: &[Sourced], seed: u64) -> Dataset {
-    let (held_out, train): (Vec<_>, Vec<_>) = records.iter().partition(|sourced| is_held_out(&group(&sourced.record)));
-    Dataset { train: split(train, seed), held_out: split(held_out, seed) }
+/// Why there are no preferences.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PreferenceError {
+    /// A setting is impossible.
+    #[error(transparent)]
+    Config(#[from] PreferenceConfigError),
+    /// The same person or text would stand on both sides.
+    #[error(transparent)]
+    Leak(#[from] Leak),
 }
 
-/// Whose record it is: a user's, a query's (shared by all sources) or a test's. Conversations are
-/// grouped by how they began.
-fn group(record: &Record) -> String {
-    match record {
-        Record::Impression(impression) => format!("user:{}", impression.user_hash),
-        Record::Pane(pane) => format!("query:{}", beginning(&pane.prompt)),
-        Record::Demonstration(demonstration) => format!("query:{}", beginning(&demonstration.prompt)),
-        Record::Counts(counts) => {
-            format!("test:{}", counts.group.split_once('/').map_or(counts.group.as_str(), |(test, _)| test))
-        }
-    }
+/// Which side of the split is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Train,
+    HeldOut,
 }
 
-fn beginning(prompt: &Prompt) -> String {
-    let first = prompt.turns.iter().find(|turn| turn.role == Role::User);
-    first.map_or_else(String::new, |turn| turn.text.trim().to_lowercase())
+/// What the files of one data set and side write into.
+struct Making<'a> {
+    source: &'a str,
+    config: &'a PreferenceConfig,
+    seed: u64,
+    side: Side,
+    split: Split,
+    report: &'a mut SourceReport,
 }
 
-fn is_held_out(group: &str) -> bool {
-    let hash = sha256(group.as_bytes());
-    let bytes: [u8; 8] = std::array::from_fn(|i| hash[i]);
-    u64::from_le_bytes(bytes) % 100 < HELD_OUT_PERCENT
+/// Preferences of a log. The order of records changes nothing; `seed` draws what is kept where a prompt, a
+/// test or a user has too many.
+///
+/// # Errors
+/// An impossible setting, or a split that leaks.
+pub fn dataset_from_records(
+    records: &[Sourced],
+    config: &PreferenceConfig,
+    seed: u64,
+) -> Result<Dataset, PreferenceError> {
+    dataset_with_teacher(records, &[], config, seed)
 }
 
-/// Preferences of one side.
-fn split(records: Vec<&Sourced>, seed: u64) -> Split {
+/// [`dataset_from_records`] with samples of a teacher among the candidates for imitation.
+///
+/// # Errors
+/// As there.
+pub fn dataset_with_teacher(
+    records: &[Sourced],
+    samples: &[TeacherSample],
+    config: &PreferenceConfig,
+    seed: u64,
+) -> Result<Dataset, PreferenceError> {
+    config.validate()?;
     let mut by_source: BTreeMap<&str, Vec<&Record>> = BTreeMap::new();
-    for sourced in &records {
+    for sourced in records {
         by_source.entry(&sourced.source).or_default().push(&sourced.record);
     }
-    let mut split = Split::default();
+    let mut reports: Vec<SourceReport> = Vec::new();
+    let mut parts: BTreeMap<&str, Partition> = BTreeMap::new();
     for (source, records) in by_source {
-        let mut part = Split::default();
-        impressions::add(source, &records, seed, &mut part);
-        panes::add(source, &records, &mut part);
-        counts::add(source, &records, seed, &mut part);
-        demonstrations::add(source, &records, &mut part);
-        part.settle();
-        split.sft.extend(part.sft);
-        split.pairs.extend(part.pairs);
-        split.anchors.extend(part.anchors);
-        split.prompts.extend(part.prompts);
+        let (kept, filtered) = filtered(&records, config);
+        let part = partition::partition(&kept, &config.split);
+        reports.push(SourceReport::new(source, records.len(), filtered, &part));
+        parts.insert(source, part);
     }
-    let mut seen = HashSet::new();
-    split.prompts.retain(|prompt| seen.insert(prompt.clone()));
-    split
+    partition::check(&parts, config.split.by)?;
+    let mut dataset = Dataset::default();
+    for (report, part) in reports.iter_mut().zip(parts.values()) {
+        add_source(&mut dataset, part, samples, config, seed, report);
+    }
+    for split in [&mut dataset.train, &mut dataset.held_out] {
+        let mut seen = HashSet::new();
+        split.prompts.retain(|prompt| seen.insert(prompt.clone()));
+    }
+    dataset.report = PreferenceReport::new(reports, &dataset.train, &dataset.held_out);
+    Ok(dataset)
+}
+
+/// Records of one data set without the impressions that say nothing; impressions come first, by user, time
+/// and id, so that sums over them do not depend on the order of the log.
+fn filtered<'a>(records: &[&'a Record], config: &PreferenceConfig) -> (Vec<&'a Record>, filter::Filtered) {
+    let (shown, others): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|r| impression(r).is_some());
+    let impressions: Vec<&Impression> = shown.iter().filter_map(|r| impression(r)).collect();
+    let (kept, filtered) = filter::kept(&impressions, &config.filter);
+    let places: HashMap<*const Impression, &Record> =
+        impressions.iter().map(|i| std::ptr::from_ref(*i)).zip(shown).collect();
+    let kept = kept.into_iter().filter_map(|i| places.get(&std::ptr::from_ref(i)).copied());
+    (kept.chain(others).collect(), filtered)
+}
+
+fn impression(record: &Record) -> Option<&Impression> {
+    if let Record::Impression(impression) = record { Some(impression) } else { None }
+}
+
+/// Adds both sides of one data set.
+fn add_source(
+    dataset: &mut Dataset,
+    part: &Partition,
+    samples: &[TeacherSample],
+    config: &PreferenceConfig,
+    seed: u64,
+    report: &mut SourceReport,
+) {
+    let source = report.source.clone();
+    let (train, held_out) = (&part.train, &part.held_out);
+    let evidence = impressions::Evidence::of(train, config, seed, report);
+    let slots = panes::slot_weights(train, config, seed, report);
+    for (side, records) in [(Side::Train, train), (Side::HeldOut, held_out)] {
+        let mut making = Making { source: &source, config, seed, side, split: Split::default(), report };
+        impressions::add(records, &evidence, samples, &mut making);
+        panes::add(records, &slots, &mut making);
+        counts::add(records, &mut making);
+        demonstrations::add(records, &mut making);
+        making.split.settle();
+        let made = making.split;
+        let whole = if side == Side::Train { &mut dataset.train } else { &mut dataset.held_out };
+        whole.sft.extend(made.sft);
+        whole.pairs.extend(made.pairs);
+        whole.anchors.extend(made.anchors);
+        whole.prompts.extend(made.prompts);
+    }
 }
 
 impl Split {

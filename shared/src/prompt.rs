@@ -2,8 +2,14 @@
 //!
 //! In the loop: part of every click-log record, and the input of policy and reward model.
 
+mod format;
+mod template;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use format::PromptFormat;
+pub use template::TemplateError;
 
 /// Who wrote a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

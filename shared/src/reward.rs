@@ -4,11 +4,14 @@
 //! | module | what | method |
 //! | --- | --- | --- |
 //! | [`gate`] | deterministic rules that a suggestion must pass | B.4.1 |
-//! | [`components`] | relevance, diversity, novelty, length band | B.4.2 |
-//! | [`fusion`] | gate, then normalised weighted sum, per prompt group | B.4.3 |
-//! | [`advantage`] | leave-one-out, GRPO, Dr.GRPO, GDPO; loss normalisers, ratios, clips | B.5.1, B.5.2 |
+//! | [`components`] | relevance, diversity, novelty, answerability, length band, their weights | B.4.2 |
+//! | [`self_contained`] | whether a suggestion is understood alone | B.4.2 |
+//! | [`fusion`] | gate, then normalised weighted sum, per prompt group; the rules it is compared with | B.4.3 |
+//! | [`advantage`] | leave-one-out, GRPO, Dr.GRPO, DAPO, GSPO; loss normalisers, ratios, clips | B.5.1, B.5.2 |
 //! | [`similarity`] | how much two texts share | B.4.1, B.4.2 |
-//! | [`kl`] | k1, k2, k3, exact KL, entropy, best-of-n | B.5.3 |
+//! | [`kl`] | k1, k2, k3, exact KL, entropy, best-of-n, gold curves | B.5.3, B.5.5 |
+//! | [`kl_controller`] | where KL stands, and the coefficient that follows a budget | B.5.3 |
+//! | [`monitor`] | alarms of reward hacking | B.5.5 |
 //!
 //! That a composite reward and a two-stage fusion are used is the paper's (PAPERS.md); which heuristics
 //! and which two stages is not recoverable from its text, so both are our design (method A.2, B.4).
@@ -21,6 +24,9 @@ pub mod components;
 pub mod fusion;
 pub mod gate;
 pub mod kl;
+pub mod kl_controller;
+pub mod monitor;
+pub mod self_contained;
 pub mod similarity;
 
 /// Mean; 0 for none.

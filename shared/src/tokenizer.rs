@@ -1,16 +1,20 @@
-//! Text to tokens and back: byte-level BPE behind NFKC and lower case, with the five special tokens that
-//! mark turns and suggestions.
+//! Text to tokens and back: our own byte-level BPE behind NFKC and lower case, with the five special tokens
+//! that mark turns and suggestions, or the tokenizer of a pretrained model with the pieces of its chat template.
 //!
-//! In the loop: trained once per run from the log's texts, stored in every checkpoint, used by trainer,
-//! engine and page. A prompt is `<|user|>…<|assistant|>…<|suggest|>`, a suggestion ends with `<|end|>`.
-//! Text is never parsed for special tokens: a user who types `<|end|>` gets the letters of it.
+//! In the loop: trained once per run from the log's texts or imported with a policy, stored in every
+//! checkpoint, used by trainer, engine and page. What stands around turns is the [`PromptFormat`]; our own is
+//! `<|user|>…<|assistant|>…<|suggest|>`, and a suggestion ends with `<|end|>`. Text is never parsed for special
+//! tokens: a user who types `<|end|>` gets the letters of it.
 //!
 //! Encoding is by the crate `tokenizers`. Training is here, because `BpeTrainer` breaks ties between equally
 //! frequent pairs by hash-map order when one string has two spellings, and a run must be a function of its
 //! data and seed.
 
+mod frame;
+
 use crate::digest::sha256_hex;
-use crate::prompt::{Prompt, Role};
+use crate::prompt::{Prompt, PromptFormat, TemplateError};
+use frame::Frame;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::{Lowercase, NFKC, Sequence};
@@ -18,7 +22,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizedString, Normalizer as _, OffsetReferential, OffsetType};
 use tokenizers::{PreTokenizedString, PreTokenizer as _};
 
-/// Fills batches; never part of a text.
+/// Fills batches, also behind texts of other tokenizers, where nothing reads it.
 pub const PAD: u32 = 0;
 /// Begins a user turn.
 pub const USER: u32 = 1;
@@ -66,6 +70,15 @@ pub enum TokenizerError {
         /// What is wrong.
         reason: String,
     },
+    /// The end of a suggestion is not one special token.
+    #[error("prompt format: {end:?} ends a suggestion, but is not one special token of this tokenizer")]
+    End {
+        /// Its spelling.
+        end: String,
+    },
+    /// The chat template of a pretrained model gives no prompt format.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
 }
 
 /// Text to tokens and back.
@@ -74,6 +87,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     json: String,
     vocab_size: usize,
+    format: PromptFormat,
+    frame: Frame,
 }
 
 type Merge = (u32, u32);
@@ -212,7 +227,7 @@ impl Tokenizer {
     /// # Errors
     /// Not such JSON; special tokens elsewhere than at ids 0 to 4; ids with gaps; a byte without token.
     pub fn from_json(json: &str) -> Result<Self, TokenizerError> {
-        let mut inner: tokenizers::Tokenizer =
+        let inner: tokenizers::Tokenizer =
             json.parse().map_err(|e: tokenizers::Error| TokenizerError::Json { reason: e.to_string() })?;
         for (token, want) in SPECIAL_TOKENS.into_iter().zip(0..) {
             let got = inner.token_to_id(token);
@@ -229,8 +244,36 @@ impl Tokenizer {
         if let Some(c) = ByteLevel::alphabet().into_iter().find(|c| !vocab.contains_key(c.to_string().as_str())) {
             return Err(TokenizerError::Vocabulary { reason: format!("no token for the byte written {c:?}") });
         }
+        Self::new(inner, json, PromptFormat::own())
+    }
+
+    /// Reads the `tokenizer.json` of a pretrained model, whose prompts are written in `format`.
+    ///
+    /// Its vocabulary may lack bytes (SmolLM2's lacks those that no text has); their text is left out.
+    ///
+    /// # Errors
+    /// Not such JSON; no tokens; an end that is not one special token.
+    pub fn pretrained(json: &str, format: PromptFormat) -> Result<Self, TokenizerError> {
+        let inner = json.parse().map_err(|e: tokenizers::Error| TokenizerError::Json { reason: e.to_string() })?;
+        Self::new(inner, json, format)
+    }
+
+    /// [`Self::from_json`], or with a format [`Self::pretrained`].
+    ///
+    /// # Errors
+    /// As either of them.
+    pub fn from_parts(json: &str, format: Option<&PromptFormat>) -> Result<Self, TokenizerError> {
+        format.map_or_else(|| Self::from_json(json), |format| Self::pretrained(json, format.clone()))
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer, json: &str, format: PromptFormat) -> Result<Self, TokenizerError> {
+        let last = inner.get_vocab(true).values().copied().max();
+        let vocab_size = last.map_or(0, |last| last as usize + 1);
+        // the pieces of the format, and nothing else, are parsed for special tokens
+        inner.set_encode_special_tokens(false);
+        let frame = Frame::of(&inner, &format).ok_or_else(|| TokenizerError::End { end: format.end.clone() })?;
         inner.set_encode_special_tokens(true);
-        Ok(Self { inner, json: json.to_owned(), vocab_size: vocab.len() })
+        Ok(Self { inner, json: json.to_owned(), vocab_size, format, frame })
     }
 
     /// `tokenizer.json` as it was read or made.
@@ -243,9 +286,30 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// SHA-256 of [`Self::to_json`], hex.
+    /// What stands around turns.
+    pub fn format(&self) -> &PromptFormat {
+        &self.format
+    }
+
+    /// The format where it is not our own: what has to be known beside the JSON to read it again.
+    pub fn foreign_format(&self) -> Option<&PromptFormat> {
+        (self.format != PromptFormat::own()).then_some(&self.format)
+    }
+
+    /// The token that ends a suggestion; our own is [`END`].
+    pub fn end(&self) -> u32 {
+        self.frame.end
+    }
+
+    /// SHA-256 of [`Self::to_json`] and, where it is not our own, of the format; hex.
     pub fn hash(&self) -> String {
-        sha256_hex(self.json.as_bytes())
+        match self.foreign_format() {
+            None => sha256_hex(self.json.as_bytes()),
+            Some(format) => {
+                let format = serde_json::to_string(format).unwrap_or_default(); // pieces of text always have a JSON form
+                sha256_hex([self.json.as_bytes(), format.as_bytes()].concat().as_slice())
+            }
+        }
     }
 
     /// Tokens of plain text; never a special one.
@@ -254,35 +318,36 @@ impl Tokenizer {
         self.inner.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
     }
 
-    /// Tokens of a conversation, at most `max_tokens` (at least 1). Ends with [`SUGGEST`]. Where the
-    /// conversation is too long the newest turns are kept, and of the oldest kept turn its end, behind
-    /// its role token.
+    /// Tokens of a conversation, at most `max_tokens` (at least 1), ready for a suggestion to follow. Where the
+    /// conversation is too long the newest turns are kept, and of the oldest kept turn its end, between the pieces
+    /// of its role. Where not even the pieces around the conversation fit, their end is kept.
     pub fn encode_prompt(&self, prompt: &Prompt, max_tokens: usize) -> Vec<u32> {
-        let mut room = max_tokens.saturating_sub(1);
+        let frame = &self.frame;
+        let mut room = max_tokens.saturating_sub(frame.begin.len() + frame.suggest.len());
         let mut kept: Vec<Vec<u32>> = Vec::new();
         for turn in prompt.turns.iter().rev() {
-            if room < 2 {
+            let [before, behind] = frame.around(turn.role);
+            let n_around = before.len() + behind.len();
+            if room <= n_around {
                 break;
             }
             let text = self.encode_text(&turn.text);
-            let n_kept = text.len().min(room - 1);
-            let role = match turn.role {
-                Role::User => USER,
-                Role::Assistant => ASSISTANT,
-            };
-            kept.push([&[role], &text[text.len() - n_kept..]].concat());
-            room -= 1 + n_kept;
+            let n_kept = text.len().min(room - n_around);
+            kept.push([before, &text[text.len() - n_kept..], behind].concat());
+            room -= n_around + n_kept;
             if n_kept < text.len() {
                 break;
             }
         }
-        kept.iter().rev().flatten().copied().chain([SUGGEST]).collect()
+        let turns = kept.iter().rev().flatten();
+        let tokens: Vec<u32> = frame.begin.iter().chain(turns).chain(&frame.suggest).copied().collect();
+        tokens[tokens.len() - tokens.len().min(max_tokens.max(1))..].to_vec()
     }
 
-    /// Tokens of a suggestion, ending with [`END`].
+    /// Tokens of a suggestion, ending with [`Self::end`].
     pub fn encode_suggestion(&self, text: &str) -> Vec<u32> {
         let mut tokens = self.encode_text(text);
-        tokens.push(END);
+        tokens.push(self.end());
         tokens
     }
 
@@ -294,130 +359,4 @@ impl Tokenizer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prompt::Turn;
-
-    const TEXTS: [&str; 6] = [
-        "how to cook rice",
-        "how to cook brown rice",
-        "best rice cooker brands",
-        "Cooking Rice in a pot",
-        "what is the weather in london today",
-        "weather tomorrow in london",
-    ];
-
-    fn tokenizer() -> Tokenizer {
-        Tokenizer::train(TEXTS, 512).unwrap()
-    }
-
-    #[test]
-    fn round_trip_gives_the_normalised_text() {
-        let t = tokenizer();
-        for text in [
-            "",
-            " ",
-            "how to cook rice",
-            "Ｆｕｌｌ ＷＩＤＴＨ ﬁsh",
-            "naïve café\n\ttabs  two",
-            "日本語 🙂 e\u{301}",
-            "<|end|> <|user|>",
-            "\0\u{7f}",
-        ] {
-            let tokens = t.encode_text(text);
-            assert_eq!(t.decode(&tokens), normalise(text), "{text:?}");
-            assert!(tokens.iter().all(|&id| id > END && (id as usize) < t.vocab_size()), "{text:?} gave {tokens:?}");
-        }
-        assert_eq!(normalise("Ｆｕｌｌ ﬁsh"), "full fish");
-    }
-
-    #[test]
-    fn training_merges_and_shrinks_text() {
-        let t = tokenizer();
-        assert!(t.vocab_size() > MIN_VOCAB_SIZE && t.vocab_size() <= 512, "{}", t.vocab_size());
-        assert!(t.encode_text("how to cook rice").len() <= 5);
-        // no token crosses the space between words
-        assert_eq!(t.encode_text("rice"), t.encode_text("rice weather")[..t.encode_text("rice").len()]);
-    }
-
-    #[test]
-    fn merges_by_hand() {
-        // "aab" three times, "ab" twice: a-b occurs 5 times and merges first, then a-ab
-        let counts = BTreeMap::from([("aab".to_owned(), 3), ("ab".to_owned(), 2)]);
-        let v = train_merges(&counts, MIN_VOCAB_SIZE + 10);
-        assert_eq!(v.merges, [("a".to_owned(), "b".to_owned()), ("a".to_owned(), "ab".to_owned())]);
-        assert_eq!(v.spelling[MIN_VOCAB_SIZE..], ["ab".to_owned(), "aab".to_owned()]);
-        // a pair that overlaps itself is taken from the left
-        assert_eq!(merge_word(&[7, 7, 7], (7, 7), 9), [9, 7]);
-    }
-
-    #[test]
-    fn deterministic_and_independent_of_order() {
-        let reversed = Tokenizer::train(TEXTS.iter().rev(), 512).unwrap();
-        assert_eq!(tokenizer().to_json(), reversed.to_json());
-        assert_eq!(tokenizer().hash(), reversed.hash());
-    }
-
-    #[test]
-    fn json_round_trip() {
-        let t = tokenizer();
-        let again = Tokenizer::from_json(t.to_json()).unwrap();
-        assert_eq!(again.to_json(), t.to_json());
-        assert_eq!(again.encode_text("cook the weather"), t.encode_text("cook the weather"));
-        assert_eq!(again.encode_text("<|end|>"), t.encode_text("<|end|>"));
-    }
-
-    #[test]
-    fn prompts_and_suggestions() {
-        let t = tokenizer();
-        let prompt = Prompt {
-            turns: vec![
-                Turn { role: Role::User, text: "cook rice".into() },
-                Turn { role: Role::Assistant, text: "in a pot".into() },
-                Turn { role: Role::User, text: "weather <|suggest|>".into() },
-            ],
-        };
-        let tokens = t.encode_prompt(&prompt, 1000);
-        let specials: Vec<u32> = tokens.iter().copied().filter(|&id| id <= END).collect();
-        assert_eq!(specials, [USER, ASSISTANT, USER, SUGGEST]);
-        assert_eq!((tokens[0], *tokens.last().unwrap()), (USER, SUGGEST));
-        assert_eq!(t.decode(&tokens), "cook ricein a potweather <|suggest|>");
-        assert_eq!(t.encode_prompt(&Prompt::default(), 1000), [SUGGEST]);
-        let suggestion = t.encode_suggestion("brown rice");
-        assert_eq!(suggestion.last(), Some(&END));
-        assert_eq!(t.decode(&suggestion), "brown rice");
-    }
-
-    #[test]
-    fn long_prompts_keep_the_newest() {
-        let t = tokenizer();
-        let prompt = Prompt {
-            turns: vec![
-                Turn { role: Role::User, text: "cook rice".into() },
-                Turn { role: Role::Assistant, text: "weather in london today".into() },
-            ],
-        };
-        let full = t.encode_prompt(&prompt, 1000);
-        for max in 0..=full.len() {
-            let cut = t.encode_prompt(&prompt, max);
-            assert!(cut.len() <= max.max(1) && *cut.last().unwrap() == SUGGEST, "{max}: {cut:?}");
-            assert!(cut[0] <= END, "{max}: a kept turn begins with its role token, {cut:?}");
-            // behind the role token the cut prompt is the end of the full one
-            assert_eq!(cut[1..], full[full.len() - (cut.len() - 1)..], "{max}");
-        }
-        assert_eq!(t.encode_prompt(&prompt, full.len()), full);
-    }
-
-    #[test]
-    fn refuses_what_is_no_tokenizer_of_ours() {
-        assert!(matches!(Tokenizer::train(TEXTS, 260), Err(TokenizerError::VocabTooSmall { got: 260 })));
-        assert!(matches!(Tokenizer::from_json("{"), Err(TokenizerError::Json { .. })));
-        let swapped = tokenizer().to_json().replace("<|pad|>", "<|bad|>");
-        assert!(matches!(
-            Tokenizer::from_json(&swapped),
-            Err(TokenizerError::SpecialToken { token: "<|pad|>", got: None, want: 0 })
-        ));
-        let gap = tokenizer().to_json().replace("\"rice\":", "\"rice\":9").replace("Ġrice\":", "Ġrice\":9");
-        assert!(Tokenizer::from_json(&gap).is_err());
-    }
-}
+mod tests;

@@ -2,6 +2,9 @@
 
 use crate::platform::http::{self, Body, NetworkError};
 use beckon_shared::click::Sourced;
+use beckon_shared::control::command::Command;
+use beckon_shared::control::experiment::{ExperimentStatus, Results};
+use beckon_shared::control::registry::{Lineage, RegistryEntry};
 use beckon_shared::control::{
     CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunConfig, RunStatus,
 };
@@ -61,14 +64,45 @@ pub async fn start_run(config: &RunConfig) -> Result<RunStatus, ApiError> {
 }
 
 /// `POST /api/runs/{id}/{command}`.
-pub async fn command_run(id: &str, command: RunCommand) -> Result<RunStatus, ApiError> {
-    let verb = match command {
-        RunCommand::Pause => "pause",
-        RunCommand::Resume => "resume",
-        RunCommand::Cancel => "cancel",
-    };
-    let url = format!("/api/runs/{}/{verb}", http::encoded(id));
-    parsed(&url, http::send("POST", &url, Body::None).await?)
+pub async fn command_run(id: &str, action: RunCommand) -> Result<RunStatus, ApiError> {
+    command(&Command::SteerRun { run: id.to_owned(), action }).await
+}
+
+/// Sends a command; the answer is the resulting state.
+pub async fn command<T: DeserializeOwned>(command: &Command) -> Result<T, ApiError> {
+    let call = command.call();
+    let body = call.body.map_or(Body::None, |body| Body::Json(body.to_string()));
+    let answer = http::send(call.method, &call.path, body).await?;
+    // nothing to read is `null`
+    let text = if answer.text.is_empty() { "null".to_owned() } else { answer.text };
+    parsed(&call.path, http::Answer { text, ..answer })
+}
+
+/// `GET /api/registry`, newest first.
+pub async fn registry() -> Result<Vec<RegistryEntry>, ApiError> {
+    get("/api/registry").await
+}
+
+/// `GET /api/lineage`.
+pub async fn lineage() -> Result<Lineage, ApiError> {
+    get("/api/lineage").await
+}
+
+/// `GET /api/experiments`, newest first.
+pub async fn experiments() -> Result<Vec<ExperimentStatus>, ApiError> {
+    get("/api/experiments").await
+}
+
+/// `GET /api/experiments/{id}/results`.
+pub async fn results(id: &str) -> Result<Results, ApiError> {
+    get(&format!("/api/experiments/{}/results", http::encoded(id))).await
+}
+
+/// `POST /api/experiments/{id}/key`: a new ingest key.
+pub async fn new_key(id: &str) -> Result<String, ApiError> {
+    let url = format!("/api/experiments/{}/key", http::encoded(id));
+    let answer: serde_json::Value = parsed(&url, http::send("POST", &url, Body::None).await?)?;
+    Ok(answer["key"].as_str().unwrap_or_default().to_owned())
 }
 
 /// `GET /api/runs/{id}/metrics`.

@@ -1,17 +1,22 @@
 //! The shell: header with the steps of the loop, the page of the current address, and what all pages
-//! share. Addresses are `#/data`, `#/train`, `#/train/RUN`, `#/preview`.
+//! share. Addresses are those of [`Route`].
 //!
 //! Attributes `data-testid` that the browser test relies on:
-//! - shell: `nav-data`, `nav-train`, `nav-preview`, `connection` (`data-state` = `connecting` | `open` | `lost`),
+//! - shell: `nav-data`, `nav-train`, `nav-checkpoints`, `nav-preview`, `nav-experiments`, `connection` (`data-state` = `connecting` | `open` | `lost`),
 //!   `announcer` (live region), `run-badge`
 //! - Data: `data-page`, `n-records`, `n-impressions`, `simulated-badge`, `slot-chart`, `slot-row`, `sources`,
 //!   `import-form`, `import-format`, `import-file`, `import-text`, `import-paste`, `import-result`
 //!   (`data-accepted`, `data-duplicates`, `data-rejected`), `import-error`, `reject-row`, `records`, `record-row`,
 //!   `records-next`, `records-previous`, `empty-log`
 //! - Train: `train-page`, `run-form`, `run-preset`, `run-seed`, `run-name`, `run-device`, `run-start`, `run-error`,
-//!   `run-settings`, `run-list`, `run-row` (`data-run`, `data-state`), `run-detail` (`data-run`, `data-state`,
+//!   `run-settings`, `run-tune`, `run-list`, `run-row` (`data-run`, `data-state`), `run-detail` (`data-run`, `data-state`,
 //!   `data-stage`, `data-step`), `stage` (`data-stage`, `data-state`), `run-progress`, `run-eta`, `run-pause`, `run-resume`,
 //!   `run-cancel`, `run-failure`, `run-report`, `run-preview`, `chart` (`data-stage`, `data-name`, `data-points`, `data-last`)
+//! - Checkpoints: `checkpoints-page`, `checkpoint-row` (`data-checkpoint`, `data-tags`), `checkpoint-promote`,
+//!   `checkpoint-note`, `checkpoint-delete`, `roll-back`, `lineage`, `checkpoints-error`
+//! - Experiments: `experiments-page`, `experiment-form`, `experiment-create`, `experiment-row` (`data-experiment`,
+//!   `data-state`), `experiment-start`, `experiment-stop`, `experiment-kill`, `experiment-decide`, `experiment-key`,
+//!   `results` (`data-exposures`), `experiments-error`
 //! - Preview: `preview-page`, `turn` (`data-role`), `turn-text`, `add-user`, `add-assistant`, `sample-prompt`, `suggest`,
 //!   `setting-candidates`, `setting-shown`, `setting-temperature`, `setting-top-p`, `setting-seed`, `setting-tokens`,
 //!   `setting-executor`, `compare`, `column` (`data-side`), `checkpoint-pick`, `load-progress`, `engine-status`
@@ -21,6 +26,8 @@
 use crate::embed;
 use crate::engine_link::EngineLink;
 use crate::live::{Connection, Live, stage_progress, stage_share};
+use crate::page::checkpoints::CheckpointsPage;
+use crate::page::experiments::ExperimentsPage;
 use crate::page::preview::conversation::Conversation;
 use crate::page::{data::DataPage, preview::PreviewPage, train::TrainPage};
 use crate::platform::dom;
@@ -78,7 +85,9 @@ pub fn App() -> impl IntoView {
         <main>
             {move || match page.get() {
                 "Train" => view! { <TrainPage run_id=run_id/> }.into_any(),
+                "Checkpoints" => view! { <CheckpointsPage/> }.into_any(),
                 "Preview" => view! { <PreviewPage/> }.into_any(),
+                "Experiments" => view! { <ExperimentsPage/> }.into_any(),
                 _ => view! { <DataPage/> }.into_any(),
             }}
         </main>
@@ -108,7 +117,9 @@ fn Steps(page: Memo<&'static str>) -> impl IntoView {
             <ol class="steps">
                 {step(Route::Data, "nav-data")}
                 {step(Route::Train(None), "nav-train")}
+                {step(Route::Checkpoints, "nav-checkpoints")}
                 {step(Route::Preview, "nav-preview")}
+                {step(Route::Experiments, "nav-experiments")}
             </ol>
         </nav>
     }

@@ -48,7 +48,7 @@ impl<T> Fetched<T> {
     }
 
     /// A new answer replaces the old one; a failure does not replace a value.
-    fn take(&mut self, answer: Result<T, ApiError>) {
+    pub fn take(&mut self, answer: Result<T, ApiError>) {
         match answer {
             Ok(value) => *self = Self::Here(value),
             Err(_) if matches!(self, Self::Here(_)) => {}
@@ -81,6 +81,10 @@ pub struct Live {
     pub summary: RwSignal<Fetched<LogSummary>>,
     /// Changes whenever records were added.
     pub log_version: RwSignal<u64>,
+    /// Raised with every change of the registry of checkpoints.
+    pub registry_version: RwSignal<u64>,
+    /// Raised with every change of an experiment.
+    pub experiments_version: RwSignal<u64>,
     /// Curves of the runs looked at.
     pub curves: RwSignal<Curves>,
     /// Speed of the run at work.
@@ -101,6 +105,8 @@ impl Live {
             checkpoints: RwSignal::new(Fetched::Waiting),
             summary: RwSignal::new(Fetched::Waiting),
             log_version: RwSignal::new(0),
+            registry_version: RwSignal::new(0),
+            experiments_version: RwSignal::new(0),
             curves: RwSignal::new(Curves::default()),
             rate: RwSignal::new(StepRate::default()),
             announcement: RwSignal::new(String::new()),
@@ -253,8 +259,30 @@ impl Live {
                     list.insert(0, info);
                     *checkpoints = Fetched::Here(list);
                 });
+                self.registry_version.update(|version| *version += 1);
                 self.announce(text);
             }
+            Event::RunDeleted { id } => self.runs.update(|runs| {
+                if let Fetched::Here(list) = runs {
+                    list.retain(|run| run.id != id);
+                }
+            }),
+            Event::Registry { id, entry } => {
+                if entry.is_none() {
+                    self.checkpoints.update(|checkpoints| {
+                        if let Fetched::Here(list) = checkpoints {
+                            list.retain(|checkpoint| checkpoint.id != id);
+                        }
+                    });
+                }
+                self.registry_version.update(|version| *version += 1);
+            }
+            Event::Experiment(_) | Event::ExperimentDeleted { .. } => {
+                self.experiments_version.update(|version| *version += 1);
+            }
+            Event::Alarm { text, .. } => self.announce(text),
+            // shown by `beckon events`; the page shows curves and states
+            Event::Line { .. } => {}
             Event::LogChanged { .. } => self.summary_soon(),
             Event::Missed { .. } => {
                 self.refetch();
@@ -310,6 +338,7 @@ impl Live {
 
 fn state_sentence(run: &RunStatus) -> String {
     let what = match run.state {
+        RunState::Draft => "is a draft",
         RunState::Queued => "is waiting",
         RunState::Running => "is training",
         RunState::Paused => "is paused",

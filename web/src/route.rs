@@ -1,4 +1,4 @@
-//! Addresses inside the page: `#/data`, `#/train`, `#/train/r3`, `#/preview`. Pure.
+//! Addresses inside the page: `#/data`, `#/train`, `#/train/r3`, `#/checkpoints`, `#/preview`, `#/experiments`. Pure.
 
 /// A page of the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -7,8 +7,12 @@ pub enum Route {
     Data,
     /// Runs; with an id, that run.
     Train(Option<String>),
+    /// What was trained, and which of it is in production.
+    Checkpoints,
     /// Suggestions in the page.
     Preview,
+    /// Checkpoints on live traffic.
+    Experiments,
 }
 
 impl Route {
@@ -18,7 +22,9 @@ impl Route {
         let mut parts = path.split('/');
         match (parts.next(), parts.next()) {
             (Some("train"), id) => Self::Train(id.filter(|id| !id.is_empty()).map(str::to_owned)),
+            (Some("checkpoints"), _) => Self::Checkpoints,
             (Some("preview"), _) => Self::Preview,
+            (Some("experiments"), _) => Self::Experiments,
             _ => Self::Data,
         }
     }
@@ -29,7 +35,9 @@ impl Route {
             Self::Data => "#/data".into(),
             Self::Train(None) => "#/train".into(),
             Self::Train(Some(id)) => format!("#/train/{id}"),
+            Self::Checkpoints => "#/checkpoints".into(),
             Self::Preview => "#/preview".into(),
+            Self::Experiments => "#/experiments".into(),
         }
     }
 
@@ -38,7 +46,9 @@ impl Route {
         match self {
             Self::Data => "Data",
             Self::Train(_) => "Train",
+            Self::Checkpoints => "Checkpoints",
             Self::Preview => "Preview",
+            Self::Experiments => "Experiments",
         }
     }
 
@@ -54,7 +64,8 @@ mod tests {
 
     #[test]
     fn every_route_reads_back() {
-        for route in [Route::Data, Route::Train(None), Route::Train(Some("r3".into())), Route::Preview] {
+        let (train, run) = (Route::Train(None), Route::Train(Some("r3".into())));
+        for route in [Route::Data, train, run, Route::Checkpoints, Route::Preview, Route::Experiments] {
             assert_eq!(Route::parse(&route.href()), route);
         }
     }

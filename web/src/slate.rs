@@ -2,7 +2,8 @@
 //!
 //! Candidates are ranked by the pessimistic reward `reward_mean - epistemic_std` (method B.3: pessimism
 //! belongs to the epistemic part; aleatoric spread is disagreement between users, not ignorance), and a
-//! near-copy of one already chosen is passed over.
+//! near-copy of one already chosen is passed over. Without a reward model they are ranked by what the policy
+//! itself finds likely: the mean log-probability of their tokens.
 
 use crate::wire::Suggestion;
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ const NEAR_COPY: f64 = 0.75;
 /// Why a candidate is not in the slate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passed {
-    /// Lower pessimistic reward than the chosen ones.
+    /// Ranks below the chosen ones.
     Lower,
     /// Says nearly the same as a chosen one.
     NearCopy,
@@ -44,16 +45,21 @@ pub struct Slate {
     pub passed: Vec<(usize, Passed)>,
 }
 
-/// Lower bound by which candidates are ranked, in reward units.
-pub fn pessimistic_reward(s: &Suggestion) -> f64 {
-    f64::from(s.reward_mean) - f64::from(s.epistemic_std)
+/// What candidates are ranked by: a lower bound of the reward in its units, without a score nats a token. All
+/// candidates come from one checkpoint, so all have a score or none has.
+#[expect(clippy::cast_precision_loss, reason = "token counts")]
+fn rank_by(s: &Suggestion) -> f64 {
+    match s.score {
+        Some(score) => f64::from(score.reward_mean) - f64::from(score.epistemic_std),
+        None => f64::from(s.logp_nats) / s.n_tokens.max(1) as f64,
+    }
 }
 
 /// Chooses `k` of the candidates. A NaN score ranks last.
 pub fn choose(candidates: &[Suggestion], k: usize) -> Slate {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     let key = |i: usize| {
-        let score = pessimistic_reward(&candidates[i]);
+        let score = rank_by(&candidates[i]);
         if score.is_nan() { f64::NEG_INFINITY } else { score }
     };
     order.sort_by(|&a, &b| key(b).total_cmp(&key(a)).then(a.cmp(&b)));
@@ -93,13 +99,12 @@ fn overlap(a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::engine::Score;
 
     fn candidate(text: &str, mean: f32, epistemic: f32, finished: bool) -> Suggestion {
         Suggestion {
             text: text.into(),
-            reward_mean: mean,
-            aleatoric_std: 0.1,
-            epistemic_std: epistemic,
+            score: Some(Score { reward_mean: mean, aleatoric_std: 0.1, epistemic_std: epistemic }),
             n_tokens: 3,
             logp_nats: -1.0,
             finished,
@@ -124,6 +129,18 @@ mod tests {
             slate.passed,
             [(4, Passed::Unfinished), (5, Passed::Empty), (2, Passed::NearCopy), (0, Passed::Lower)]
         );
+    }
+
+    #[test]
+    fn without_scores_the_likelier_text_is_shown() {
+        let unscored = |text: &str, logp_nats: f32, n_tokens: usize| Suggestion {
+            score: None,
+            logp_nats,
+            n_tokens,
+            ..candidate(text, 0.0, 0.0, true)
+        };
+        let slate = choose(&[unscored("short", -4.0, 1), unscored("longer text", -9.0, 3)], 1);
+        assert_eq!(slate.chosen, [1], "3 nats a token are likelier than 4");
     }
 
     #[test]

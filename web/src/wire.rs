@@ -3,6 +3,7 @@
 //! page's end.
 
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::engine::Score;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::sampling::Sampling;
 use serde::{Deserialize, Serialize};
@@ -216,25 +217,14 @@ pub struct Loaded {
 pub struct Suggestion {
     /// Text.
     pub text: String,
-    /// GaRM mean.
-    pub reward_mean: f32,
-    /// Disagreement between users.
-    pub aleatoric_std: f32,
-    /// Ignorance of the reward model.
-    pub epistemic_std: f32,
+    /// GaRM's score; `None` where the checkpoint has no reward model.
+    pub score: Option<Score>,
     /// Tokens, the end mark included.
     pub n_tokens: usize,
     /// Log-probability under the policy.
     pub logp_nats: f32,
     /// Whether it ended by itself.
     pub finished: bool,
-}
-
-impl Suggestion {
-    /// `sqrt(aleatoric² + epistemic²)`.
-    pub fn reward_std(&self) -> f32 {
-        self.aleatoric_std.hypot(self.epistemic_std)
-    }
 }
 
 /// Suggestions and what they cost.
@@ -336,19 +326,5 @@ mod tests {
         let reply = FromWorker { id: 7, reply: Reply::Failed("no".into()) };
         let text = serde_json::to_string(&reply).expect("plain data");
         assert_eq!(serde_json::from_str::<FromWorker>(&text).expect("same types"), reply);
-    }
-
-    #[test]
-    fn spread_adds_in_squares() {
-        let s = Suggestion {
-            text: String::new(),
-            reward_mean: 0.0,
-            aleatoric_std: 3.0,
-            epistemic_std: 4.0,
-            n_tokens: 1,
-            logp_nats: 0.0,
-            finished: true,
-        };
-        assert_eq!(s.reward_std(), 5.0);
     }
 }

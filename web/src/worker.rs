@@ -173,6 +173,8 @@ impl Host {
         if executor == ExecutorKind::Cpu {
             hosted_gpu = None;
         }
+        let unscored = "This checkpoint has no reward model yet: suggestions are not scored.".to_owned();
+        let notice = [notice, (!cpu.has_reward()).then_some(unscored)].into_iter().flatten().collect::<Vec<_>>();
         let loaded = Loaded {
             n_params: checkpoint.manifest.model.n_params(),
             max_seq_len: checkpoint.manifest.model.max_seq_len,
@@ -184,7 +186,7 @@ impl Host {
             measured,
             from_cache,
             load_secs: clock::now_secs() - begun,
-            notice,
+            notice: (!notice.is_empty()).then(|| notice.join(" ")),
         };
         Ok(Hosted { loaded, cpu, gpu: hosted_gpu })
     }
@@ -336,9 +338,7 @@ fn suggested(outcome: SuggestOutcome, loaded: &Loaded) -> Reply {
         n_tokens: s.tokens.len(),
         logp_nats: s.logps.iter().sum(),
         text: s.text,
-        reward_mean: s.score.reward_mean,
-        aleatoric_std: s.score.aleatoric_std,
-        epistemic_std: s.score.epistemic_std,
+        score: s.score,
         finished: s.finished,
     });
     Reply::Suggested(Box::new(Suggested {

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod demo;
+mod model;
 mod page;
 mod project;
 mod system;
@@ -33,6 +34,8 @@ enum Verb {
     BuildPage(page::Options),
     /// Run the benches; one figure a line.
     Bench(bench::Options),
+    /// Fetch SmolLM2-135M-Instruct into a cache outside the clone, and import it.
+    Model(model::Options),
     /// Check the repository rules only.
     Tidy,
 }
@@ -43,6 +46,7 @@ fn main() -> std::process::ExitCode {
         Verb::Check(options) => check::run(&project, &options),
         Verb::BuildPage(options) => page::run(&project, &options).map(|page| page.print()),
         Verb::Bench(options) => bench::run(&project, &options),
+        Verb::Model(options) => model::run(&project, &options),
         Verb::Tidy => tidy::run(&project).map(|summary| println!("{summary}")),
     });
     match outcome {

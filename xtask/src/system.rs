@@ -1,9 +1,10 @@
-//! Parts that come from the operating system: the wasm target, Chromium, a Vulkan driver, the real data.
+//! Parts that come from outside: the wasm target, Chromium, a Vulkan driver, the real data, the real model.
 //!
 //! What is missing is installed where that is safe (rustup target; apt as root on Debian and Ubuntu), else
 //! the exact command is printed. Nothing here fails a check: a part that is not there makes the checks that
 //! need it show as not run.
 
+use crate::model;
 use crate::project::{Project, succeed};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -20,14 +21,21 @@ pub enum Part {
     Chromium,
     /// The right to mount a small file system.
     Root,
+    /// SmolLM2-135M-Instruct, which `cargo xtask model` fetches.
+    Smollm2,
 }
 
 impl Part {
     /// The parts that a test names in its `#[ignore = "needs …"]`.
     pub fn in_ignore_reason(reason: &str) -> Vec<Self> {
         let reason = reason.to_lowercase();
-        let words =
-            [(Self::Data, "shared/data"), (Self::Vulkan, "vulkan"), (Self::Chromium, "chromium"), (Self::Root, "root")];
+        let words = [
+            (Self::Data, "shared/data"),
+            (Self::Vulkan, "vulkan"),
+            (Self::Chromium, "chromium"),
+            (Self::Root, "root"),
+            (Self::Smollm2, "smollm2"),
+        ];
         words.into_iter().filter(|(_, word)| reason.contains(word)).map(|(part, _)| part).collect()
     }
 }
@@ -38,6 +46,7 @@ pub struct System {
     vulkan: bool,
     chromium: Option<PathBuf>,
     root: bool,
+    smollm2: Option<PathBuf>,
 }
 
 impl System {
@@ -63,6 +72,7 @@ impl System {
             vulkan: has_vulkan(),
             chromium: chromium(),
             root: is_root(),
+            smollm2: model::file(),
         }
     }
 
@@ -73,8 +83,14 @@ impl System {
             Part::Vulkan => (self.vulkan, "no Vulkan driver (apt-get install mesa-vulkan-drivers)"),
             Part::Chromium => (self.chromium.is_some(), "no Chromium (apt-get install chromium)"),
             Part::Root => (self.root, "not root, so no small file system can be mounted"),
+            Part::Smollm2 => (self.smollm2.is_some(), "no SmolLM2-135M-Instruct (cargo xtask model)"),
         };
         (!there).then_some(why)
+    }
+
+    /// The model file, where it was fetched.
+    pub fn smollm2(&self) -> Option<&Path> {
+        self.smollm2.as_deref()
     }
 
     /// Chromium, where there is one.
@@ -169,14 +185,16 @@ mod tests {
         assert_eq!(Part::in_ignore_reason("needs ../shared/data"), [Part::Data]);
         assert_eq!(Part::in_ignore_reason("needs a Vulkan adapter and Chromium"), [Part::Vulkan, Part::Chromium]);
         assert_eq!(Part::in_ignore_reason("needs root for a small tmpfs"), [Part::Root]);
+        assert_eq!(Part::in_ignore_reason("needs SmolLM2 and Vulkan"), [Part::Vulkan, Part::Smollm2]);
         assert_eq!(Part::in_ignore_reason("slow: 40 minutes"), []);
     }
 
     #[test]
     fn a_missing_part_says_why() {
-        let bare = System { data: false, vulkan: true, chromium: None, root: false };
+        let bare = System { data: false, vulkan: true, chromium: None, root: false, smollm2: None };
         assert!(bare.lacks(Part::Data).is_some_and(|why| why.contains("shared/data")));
         assert!(bare.lacks(Part::Chromium).is_some());
+        assert!(bare.lacks(Part::Smollm2).is_some_and(|why| why.contains("cargo xtask model")));
         assert!(bare.lacks(Part::Vulkan).is_none());
     }
 

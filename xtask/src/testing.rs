@@ -152,6 +152,9 @@ fn run_once(
     if let Some(chromium) = system.chromium() {
         command.env("CHROME", chromium);
     }
+    if let Some(model) = system.smollm2() {
+        command.env(crate::model::VARIABLE, model);
+    }
     eprintln!("$ {} {}", binary.name, args.join(" "));
     let mut child = command.spawn().with_context(|| binary.path.display().to_string())?;
     let stdout = child.stdout.take().context("no stdout")?;

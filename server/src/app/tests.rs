@@ -1,17 +1,21 @@
 //! Every route through the whole router, without a socket.
 
 use super::*;
+use crate::limit::Rate;
 use crate::stage::Observer;
 use crate::trainer::{Job, Product, RunError};
 use axum::body::{Body, to_bytes};
-use axum::http::{Method, Request};
+use axum::http::{HeaderValue, Method, Request, StatusCode};
+use axum::response::Response;
+use beckon_shared::control::PROTOCOL_VERSION;
 use beckon_shared::control::{Event, ImportOutcome, LogSummary, Problem, RunState, RunStatus};
 use serde::de::DeserializeOwned;
 use tower::ServiceExt;
 
-struct Bench {
-    dir: tempfile::TempDir,
-    app: App,
+/// An application with its folder.
+pub(crate) struct Bench {
+    pub dir: tempfile::TempDir,
+    pub app: App,
 }
 
 fn waits_for_cancel(_: &Job, observer: &mut dyn Observer) -> Result<Product, RunError> {
@@ -21,11 +25,22 @@ fn waits_for_cancel(_: &Job, observer: &mut dyn Observer) -> Result<Product, Run
     Err(RunError::Cancelled)
 }
 
+/// Everything is allowed, as on a loopback address.
+pub(crate) fn open_doors() -> Doors {
+    let rate = Rate { per_sec: 1e6, burst: 1e6 };
+    let (requests, failures) = (Limiter::new(rate), Limiter::new(Rate { per_sec: 0.01, burst: 5.0 }));
+    Doors { remote: false, token_needed: false, origins: Vec::new(), requests, failures }
+}
+
 fn bench() -> Bench {
+    bench_with(open_doors())
+}
+
+pub(crate) fn bench_with(doors: Doors) -> Bench {
     let dir = tempfile::tempdir().expect("a folder for the test");
     let store = Arc::new(Store::open(&dir.path().join("beckon.sqlite")).expect("a fresh store"));
     let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), &store, None).expect("a fresh catalog");
-    let (events, catalog) = (Arc::new(Events::new(100)), Arc::new(catalog));
+    let (events, catalog) = (Arc::new(Events::open(Arc::clone(&store), 100).expect("opens")), Arc::new(catalog));
     let trainer = Trainer::start(
         Arc::clone(&store),
         Arc::clone(&events),
@@ -38,35 +53,37 @@ fn bench() -> Bench {
         events,
         catalog,
         trainer: trainer.expect("starts"),
+        telemetry: Telemetry::default(),
         imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
         rejects_dir: dir.path().join("rejects"),
         default_device: DeviceChoice::Cpu,
         device: "cpu (test)".into(),
-        allow_remote: false,
+        doors,
+        tls: false,
     });
     Bench { dir, app }
 }
 
-fn request(method: Method, path: &str, body: impl Into<Body>) -> Request<Body> {
+pub(crate) fn request(method: Method, path: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::builder().method(method).uri(path).header("host", "localhost:8020");
     request.body(body.into()).expect("a request")
 }
 
 impl Bench {
-    async fn send(&self, request: Request<Body>) -> Response {
+    pub async fn send(&self, request: Request<Body>) -> Response {
         router(self.app.clone()).oneshot(request).await.expect("infallible")
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub async fn get(&self, path: &str) -> Response {
         self.send(request(Method::GET, path, Body::empty())).await
     }
 
-    async fn post(&self, path: &str, body: &str) -> Response {
+    pub async fn post(&self, path: &str, body: &str) -> Response {
         self.send(request(Method::POST, path, body.to_owned())).await
     }
 
     /// Sends and checks that the answer is a problem with this status; returns its detail.
-    async fn problem(&self, request: Request<Body>, status: u16) -> String {
+    pub async fn problem(&self, request: Request<Body>, status: u16) -> String {
         let what = format!("{} {}", request.method(), request.uri());
         let response = self.send(request).await;
         assert_eq!(response.status(), status, "{what}");
@@ -78,12 +95,12 @@ impl Bench {
     }
 }
 
-async fn text(response: Response) -> String {
+pub(crate) async fn text(response: Response) -> String {
     let bytes = to_bytes(response.into_body(), 1 << 20).await.expect("a whole body");
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-async fn json<T: DeserializeOwned>(response: Response) -> T {
+pub(crate) async fn json<T: DeserializeOwned>(response: Response) -> T {
     let text = text(response).await;
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
@@ -184,7 +201,7 @@ async fn a_run_is_created_steered_and_listed() {
 async fn a_returning_listener_goes_on_after_its_last_event() {
     let bench = bench();
     for n_records in 0..3 {
-        bench.app.events.announce(Event::LogChanged { n_records });
+        bench.app.events.announce(&Event::LogChanged { n_records });
     }
     let mut listen = request(Method::GET, "/api/events", Body::empty());
     listen.headers_mut().insert("last-event-id", HeaderValue::from_static("100"));
@@ -276,4 +293,139 @@ async fn a_checkpoint_is_fetched_whole_in_parts_and_not_twice() {
     bench.problem(with("range", &format!("bytes={}-", file.len())), 416).await;
     let known = bench.send(with("if-none-match", &format!("\"{id}\""))).await;
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+}
+
+#[tokio::test]
+async fn a_draft_is_made_started_tuned_and_deleted() {
+    let bench = bench();
+    let send = |method, path: &str, body: &str| bench.send(request(method, path, body.to_owned()));
+    let draft: RunStatus = json(bench.post("/api/runs?draft=true", r#"{"preset": "tiny"}"#).await).await;
+    assert_eq!(draft.state, RunState::Draft);
+    let tuned: RunStatus = json(send(Method::PATCH, "/api/runs/r1", r#"{"rl": {"kl_beta": 0.5}}"#).await).await;
+    assert_eq!(tuned.changes[0].tuning.rl.kl_beta, Some(0.5));
+    let refused = request(Method::PATCH, "/api/runs/r1", r#"{"rl": {"n_steps": 5}}"#);
+    assert!(bench.problem(refused, 422).await.contains("n_steps"));
+    bench.problem(request(Method::PATCH, "/api/runs/r1", r#"{"rl": {"kl_beta": -5}}"#), 422).await;
+    let detail = bench.problem(request(Method::POST, "/api/runs/r1/pause", ""), 409).await;
+    assert!(detail.contains("a draft") && detail.contains("start or cancel it"), "{detail}");
+    let started: RunStatus = json(bench.post("/api/runs/r1/start", "").await).await;
+    assert_eq!(started.state, RunState::Queued);
+    bench.problem(request(Method::DELETE, "/api/runs/r1", ""), 409).await;
+    json::<RunStatus>(bench.post("/api/runs?draft=true", r#"{"preset": "tiny"}"#).await).await;
+    assert_eq!(send(Method::DELETE, "/api/runs/r2", "").await.status(), StatusCode::OK);
+    bench.problem(request(Method::GET, "/api/runs/r2", Body::empty()), 404).await;
+    bench.problem(request(Method::POST, "/api/runs/r1/tune", ""), 404).await;
+    let checked: beckon_shared::control::RunConfig =
+        json(bench.post("/api/runs/check", r#"{"preset": "tiny"}"#).await).await;
+    assert_eq!((checked.save_every, checked.device), (20, DeviceChoice::Cpu), "defaults are not shown");
+}
+
+#[tokio::test]
+async fn lists_come_in_parts_that_lead_to_each_other() {
+    let bench = bench();
+    for _ in 0..5 {
+        bench.post("/api/runs?draft=true", r#"{"preset": "tiny"}"#).await;
+    }
+    let (mut path, mut ids) = ("/api/runs?limit=2".to_owned(), Vec::new());
+    loop {
+        let response = bench.get(&path).await;
+        let link = response.headers().get("link").map(|link| link.to_str().expect("text").to_owned());
+        let part: Vec<RunStatus> = json(response).await;
+        ids.extend(part.into_iter().map(|run| run.id));
+        let Some(link) = link else { break };
+        path = link.split(['<', '>']).nth(1).expect("a target").to_owned();
+    }
+    assert_eq!(ids, ["r5", "r4", "r3", "r2", "r1"]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_promoted_rolled_back_noted_and_deleted_when_nothing_needs_it() {
+    let bench = bench();
+    let ids: Vec<String> = (1..=3)
+        .map(|seed| {
+            let (id, file) = crate::catalog::tests::checkpoint_file(seed);
+            let from = bench.dir.path().join("out.beckon");
+            std::fs::write(&from, &file).expect("written");
+            let info = crate::catalog::tests::info(&id, file.len());
+            bench.app.catalog.install(&from, &info).expect("whole");
+            bench.app.catalog.list(info);
+            id
+        })
+        .collect();
+    let promote = |id: &str| request(Method::POST, &format!("/api/checkpoints/{id}/promote"), "");
+    let back = || request(Method::POST, "/api/tags/production/roll-back", "");
+    let tagged = async || -> Vec<String> {
+        let tags: Vec<beckon_shared::control::registry::Promotion> = json(bench.get("/api/tags").await).await;
+        tags.into_iter().map(|tag| tag.checkpoint).collect()
+    };
+    bench.problem(back(), 404).await;
+    for id in [&ids[0], &ids[1], &ids[1]] {
+        assert_eq!(bench.send(promote(id)).await.status(), StatusCode::OK);
+    }
+    assert_eq!(tagged().await, [ids[1].clone()]);
+    let delete = |id: &str| request(Method::DELETE, &format!("/api/checkpoints/{id}"), "");
+    assert!(bench.problem(delete(&ids[1]), 409).await.contains("production"));
+    assert!(bench.problem(delete(&ids[0]), 409).await.contains("roll back"), "the way back was cut off");
+    assert_eq!(bench.send(back()).await.status(), StatusCode::OK);
+    assert_eq!(tagged().await, [ids[0].clone()]);
+    bench.problem(back(), 409).await;
+    let note = request(Method::PUT, &format!("/api/checkpoints/{}/note", ids[2]), r#"{"text": "odd"}"#);
+    let entry: beckon_shared::control::registry::RegistryEntry = json(bench.send(note).await).await;
+    assert_eq!((entry.note.as_str(), entry.info.id.as_str()), ("odd", ids[2].as_str()));
+    assert_eq!(bench.send(delete(&ids[2])).await.status(), StatusCode::NO_CONTENT);
+    bench.problem(request(Method::GET, &format!("/api/checkpoints/{}/file", ids[2]), ""), 404).await;
+    bench.problem(promote("../../etc/passwd"), 404).await;
+    let other = request(Method::POST, &format!("/api/checkpoints/{}/promote", ids[0]), r#"{"tag": "../x"}"#);
+    bench.problem(other, 422).await;
+}
+
+#[tokio::test]
+async fn a_branch_starts_from_a_checkpoint_and_keeps_it() {
+    let bench = bench();
+    let (id, file) = crate::catalog::tests::checkpoint_file(1);
+    let from = bench.dir.path().join("out.beckon");
+    std::fs::write(&from, &file).expect("written");
+    let info = crate::catalog::tests::info(&id, file.len());
+    bench.app.catalog.install(&from, &info).expect("whole");
+    bench.app.catalog.list(info);
+    let path = format!("/api/checkpoints/{id}/branch");
+    let response = bench.post(&path, r#"{"preset": "tiny", "seed": 9}"#).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let run: RunStatus = json(response).await;
+    assert_eq!((run.config.parent.as_deref(), run.config.seed), (Some(id.as_str()), 9));
+    let detail = bench.problem(request(Method::DELETE, &format!("/api/checkpoints/{id}"), ""), 409).await;
+    assert!(detail.contains("run r1"), "{detail}");
+    let detail = bench.problem(request(Method::POST, "/api/runs", r#"{"parent": "gone"}"#), 422).await;
+    assert!(detail.contains("gone"), "{detail}");
+}
+
+#[tokio::test]
+async fn readiness_and_figures() {
+    let bench = bench();
+    assert_eq!(bench.get("/api/ready").await.status(), StatusCode::OK);
+    bench.get("/api/runs/r1").await;
+    let figures = text(bench.get("/api/metrics").await).await;
+    let line = "beckon_http_requests_total{method=\"GET\",route=\"/api/runs/{id}\",status=\"404\"} 1";
+    assert!(figures.contains(line), "{figures}");
+    bench.app.trainer.stop();
+    assert_eq!(bench.get("/api/ready").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_document_has_exactly_the_routes_and_a_page_shows_it() {
+    let bench = bench();
+    let document: serde_json::Value = json(bench.get(crate::openapi::PATH).await).await;
+    let mut described = Vec::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let methods = item.as_object().expect("an item").keys();
+        described.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
+    }
+    let mut there: Vec<String> =
+        rules(&bench.app).iter().map(|rule| format!("{} /api{}", guard::tests::method(rule), rule.path)).collect();
+    described.sort();
+    there.sort();
+    assert_eq!(described, there);
+    let (page, script) = (text(bench.get(crate::openapi::PAGE).await).await, text(bench.get("/docs.js").await).await);
+    assert!(page.contains("/docs.js") && script.contains(crate::openapi::PATH), "{page}");
+    assert!(!(page + &script).contains("https://"), "the page asks someone else");
 }

@@ -13,7 +13,6 @@ use beckon_shared::click::Record;
 use beckon_shared::import::{self, Format};
 use clap::{Args, Subcommand, ValueEnum};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Options of `beckon ab`.
@@ -189,12 +188,12 @@ fn analyze_file(args: &AnalyzeArgs) -> anyhow::Result<()> {
 }
 
 fn print<T: serde::Serialize>(json: bool, report: &T, words: fn(&T) -> String) -> anyhow::Result<()> {
-    let text = if json { serde_json::to_string_pretty(report)? + "\n" } else { words(report) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // `| head` has seen enough
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot print"),
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        print!("{}", words(report));
     }
+    Ok(())
 }
 
 fn upworthy_report(bytes: &[u8], alpha: f64) -> anyhow::Result<HeadlineReport> {

@@ -5,8 +5,10 @@ use super::terminal::{Terminal, interrupt_flag};
 use super::{Interrupted, typed};
 use crate::eval::simulator::{self, SimulatorConfig};
 use crate::pipeline::PipelineError;
+use crate::run_config::run_config_from_json;
 use anyhow::Context;
 use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::preference::dataset_from_records;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -23,6 +25,9 @@ enum What {
     Policy(Judged),
     /// How well a checkpoint's reward model tells held-out pairs apart, as JSON.
     Reward(Judged),
+    /// What a log gives to learn from: what is left out and why, what the click model can tell of the slots, pairs,
+    /// candidates for imitation; as JSON, without any training.
+    Preferences(PreferencesArgs),
     /// Gold click rates of the loop's policies in worlds with known truth.
     Simulator(SimulatorArgs),
 }
@@ -39,6 +44,16 @@ struct Judged {
     /// Seed of the split; that of the checkpoint's run unless told, so that what is held out was not learnt from.
     #[arg(long)]
     seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct PreferencesArgs {
+    /// Folder with the log, as for `beckon loop`.
+    #[arg(long)]
+    data: PathBuf,
+    /// JSON file with a run configuration; its `preferences` and `seed` are read.
+    #[arg(long)]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -74,8 +89,24 @@ pub fn eval(args: &EvalArgs) -> anyhow::Result<()> {
     match &args.what {
         What::Policy(judged) => judge(judged, crate::eval::policy),
         What::Reward(judged) => judge(judged, crate::eval::reward),
+        What::Preferences(args) => preferences(args),
         What::Simulator(args) => on_simulator(args),
     }
+}
+
+fn preferences(args: &PreferencesArgs) -> anyhow::Result<()> {
+    let json = match &args.config {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => Vec::new(),
+    };
+    let config = run_config_from_json(&json)?;
+    let records = read_folder(&args.data, &PathBuf::from("rejects"))?;
+    let dataset = dataset_from_records(&records, &config.preferences, config.seed)?;
+    for line in dataset.report.lines() {
+        eprintln!("{line}");
+    }
+    println!("{}", serde_json::to_string_pretty(&dataset.report)?);
+    Ok(())
 }
 
 type Judge =

@@ -1,12 +1,15 @@
 //! `beckon serve`: configuration → store → trainer → HTTP, until a signal ends it.
 
 use super::DeviceArg;
-use crate::app::{App, MAX_IMPORTS, Parts, router};
+use crate::accept::{self, Limits, tls_from_files};
+use crate::app::{App, Doors, MAX_IMPORTS, Parts, router};
 use crate::assets;
 use crate::catalog::Catalog;
 use crate::events::Events;
 use crate::import::import_bytes;
+use crate::limit::{Limiter, Rate};
 use crate::store::Store;
+use crate::telemetry::{Telemetry, start_logging};
 use crate::trainer::{Trainer, run_pipeline};
 use anyhow::{Context, bail};
 use beckon_shared::import::Format;
@@ -22,14 +25,14 @@ use tokio::sync::Semaphore;
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address and port to listen on.
-    #[arg(long, default_value = "127.0.0.1:8020")]
+    #[arg(long, env = "BECKON_ADDR", default_value = "127.0.0.1:8020")]
     pub addr: SocketAddr,
     /// Folder of the database, runs and checkpoints [default: the platform's folder for application data; with --demo
     /// one beside it, so that simulated clicks do not mix with real ones]
-    #[arg(long)]
+    #[arg(long, env = "BECKON_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where runs compute unless their configuration says otherwise.
-    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    #[arg(long, env = "BECKON_DEVICE", value_enum, default_value_t = DeviceArg::Auto)]
     pub device: DeviceArg,
     /// Open the page in the default browser.
     #[arg(long)]
@@ -37,9 +40,35 @@ pub struct ServeArgs {
     /// Fill an empty log with the simulated sample that ships with beckon.
     #[arg(long)]
     pub demo: bool,
-    /// Listen on an address that other machines can reach, although beckon has no authentication yet.
-    #[arg(long)]
-    pub allow_remote: bool,
+    /// Ask for a token also on a loopback address; on any other it is always asked for (see `beckon token`).
+    #[arg(long, env = "BECKON_REQUIRE_TOKEN")]
+    pub require_token: bool,
+    /// Certificate file (PEM, with those above it); HTTPS instead of HTTP.
+    #[arg(long, env = "BECKON_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the certificate (PEM).
+    #[arg(long, env = "BECKON_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Origin whose pages may use the interface with a token, as `https://example.com`; may be repeated.
+    #[arg(long = "allow-origin", env = "BECKON_ALLOW_ORIGIN", value_delimiter = ',')]
+    pub origins: Vec<String>,
+    /// Requests a second that one sender may make in the long run; five times as many at once.
+    #[arg(long, env = "BECKON_RATE", default_value_t = 200.0, value_parser = rate)]
+    pub rate: f64,
+    /// Checkpoints to keep beside those that are tagged, parents, or in use; all where it is left out.
+    #[arg(long, env = "BECKON_KEEP_CHECKPOINTS")]
+    pub keep_checkpoints: Option<usize>,
+    /// Log lines as JSON.
+    #[arg(long, env = "BECKON_LOG_JSON")]
+    pub log_json: bool,
+}
+
+/// Wrong tokens that one address may send.
+const FAILURES: Rate = Rate { per_sec: 0.2, burst: 10.0 };
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if rate > 0.0 && rate.is_finite() { Ok(rate) } else { Err(format!("{text} is not above 0")) }
 }
 
 /// Serves until SIGINT or SIGTERM, then saves the running stage.
@@ -52,13 +81,12 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve_until_signal(args: &ServeArgs) -> anyhow::Result<()> {
+    start_logging(args.log_json);
     let addr = args.addr;
-    if !addr.ip().is_loopback() && !args.allow_remote {
-        bail!(
-            "{addr} can be reached from other machines, and beckon has no authentication yet: whoever connects can read the \
-             log and start runs. Give --allow-remote to do it all the same, or put a proxy with a login in front."
-        );
-    }
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(tls_from_files(certificate, key)?),
+        _ => None,
+    };
     // the port first: it is the quickest to fail, and a second server must not touch the data of the first
     let listener = TcpListener::bind(addr).await.map_err(|error| bind_error(addr, &error))?;
     let addr = listener.local_addr().context("the listener has no address")?;
@@ -71,7 +99,7 @@ async fn serve_until_signal(args: &ServeArgs) -> anyhow::Result<()> {
     println!("device: {device}");
 
     let app = open_app(args, &data_dir, device)?;
-    let url = format!("http://{addr}/");
+    let url = format!("{}://{addr}/", if tls.is_some() { "https" } else { "http" });
     println!("data: {}", data_dir.display());
     println!("page: {url}");
     if args.open
@@ -91,26 +119,28 @@ async fn serve_until_signal(args: &ServeArgs) -> anyhow::Result<()> {
         ending.events.close();
         ending.trainer.stop();
     };
-    axum::serve(listener, router(app.clone())).with_graceful_shutdown(shutdown).await.context("the server ended")?;
+    accept::serve(listener, tls, router(app.clone()), Limits::default(), shutdown).await;
     tokio::task::spawn_blocking(move || app.trainer.join()).await.context("the trainer did not end well")?;
     Ok(())
 }
 
 fn open_app(args: &ServeArgs, data_dir: &Path, device: String) -> anyhow::Result<App> {
     let store = Arc::new(Store::open(&data_dir.join("beckon.sqlite"))?);
+    let doors = doors(args, &store, data_dir)?;
     let rejects_dir = data_dir.join("rejects");
     if args.demo && store.n_records()? == 0 {
         let outcome = import_bytes(&store, Format::Jsonl, "sample.jsonl", assets::sample_log()?, &rejects_dir)?;
         println!("demo: {} simulated impressions imported", outcome.n_accepted);
     }
-    let built_in = assets::built_in_checkpoint().inspect_err(|error| eprintln!("beckon: {error}")).ok();
+    let built_in = assets::built_in_checkpoint().inspect_err(|error| tracing::error!("{error}")).ok();
     let (catalog, refused) = Catalog::open(&data_dir.join("checkpoints"), &store, built_in)?;
     for error in refused {
-        eprintln!("beckon: {error}");
+        tracing::error!("{error}");
     }
     let catalog = Arc::new(catalog);
-    // in microseconds, so that the numbers of a restarted server are ahead of those of the one before
-    let events = Arc::new(Events::new(u64::try_from(crate::now_millis()).unwrap_or(0) * 1_000));
+    // in microseconds, so that a number of another data folder is not taken for one of this
+    let first_seq = u64::try_from(crate::now_millis()).unwrap_or(0) * 1_000;
+    let events = Arc::new(Events::open(Arc::clone(&store), first_seq)?);
     let trainer = Trainer::start(
         Arc::clone(&store),
         Arc::clone(&events),
@@ -118,17 +148,47 @@ fn open_app(args: &ServeArgs, data_dir: &Path, device: String) -> anyhow::Result
         data_dir.join("runs"),
         Box::new(run_pipeline),
     )?;
+    if let Some(n_kept) = args.keep_checkpoints {
+        trainer.keep_checkpoints(n_kept);
+    }
     Ok(App::new(Parts {
         store,
         events,
         catalog,
         trainer,
+        telemetry: Telemetry::default(),
         imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
         rejects_dir,
         default_device: args.device.into(),
         device,
-        allow_remote: args.allow_remote,
+        doors,
+        tls: args.tls_cert.is_some(),
     }))
+}
+
+/// Off loopback nothing starts without a token that opens it.
+fn doors(args: &ServeArgs, store: &Store, data_dir: &Path) -> anyhow::Result<Doors> {
+    let remote = !args.addr.ip().is_loopback();
+    let token_needed = remote || args.require_token;
+    let now = crate::now_millis();
+    let is_open = |token: &crate::store::StoredToken| token.expires_millis.is_none_or(|end| end > now);
+    if token_needed && !store.tokens()?.iter().any(is_open) {
+        let dir = data_dir.display();
+        let why = if remote { "it can be reached from other machines" } else { "--require-token is given" };
+        bail!(
+            "{} needs a token, because {why}, and there is none. Make one first:\n  \
+             beckon token add NAME --role admin --data-dir {dir}",
+            args.addr
+        );
+    }
+    let requests = Rate { per_sec: args.rate, burst: 5.0 * args.rate };
+    Ok(Doors {
+        remote,
+        token_needed,
+        origins: args.origins.clone(),
+        requests: Limiter::new(requests),
+        failures: Limiter::new(FAILURES),
+    })
 }
 
 fn bind_error(addr: SocketAddr, error: &std::io::Error) -> anyhow::Error {

@@ -4,10 +4,11 @@ use super::EvalError;
 use super::policy::{SampleSize, evenly, policy_figures, write_suggestions};
 use super::reward::{Predictions, source_figures};
 use crate::model::device::block_on;
+use crate::run_config::run_config_from_json;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
 use beckon_shared::engine::{Engine, Score};
-use beckon_shared::preference::{Dataset, Pair, dataset_from_records};
+use beckon_shared::preference::{Dataset, Pair, PreferenceConfig, dataset_from_records};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ const MAX_PAIRS: usize = 1_000;
 /// [`EvalError`].
 pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde_json::Value, EvalError> {
     let checkpoint = read_checkpoint(checkpoint)?;
-    let dataset = dataset_from_records(records, seed);
+    let dataset = dataset_from_records(records, &preferences_of(&checkpoint)?, seed)?;
     let prompts = if dataset.held_out.prompts.is_empty() { dataset.train.prompts } else { dataset.held_out.prompts };
     if prompts.is_empty() {
         return Err(EvalError::NoData { missing: "prompts" });
@@ -43,7 +44,7 @@ pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde
 pub fn reward(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde_json::Value, EvalError> {
     let checkpoint = read_checkpoint(checkpoint)?;
     let mut engine = Engine::cpu(&checkpoint)?;
-    let Dataset { train, held_out } = dataset_from_records(records, seed);
+    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(&checkpoint)?, seed)?;
     let names: BTreeSet<&str> = held_out.pairs.iter().map(|p| p.source.as_str()).collect();
     if names.is_empty() {
         return Err(EvalError::NoData { missing: "held-out pairs" });
@@ -63,6 +64,18 @@ pub fn reward(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde
         sources.push(source_figures(source, &pairs, &predictions, seed));
     }
     Ok(serde_json::json!({ "checkpoint": checkpoint.id, "sources": sources }))
+}
+
+/// How the checkpoint's run split and read its log, so that what is held out here was held out there; the
+/// defaults where its configuration says nothing of it.
+fn preferences_of(checkpoint: &Checkpoint) -> Result<PreferenceConfig, EvalError> {
+    match checkpoint.manifest.lineage.config.get("preferences") {
+        Some(given) => {
+            let json = serde_json::json!({ "preferences": given }).to_string();
+            Ok(run_config_from_json(json.as_bytes())?.preferences)
+        }
+        None => Ok(PreferenceConfig::default()),
+    }
 }
 
 fn read_checkpoint(path: &Path) -> Result<Checkpoint, EvalError> {

@@ -85,6 +85,7 @@ fn scrambled(text: &str, rng: &mut ChaCha8Rng) -> String {
 mod tests {
     use super::*;
     use beckon_shared::metrics::assert_close;
+    use beckon_shared::preference::PairKind;
 
     fn pairs(n: usize) -> Vec<Pair> {
         (0..n)
@@ -96,6 +97,8 @@ mod tests {
                 rejected: "r".into(),
                 label: 1.0,
                 weight: 1.0,
+                kind: PairKind::Slate,
+                logit_variance: 0.0,
             })
             .collect()
     }

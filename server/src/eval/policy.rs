@@ -130,8 +130,9 @@ pub fn policy_figures(policy: &str, written: &[Written]) -> PolicyFigures {
     };
     let per_prompt: Vec<f64> = written
         .iter()
-        .filter(|w| !w.suggestions.is_empty())
-        .map(|w| mean(&w.suggestions.iter().map(|s| f64::from(s.score.reward_mean)).collect::<Vec<_>>()))
+        .map(|w| w.suggestions.iter().filter_map(|s| Some(f64::from(s.score?.reward_mean))).collect::<Vec<_>>())
+        .filter(|rewards| !rewards.is_empty())
+        .map(|rewards| mean(&rewards))
         .collect();
     let (reward_mean, reward_interval) = mean_and_t_interval(&per_prompt);
     PolicyFigures {
@@ -140,7 +141,9 @@ pub fn policy_figures(policy: &str, written: &[Written]) -> PolicyFigures {
         n_suggestions: all.len(),
         reward_mean,
         reward_interval,
-        epistemic_std_mean: mean(&all.iter().map(|s| f64::from(s.score.epistemic_std)).collect::<Vec<_>>()),
+        epistemic_std_mean: mean(
+            &all.iter().filter_map(|s| Some(f64::from(s.score?.epistemic_std))).collect::<Vec<_>>(),
+        ),
         gate_failure_rate: share(&n_gate_failures),
         copy_rate: share(&|w| w.suggestions.iter().filter(|s| !is_not_a_copy(&s.text, &w.prompt)).count()),
         duplicate_rate: share(&n_duplicates),
@@ -180,7 +183,7 @@ mod tests {
             tokens: vec![5],
             logps: vec![-1.0],
             finished,
-            score: Score { reward_mean, aleatoric_std: 1.0, epistemic_std: 0.5 },
+            score: Some(Score { reward_mean, aleatoric_std: 1.0, epistemic_std: 0.5 }),
         }
     }
 
@@ -207,6 +210,15 @@ mod tests {
         // 1 twice; "cake" shares no word with its neighbour, nor the other way round
         assert_close("self-BLEU-2", f.self_bleu_2, 0.5, 1e-12);
         assert_close("words", f.n_words_mean, 9.0 / 4.0, 1e-12);
+    }
+
+    #[test]
+    fn without_a_reward_model_only_the_reward_is_undefined() {
+        let unscored = Suggestion { score: None, ..suggestion("guitar chords", 0.0, true) };
+        let prompt = Prompt::from_query("play the guitar well");
+        let f = policy_figures("p", &[Written { prompt, suggestions: vec![unscored] }]);
+        assert!(f.reward_mean.is_nan() && f.epistemic_std_mean.is_nan());
+        assert_close("words", f.n_words_mean, 2.0, 1e-12);
     }
 
     #[test]

@@ -103,7 +103,9 @@ pub fn run(
     let mut seeds = Vec::new();
     for seed in 0..config.n_seeds as u64 {
         observer.log(&format!("simulator: seed {} of {}", seed + 1, config.n_seeds));
-        let run_config = RunConfig { seed, name: format!("simulator-{seed}"), ..RunConfig::preset(config.preset) };
+        let mut run_config = RunConfig { seed, name: format!("simulator-{seed}"), ..RunConfig::preset(config.preset) };
+        // a simulated world does not change: splitting its time would only take data away
+        run_config.preferences.split.latest_percent = 0;
         seeds.push(run_seed(config, &run_config, &dir.join(format!("seed-{seed}")), observer)?);
     }
     Ok(SimulatorFigures { config, seeds })

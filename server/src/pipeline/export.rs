@@ -29,8 +29,8 @@ pub fn pack(run: &RunFacts, trained: &Trained, policy: &TensorMap) -> Result<Che
             data_hash: data_hash(run.records),
             attribution: attribution(&sources),
             sources,
-            parent: None,
-            config: serde_json::to_value(run.config).unwrap_or_default(),
+            parent: run.config.parent.clone(),
+            config: lineage_config(run),
             seed: run.config.seed,
             commit: run.origin.commit.clone(),
             command: run.origin.command.clone(),
@@ -40,6 +40,16 @@ pub fn pack(run: &RunFacts, trained: &Trained, policy: &TensorMap) -> Result<Che
         tokenizer: &trained.tokenizer,
     };
     Ok(Checkpoint::build(parts, policy, &trained.garm.reward, Formats::default())?)
+}
+
+/// The configuration, and beside it what was changed by hand: without that the run could not be made again.
+fn lineage_config(run: &RunFacts) -> serde_json::Value {
+    // both are strings, numbers and lists of them, so they have a JSON form
+    let mut config = serde_json::to_value(run.config).unwrap_or_default();
+    if let (Some(config), false) = (config.as_object_mut(), run.changes.is_empty()) {
+        config.insert("changes".into(), serde_json::to_value(&run.changes).unwrap_or_default());
+    }
+    config
 }
 
 /// Writes the checkpoint, unless the same one is there already.

@@ -18,6 +18,7 @@ use crate::stage::garm::GarmOutcome;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::Preset;
+use beckon_shared::control::tuning::Change;
 use beckon_shared::control::{RunConfig, Stage};
 use beckon_shared::engine::Score;
 use beckon_shared::preference::{Pair, SftExample, Split};
@@ -44,6 +45,8 @@ pub struct RunFacts<'a> {
     pub records: &'a [Sourced],
     /// Command and commit.
     pub origin: &'a Origin,
+    /// Values changed by hand while it trained.
+    pub changes: Vec<Change>,
 }
 
 /// The run's report: from `report.json` where it is there, else measured and written, page included.
@@ -111,6 +114,7 @@ fn measure(
         checkpoint: checkpoint.id.clone(),
         lineage: lineage(run, trained)?,
         data: counts(run, trained),
+        preferences: trained.dataset.report.clone(),
         sft,
         garm,
         rl: RlReport { curves: curves(&run.dir.join("rl"))? },

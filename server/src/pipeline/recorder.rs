@@ -5,6 +5,7 @@ use super::PipelineError;
 use crate::report::Curve;
 use crate::stage::{Control, Observer};
 use beckon_shared::control::Stage;
+use beckon_shared::control::tuning::{Change, Tuned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -94,6 +95,14 @@ impl Observer for Recorder<'_> {
         self.inner.log(text);
     }
 
+    fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
+        self.inner.tuned(stage, step)
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.inner.changes()
+    }
+
     fn control(&mut self) -> Control {
         // a full disk ends the stage like a cancel; `finish` then says why
         if self.failure.is_some() { Control::Cancel } else { self.inner.control() }
@@ -117,6 +126,14 @@ impl Observer for Quiet<'_> {
 
     fn log(&mut self, text: &str) {
         self.0.log(text);
+    }
+
+    fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
+        self.0.tuned(stage, step)
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.0.changes()
     }
 
     fn control(&mut self) -> Control {

@@ -67,10 +67,35 @@ fn data(report: &Report) -> String {
         })
         .collect();
     table(
-        "Examples made from the log: train / held out. The split is by user, query or test, never by row.",
+        "Examples made from the log: train / held out. The split is by user, query or test, and by time where a data set is large enough, never by row.",
         &["data set", "records", "SFT examples", "pairs", "anchors"],
         &rows,
-    )
+    ) + &preferences(report)
+}
+
+/// What was left out, what the click model could tell, and what the pairs rest on.
+fn preferences(report: &Report) -> String {
+    let lines = report.preferences.lines();
+    let mut html = if lines.is_empty() { String::new() } else { list(&lines) };
+    let rows: Vec<Vec<String>> = report
+        .preferences
+        .sources
+        .iter()
+        .flat_map(|s| s.pairs.iter().map(|p| (s.source.clone(), p)))
+        .map(|(source, p)| {
+            let kind = format!("{:?}", p.kind).to_lowercase();
+            vec![format!("{source}, {kind}"), p.n_train.to_string(), p.n_held_out.to_string()]
+        })
+        .collect();
+    if !rows.is_empty() {
+        let shared = report.preferences.n_pairs_on_both_sides;
+        html.push_str(&table(
+            &format!("What the pairs rest on. {shared} held-out pairs compare two texts that training compares too, by other people's clicks."),
+            &["pairs", "train", "held out"],
+            &rows,
+        ));
+    }
+    html
 }
 
 fn sft(report: &Report) -> String {
@@ -263,9 +288,11 @@ fn sample(sample: &SamplePrompt) -> String {
         let items: String = texts
             .iter()
             .map(|t| {
-                let std = f64::from(t.score.aleatoric_std).hypot(f64::from(t.score.epistemic_std));
-                let mean = f64::from(t.score.reward_mean);
-                format!("<li>{} <small>{} ± {}</small></li>", escape(&t.text), number(mean, 2), number(std, 2))
+                let score = t.score.map_or_else(
+                    || "not scored".to_owned(),
+                    |s| format!("{} ± {}", number(s.reward_mean.into(), 2), number(s.reward_std().into(), 2)),
+                );
+                format!("<li>{} <small>{score}</small></li>", escape(&t.text))
             })
             .collect();
         format!("<div><h4>{title}</h4><ul>{items}</ul></div>")

@@ -3,7 +3,7 @@
 use super::*;
 use crate::eval::policy::policy_figures;
 use crate::eval::reward::{Predictions, source_figures};
-use beckon_shared::preference::Pair;
+use beckon_shared::preference::{Pair, PairKind};
 
 fn curve(name: &str, values: &[f64]) -> Curve {
     Curve { name: name.into(), points: values.iter().copied().enumerate().collect() }
@@ -18,6 +18,8 @@ fn figures(sure: f64) -> SourceFigures {
         rejected: "b".into(),
         label: 1.0,
         weight: 1.0,
+        kind: PairKind::Slate,
+        logit_variance: 0.0,
     };
     let pairs: Vec<Pair> = (0..40).map(pair).collect();
     let refs: Vec<&Pair> = pairs.iter().collect();
@@ -43,6 +45,7 @@ fn report(sure: f64, held_out_nll: f64, rewards: &[f64]) -> Report {
             tokenizer_hash: "70".into(),
         },
         data: Vec::new(),
+        preferences: Default::default(),
         sft: SftReport {
             curves: vec![curve("loss", &[3.0, 2.0])],
             held_out_nll_before: 8.0,
@@ -68,7 +71,7 @@ fn report(sure: f64, held_out_nll: f64, rewards: &[f64]) -> Report {
         policies: vec![policy_figures("SFT", &[]), policy_figures("RL", &[])],
         samples: vec![SamplePrompt {
             prompt: Prompt::from_query("is 1 < 2"),
-            before: vec![ScoredText { text: "x & y".into(), score: Score::default() }],
+            before: vec![ScoredText { text: "x & y".into(), score: Some(Score::default()) }],
             after: Vec::new(),
         }],
         findings: Vec::new(),

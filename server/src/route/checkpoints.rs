@@ -1,15 +1,21 @@
-//! `/api/checkpoints`: what the page loads its policy and reward model from.
+//! `/api/checkpoints`: what the page loads its policy and reward model from, and the registry of them.
 
+use super::listing::Part;
 use super::problem::ApiError;
+use super::{blocking, runs};
 use crate::app::App;
+use crate::audit::CommandId;
 use crate::catalog::Content;
-use axum::Json;
+use crate::registry::{self, RegistryError};
+use crate::run_config::branch_config;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use beckon_shared::checkpoint::Manifest;
-use beckon_shared::control::CheckpointInfo;
+use beckon_shared::control::registry::{Lineage, MAX_NOTE_BYTES, Note, RegistryEntry, lineage};
+use beckon_shared::control::{CheckpointInfo, RunConfig, RunStatus};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -19,19 +25,113 @@ use tokio_stream::wrappers::ReceiverStream;
 /// Bytes read at once from a file on its way out.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// `GET /api/checkpoints`: newest first, the built-in one last.
-pub async fn list(State(app): State<App>) -> Json<Vec<CheckpointInfo>> {
-    Json(app.catalog.infos())
+/// Checkpoints, newest first, the built-in one last.
+#[utoipa::path(
+    get, path = "/api/checkpoints", tag = "checkpoints", params(Part), responses((status = 200, body = Vec<CheckpointInfo>))
+)]
+pub async fn list(State(app): State<App>, Query(part): Query<Part>) -> (HeaderMap, Json<Vec<CheckpointInfo>>) {
+    part.of("/api/checkpoints", app.catalog.infos(), |info| &info.id)
 }
 
-/// `GET /api/checkpoints/{id}`: the header of the file.
+/// Checkpoints with everything that the registry knows of each: parent, evaluation results, tags, note.
+#[utoipa::path(
+    get, path = "/api/registry", tag = "checkpoints", params(Part), responses((status = 200, body = Vec<RegistryEntry>))
+)]
+pub async fn registry(
+    State(app): State<App>,
+    Query(part): Query<Part>,
+) -> Result<(HeaderMap, Json<Vec<RegistryEntry>>), ApiError> {
+    let entries = blocking(move || registry::entries(&app.catalog, &app.store)).await?;
+    Ok(part.of("/api/registry", entries, |entry| &entry.info.id))
+}
+
+/// Which checkpoint was made from which log and which parent.
+#[utoipa::path(get, path = "/api/lineage", tag = "checkpoints", responses((status = 200, body = Lineage)))]
+pub async fn descent(State(app): State<App>) -> Result<Json<Lineage>, ApiError> {
+    let entries = blocking(move || registry::entries(&app.catalog, &app.store)).await?;
+    Ok(Json(lineage(&entries)))
+}
+
+/// Makes a run that starts from this checkpoint's policy; the body names what differs from the configuration of the run that
+/// made it.
+#[utoipa::path(
+    post, path = "/api/checkpoints/{id}/branch", tag = "checkpoints", request_body = RunConfig,
+    responses((status = 201, body = RunStatus))
+)]
+pub async fn branch(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    command_id: Option<Extension<CommandId>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<RunStatus>), ApiError> {
+    let manifest = app.catalog.manifest(&id).ok_or_else(|| unknown(&id))?;
+    let config = runs::with_device(&app, branch_config(&id, &manifest.lineage.config, &body)?);
+    let audit_id = command_id.map(|id| id.0.id);
+    let status = blocking(move || app.trainer.submit(config, false, audit_id)).await?;
+    Ok((StatusCode::CREATED, Json(status)))
+}
+
+/// Replaces the note on a checkpoint.
+#[utoipa::path(
+    put, path = "/api/checkpoints/{id}/note", tag = "checkpoints", request_body = Note,
+    responses((status = 200, body = RegistryEntry))
+)]
+pub async fn annotate(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<RegistryEntry>, ApiError> {
+    let note: Note = super::parsed(&body)?;
+    if note.text.len() > MAX_NOTE_BYTES {
+        return Err(ApiError::refused(format!("a note may have {MAX_NOTE_BYTES} bytes, this has {}", note.text.len())));
+    }
+    let entry = blocking(move || {
+        registry::entry(&app.catalog, &app.store, &id)?;
+        app.store.set_note(&id, &note.text)?;
+        registry::announce(&app.catalog, &app.store, &app.events, &id)
+    });
+    Ok(Json(entry.await?))
+}
+
+/// Deletes a checkpoint that nothing needs: not built in, not tagged, not a parent, not used by a run or an experiment.
+#[utoipa::path(delete, path = "/api/checkpoints/{id}", tag = "checkpoints", responses((status = 204)))]
+pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    blocking(move || registry::delete(&app.catalog, &app.store, &app.events, &id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Unknown { .. } => Self::not_found(error.to_string()),
+            RegistryError::Kept(_) => Self::new(StatusCode::CONFLICT, "needed", error.to_string()),
+            RegistryError::Catalog(_) => Self::internal(&error.to_string()),
+            RegistryError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The header of the file.
+#[utoipa::path(
+    get, path = "/api/checkpoints/{id}", tag = "checkpoints", responses((status = 200, body = serde_json::Value))
+)]
 pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Manifest>, ApiError> {
     let manifest = app.catalog.manifest(&id).ok_or_else(|| unknown(&id))?;
     Ok(Json((*manifest).clone()))
 }
 
-/// `GET /api/checkpoints/{id}/file`: the bytes, whole or (with a `Range` of one part) from where a broken-off download
+/// The bytes, whole or (with a `Range` of one part) from where a broken-off download
 /// goes on. The id fixes the content, so it is the entity tag and caches may keep it for good.
+#[utoipa::path(
+    get, path = "/api/checkpoints/{id}/file", tag = "checkpoints",
+    params(("id", Path), ("range" = Option<String>, Header, description = "`bytes=first-last`, one part")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 304, description = "the client has it"),
+        (status = 416, body = beckon_shared::control::Problem, content_type = "application/problem+json"),
+    )
+)]
 pub async fn file(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let (content, n_bytes) = app.catalog.content(&id).ok_or_else(|| unknown(&id))?;
     let etag = format!("\"{id}\"");
@@ -138,7 +238,7 @@ fn read_pieces(
         let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(rest).unwrap_or(PIECE_BYTES))];
         let read = std::mem::replace(&mut sought, Ok(())).and_then(|()| file.read_exact(&mut piece));
         if let Err(error) = &read {
-            eprintln!("beckon: cannot read the checkpoint: {error}: {}", path.display());
+            tracing::error!(%error, path = %path.display(), "cannot read the checkpoint");
         }
         rest -= piece.len() as u64;
         let failed = read.is_err();

@@ -2,30 +2,49 @@
 
 use super::problem::ApiError;
 use crate::app::App;
-use crate::events::Numbered;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
+use serde::Deserialize;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio_stream::{Stream, StreamExt};
+use utoipa::IntoParams;
 
 /// Time between comments on a quiet stream, so that neither side takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// `GET /api/events`: events from now on, or from the one after the `Last-Event-ID` header.
+/// From where to listen.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListenParams {
+    /// Number of the last event that the listener saw; the header `Last-Event-ID` comes first.
+    pub after: Option<u64>,
+}
+
+/// Events from now on, or from the one after `Last-Event-ID`: none is left out or sent twice, also over a restart. What is
+/// too old to be kept is announced as `missed` with how many events it was.
+#[utoipa::path(
+    get, path = "/api/events", tag = "events",
+    params(ListenParams, ("last-event-id" = Option<String>, Header)),
+    responses((status = 200, body = String, content_type = "text/event-stream"))
+)]
 pub async fn listen(
     State(app): State<App>,
+    Query(params): Query<ListenParams>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Event, axum::Error>>>, ApiError> {
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     // a number that does not parse is no number of ours: the listener is told that it missed events
     let last_seq = headers
         .get("last-event-id")
-        .map(|value| value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX));
+        .map(|value| value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX))
+        .or(params.after);
     let stream = app
         .events
         .listen(last_seq)
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no room", error.to_string()))?;
-    let stream = stream.map(|Numbered { seq, event }| Event::default().id(seq.to_string()).json_data(event));
+    let stream = stream.map(|numbered| Ok(Event::default().id(numbered.seq.to_string()).data(numbered.json.as_str())));
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

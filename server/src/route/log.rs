@@ -15,22 +15,28 @@ use beckon_shared::control::{Event, ImportOutcome, LogSummary};
 use beckon_shared::import::Format;
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::IntoParams;
 
 /// Records in one answer.
 const MAX_LIMIT: u64 = 1_000;
 
-/// `GET /api/log/summary`.
+/// What is in the log.
+#[utoipa::path(get, path = "/api/log/summary", tag = "log", responses((status = 200, body = LogSummary)))]
 pub async fn summary(State(app): State<App>) -> Result<Json<LogSummary>, ApiError> {
     Ok(Json(blocking(move || app.store.summary()).await?))
 }
 
 /// Which records `GET /api/log/records` is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct RecordsParams {
+    /// Of this data set only.
     source: Option<String>,
+    /// Leave out this many.
     #[serde(default)]
     offset: u64,
+    /// At most this many, 1,000 at most.
     #[serde(default = "default_limit")]
     limit: u64,
 }
@@ -39,7 +45,11 @@ fn default_limit() -> u64 {
     50
 }
 
-/// `GET /api/log/records?source=&offset=&limit=`: in the order they were imported, 50 unless told, 1,000 at most.
+/// Records in the order they were imported, 50 unless told, 1,000 at most.
+#[utoipa::path(
+    get, path = "/api/log/records", tag = "log", params(RecordsParams),
+    responses((status = 200, body = Vec<serde_json::Value>))
+)]
 pub async fn records(
     State(app): State<App>,
     Query(params): Query<RecordsParams>,
@@ -50,22 +60,31 @@ pub async fn records(
     Ok(Json(blocking(move || app.store.records(&query)).await?))
 }
 
-/// `GET /api/log/schema`: JSON Schema of one line of our own JSONL.
+/// JSON Schema of one line of our own JSONL.
+#[utoipa::path(get, path = "/api/log/schema", tag = "log", responses((status = 200, body = serde_json::Value)))]
 pub async fn schema() -> Json<Value> {
     Json(beckon_shared::click::json_schema())
 }
 
 /// What `POST /api/log/import` is told beside the file.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct ImportParams {
+    /// jsonl, mimics-duo, mimics-manual, intents, upworthy or conversations.
     format: String,
+    /// Name of the file, for that of the refused lines.
     #[serde(default)]
     name: String,
 }
 
-/// `POST /api/log/import?format=&name=`, body: the file. Good lines are stored whatever the others are; 422 where
+/// Imports a log file, which is the body. Good lines are stored whatever the others are; 422 where
 /// nothing was stored and something was refused.
+#[utoipa::path(
+    post, path = "/api/log/import", tag = "log", params(ImportParams),
+    request_body(content = String, content_type = "application/octet-stream"),
+    responses((status = 200, body = ImportOutcome), (status = 422, description = "an outcome, or a problem"))
+)]
 pub async fn import(
     State(app): State<App>,
     Query(params): Query<ImportParams>,
@@ -90,7 +109,7 @@ pub async fn import(
         let outcome = import_bytes(&app.store, format, &params.name, &body, &app.rejects_dir)?;
         if outcome.n_accepted > 0 {
             let n_records = app.store.n_records().map_err(ImportError::Store)?;
-            app.events.announce(Event::LogChanged { n_records });
+            app.events.announce(&Event::LogChanged { n_records });
         }
         Ok::<_, ImportError>(outcome)
     })

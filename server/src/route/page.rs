@@ -99,8 +99,31 @@ fn mime(path: &str) -> &'static str {
     }
 }
 
-/// Headers of every response: no guessing of content types, no reading by other origins, and the isolation that lets the
-/// page share memory between its threads.
+/// What the page may load and run: its own files, WebAssembly, styles that its components set, pictures it made itself.
+const PAGE_POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; \
+                           img-src 'self' data: blob:; worker-src 'self' blob:; connect-src 'self'; object-src 'none'; \
+                           base-uri 'none'; form-action 'self'; frame-ancestors 'self'";
+
+/// A page to sign in with a token, which needs neither WebAssembly nor anything secret.
+pub async fn sign_in() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    (headers, SIGN_IN).into_response()
+}
+
+/// Its script.
+pub async fn sign_in_script() -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"))], SIGN_IN_SCRIPT)
+        .into_response()
+}
+
+const SIGN_IN: &str = include_str!("page/sign_in.html");
+const SIGN_IN_SCRIPT: &str = include_str!("page/sign_in.js");
+
+/// Headers of every response: what may be loaded, no guessing of content types, no reading by other origins, and the
+/// isolation that lets the page share memory between its threads.
 pub async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
@@ -108,6 +131,8 @@ pub async fn security_headers(request: Request, next: Next) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
         (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (header::HeaderName::from_static("cross-origin-embedder-policy"), "require-corp"),
         (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),

@@ -22,12 +22,31 @@ pub struct ApiError {
     status: StatusCode,
     title: &'static str,
     detail: String,
+    /// Seconds to wait before another try.
+    retry_secs: Option<u64>,
 }
 
 impl ApiError {
     /// An error that the sender can mend.
     pub fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, title, detail: detail.into() }
+        Self { status, title, detail: detail.into(), retry_secs: None }
+    }
+
+    /// 401.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "not signed in", detail)
+    }
+
+    /// 429, with the time to wait.
+    pub fn too_often(client: &str, wait: std::time::Duration) -> Self {
+        let secs = wait.as_secs() + 1;
+        let detail = format!("too many requests from {client}; wait {secs} s");
+        Self { retry_secs: Some(secs), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too often", detail) }
+    }
+
+    /// What happened, where, and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// 404.
@@ -42,7 +61,7 @@ impl ApiError {
 
     /// 500; `cause` goes to the log only.
     pub fn internal(cause: &str) -> Self {
-        eprintln!("beckon: internal error: {cause}");
+        tracing::error!(cause, "internal error");
         let detail = "something went wrong inside the server; its log says what";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error", detail)
     }
@@ -53,7 +72,14 @@ impl IntoResponse for ApiError {
         let problem = Problem { title: self.title.into(), status: self.status.as_u16(), detail: self.detail };
         let mut response = (self.status, Json(problem)).into_response();
         let content_type = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type);
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"beckon\""));
+        }
+        if let Some(secs) = self.retry_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
+        }
         response
     }
 }
@@ -63,7 +89,7 @@ impl From<StoreError> for ApiError {
         if let StoreError::Sqlite(cause) = &error
             && cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
         {
-            eprintln!("beckon: {error}");
+            tracing::error!(%error, "disk full");
             let detail = "the server's disk is full; nothing of the last step was stored, free some space and repeat";
             return Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk full", detail);
         }
@@ -78,6 +104,10 @@ impl From<TrainerError> for ApiError {
             TrainerError::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue full"),
             TrainerError::Unknown { .. } => (StatusCode::NOT_FOUND, "not found"),
             TrainerError::NotPossible { .. } => (StatusCode::CONFLICT, "not possible now"),
+            TrainerError::Tuning { .. } | TrainerError::NoParent { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "refused")
+            }
+            TrainerError::Folder { .. } => return Self::internal(&text),
             TrainerError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
             TrainerError::Store(error) => return error.into(),
         };

@@ -1,54 +1,119 @@
 //! `/api/runs`: start, watch and steer training runs.
 
 use super::blocking;
+use super::listing::Part;
 use super::problem::ApiError;
 use crate::app::App;
-use crate::run_config::run_config_from_json;
-use axum::Json;
+use crate::audit::CommandId;
+use crate::run_config::{run_config_from_json, tuning_from_json};
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use beckon_shared::control::{DeviceChoice, Metric, RunCommand, RunStatus};
+use axum::{Extension, Json};
+use beckon_shared::control::tuning::Tuning;
+use beckon_shared::control::{DeviceChoice, Metric, RunCommand, RunConfig, RunStatus};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 /// A report shows texts of the log; whatever they hold, nothing in it may run or load.
 const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'";
 
-/// `GET /api/runs`: all runs, newest first.
-pub async fn list(State(app): State<App>) -> Result<Json<Vec<RunStatus>>, ApiError> {
-    Ok(Json(blocking(move || app.trainer.statuses()).await?))
+/// All runs, newest first.
+#[utoipa::path(get, path = "/api/runs", tag = "runs", params(Part), responses((status = 200, body = Vec<RunStatus>)))]
+pub async fn list(
+    State(app): State<App>,
+    Query(part): Query<Part>,
+) -> Result<(HeaderMap, Json<Vec<RunStatus>>), ApiError> {
+    let statuses = blocking(move || app.trainer.statuses()).await?;
+    Ok(part.of("/api/runs", statuses, |run| &run.id))
 }
 
-/// `POST /api/runs`: queues a run over the log as it is now; the body names what differs from the preset.
-pub async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<RunStatus>), ApiError> {
-    let mut config = run_config_from_json(&body)?;
-    if config.device == DeviceChoice::Auto {
-        config.device = app.default_device;
-    }
-    let status = blocking(move || app.trainer.submit(config)).await?;
+/// How `POST /api/runs` makes a run.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CreateParams {
+    /// Only make it; `POST /api/runs/{id}/start` puts it into the queue.
+    #[serde(default)]
+    draft: bool,
+}
+
+/// Makes a run over the log as it is now and queues it; the body names what differs from the preset. The answer shows every
+/// default.
+#[utoipa::path(
+    post, path = "/api/runs", tag = "runs", params(CreateParams), request_body = RunConfig,
+    responses((status = 201, body = RunStatus))
+)]
+pub async fn create(
+    State(app): State<App>,
+    Query(params): Query<CreateParams>,
+    id: Option<Extension<CommandId>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<RunStatus>), ApiError> {
+    let config = with_device(&app, run_config_from_json(&body)?);
+    let audit_id = id.map(|id| id.0.id);
+    let status = blocking(move || app.trainer.submit(config, params.draft, audit_id)).await?;
     Ok((StatusCode::CREATED, Json(status)))
 }
 
-/// `GET /api/runs/{id}`.
+/// Fills in the server's device where a configuration leaves it open.
+pub(super) fn with_device(app: &App, mut config: RunConfig) -> RunConfig {
+    if config.device == DeviceChoice::Auto {
+        config.device = app.default_device;
+    }
+    config
+}
+
+/// The configuration that a run with this body would have, every default filled in; nothing is made.
+#[utoipa::path(
+    post, path = "/api/runs/check", tag = "runs", request_body = RunConfig, responses((status = 200, body = RunConfig))
+)]
+pub async fn check(State(app): State<App>, body: Bytes) -> Result<Json<RunConfig>, ApiError> {
+    Ok(Json(with_device(&app, run_config_from_json(&body)?)))
+}
+
+/// One run.
+#[utoipa::path(get, path = "/api/runs/{id}", tag = "runs", responses((status = 200, body = RunStatus)))]
 pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RunStatus>, ApiError> {
     Ok(Json(blocking(move || app.trainer.status(&id)).await?))
 }
 
-/// `POST /api/runs/{id}/{command}`, where the command is `pause`, `resume` or `cancel`.
+/// Steers a run: `start`, `pause`, `resume` or `cancel`.
+#[utoipa::path(
+    post, path = "/api/runs/{id}/{command}", tag = "runs",
+    params(("id", Path), ("command" = RunCommand, Path)), responses((status = 200, body = RunStatus))
+)]
 pub async fn command(
     State(app): State<App>,
+    command_id: Option<Extension<CommandId>>,
     Path((id, command)): Path<(String, String)>,
 ) -> Result<Json<RunStatus>, ApiError> {
-    let command = match command.as_str() {
-        "pause" => RunCommand::Pause,
-        "resume" => RunCommand::Resume,
-        "cancel" => RunCommand::Cancel,
-        _ => return Err(ApiError::not_found(format!("{command} is not pause, resume or cancel"))),
+    let steers = |command: &RunCommand| !matches!(command, RunCommand::Tune | RunCommand::Delete);
+    let Some(command) = RunCommand::from_name(&command).filter(steers) else {
+        return Err(ApiError::not_found(format!("{command} is not start, pause, resume or cancel")));
     };
-    Ok(Json(blocking(move || app.trainer.command(&id, command)).await?))
+    let again = command_id.is_some_and(|id| id.0.again);
+    Ok(Json(blocking(move || app.trainer.command(&id, command, again)).await?))
 }
 
-/// `GET /api/runs/{id}/metrics`: the curves so far, by stage and step.
+/// Changes values of a run from its next step on: learning rates, `rl.kl_beta`, `rl.fusion_weights`.
+#[utoipa::path(
+    patch, path = "/api/runs/{id}", tag = "runs", request_body = Tuning, responses((status = 200, body = RunStatus))
+)]
+pub async fn tune(State(app): State<App>, Path(id): Path<String>, body: Bytes) -> Result<Json<RunStatus>, ApiError> {
+    let tuning = tuning_from_json(&body)?;
+    Ok(Json(blocking(move || app.trainer.tune(&id, tuning)).await?))
+}
+
+/// Forgets a run that is not at work, with its folder and curves; its checkpoint stays. The answer is its last state.
+#[utoipa::path(delete, path = "/api/runs/{id}", tag = "runs", responses((status = 200, body = RunStatus)))]
+pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RunStatus>, ApiError> {
+    Ok(Json(blocking(move || app.trainer.command(&id, RunCommand::Delete, false)).await?))
+}
+
+/// The curves so far, by stage and step.
+#[utoipa::path(get, path = "/api/runs/{id}/metrics", tag = "runs", responses((status = 200, body = Vec<Metric>)))]
 pub async fn metrics(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Vec<Metric>>, ApiError> {
     let metrics = blocking(move || {
         app.trainer.status(&id)?;
@@ -57,7 +122,11 @@ pub async fn metrics(State(app): State<App>, Path(id): Path<String>) -> Result<J
     Ok(Json(metrics.await?))
 }
 
-/// `GET /api/runs/{id}/report`: the HTML report of a finished run.
+/// The HTML report of a finished run.
+#[utoipa::path(
+    get, path = "/api/runs/{id}/report", tag = "runs",
+    responses((status = 200, body = String, content_type = "text/html"))
+)]
 pub async fn report(State(app): State<App>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let html = blocking(move || {
         // the id is one of ours from here on, so it is safe as a folder name

@@ -272,7 +272,8 @@ impl Trainer<'_> {
             return Err(diverged("loss"));
         }
         let n_warmup = (RATE_WARMUP * self.config.n_steps as f64).ceil() as usize;
-        let rate = warmup_cosine(step, self.config.n_steps, n_warmup, self.config.learning_rate);
+        let peak = ctx.observer.tuned(Stage::Garm, step).learning_rate.unwrap_or(self.config.learning_rate);
+        let rate = warmup_cosine(step, self.config.n_steps, n_warmup, peak);
         let scale = |path: &str| if path.starts_with("variance_head") { VARIANCE_RATE } else { 1.0 };
         let (model, norm) = state.optimizer.step(state.model, grads, rate, &scale);
         if !norm.is_finite() {

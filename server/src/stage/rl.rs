@@ -379,6 +379,10 @@ impl<'a> Trainer<'a> {
     fn step(&self, mut state: State, ctx: &mut StageContext) -> Result<State, StageError> {
         let begun = Instant::now();
         let step = state.progress.step;
+        let tuned = ctx.observer.tuned(Stage::Rl, step);
+        if let Some(beta) = tuned.kl_beta {
+            state.progress.beta = Exact(beta);
+        }
         let prompts = self.prompts(PROMPTS, step, self.config.batch_prompts);
         let mut rng_seed = ChaCha8Rng::seed_from_u64(derived_seed(self.seed, ROLLOUTS));
         rng_seed.set_stream(step as u64);
@@ -388,7 +392,9 @@ impl<'a> Trainer<'a> {
         let parts = self.parts(&state.model, &groups, &ctx.device);
         let logps = Logps::gather(&parts);
         let scores = self.score_groups(&groups);
-        let fused = state.progress.calibration.fuse(&groups, &scores, self.config);
+        let configured = self.config.weights.to_array();
+        let weights = tuned.fusion_weights.as_deref().unwrap_or(&configured);
+        let fused = state.progress.calibration.fuse(&groups, &scores, weights, self.config);
         let advantages = fused.advantages(&logps.k1(), state.progress.beta.0);
 
         let losses = self.losses(&state.model, parts, &advantages, step);
@@ -399,7 +405,8 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() {
             return Err(diverged("loss"));
         }
-        let rate = self.config.learning_rate * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
+        let peak = tuned.learning_rate.unwrap_or(self.config.learning_rate);
+        let rate = peak * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
         let (model, norm) = state.optimizer.step(state.model, grads, rate, &|_| 1.0);
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));

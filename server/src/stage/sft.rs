@@ -305,7 +305,8 @@ impl SftRun {
         if !loss.is_finite() {
             return Err(diverged("loss"));
         }
-        let lr = warmup_cosine(step, config.n_steps, config.n_warmup_steps, config.learning_rate);
+        let peak = ctx.observer.tuned(Stage::Sft, step).learning_rate.unwrap_or(config.learning_rate);
+        let lr = warmup_cosine(step, config.n_steps, config.n_warmup_steps, peak);
         let (model, norm) = self.optimizer.step(self.model, grads, lr, &|_| 1.0);
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));

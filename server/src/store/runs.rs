@@ -1,17 +1,9 @@
 //! Runs and their curves in the store.
 
 use super::{Store, StoreError};
+use beckon_shared::control::life::Wish;
 use beckon_shared::control::{CheckpointInfo, Metric, RunConfig, RunState, RunStatus, Stage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
-
-/// Something asked of a running run that it has not done yet; kept so that a restart does not forget it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// Save and wait.
-    Pause,
-    /// Save and end.
-    Cancel,
-}
 
 /// A run with what only the server needs.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +25,7 @@ fn number(id: &str) -> Option<i64> {
 
 fn state_word(state: RunState) -> &'static str {
     match state {
+        RunState::Draft => "draft",
         RunState::Queued => "queued",
         RunState::Running => "running",
         RunState::Paused => "paused",
@@ -47,15 +40,22 @@ fn status_json(status: &RunStatus) -> Result<String, StoreError> {
 }
 
 impl Store {
-    /// Adds a run in state `queued` over the records that are there now, and gives it its id.
+    /// Adds a run over the records that are there now, and gives it its id. A second one for the same entry of the audit
+    /// log is not added: the first is returned.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn add_run(&self, config: RunConfig, now_millis: i64) -> Result<RunStatus, StoreError> {
+    pub fn add_run(
+        &self,
+        config: RunConfig,
+        state: RunState,
+        now_millis: i64,
+        audit_id: Option<i64>,
+    ) -> Result<RunStatus, StoreError> {
         let mut status = RunStatus {
             id: String::new(),
             config,
-            state: RunState::Queued,
+            state,
             stage: None,
             step: 0,
             n_steps: 0,
@@ -63,13 +63,18 @@ impl Store {
             device: None,
             checkpoint: None,
             error: None,
+            changes: Vec::new(),
         };
         let mut writer = self.writer();
         let transaction = writer.transaction()?;
+        let sql = "SELECT status, wish, last_record_id FROM runs WHERE audit_id = ?1";
+        if let Some(there) = transaction.prepare_cached(sql)?.query_row([audit_id], raw_run).optional()? {
+            return Ok(parse_run(&there)?.status);
+        }
         transaction.execute(
-            "INSERT INTO runs (state, last_record_id, status) \
-             VALUES ('queued', (SELECT coalesce(max(id), 0) FROM records), '{}')",
-            [],
+            "INSERT INTO runs (state, last_record_id, status, audit_id) \
+             VALUES (?1, (SELECT coalesce(max(id), 0) FROM records), '{}', ?2)",
+            params![state_word(state), audit_id],
         )?;
         let number = transaction.last_insert_rowid();
         status.id = format!("r{number}");
@@ -131,24 +136,13 @@ impl Store {
         rows.map(|raw| parse_run(&raw?)).collect()
     }
 
-    /// Adds a point of a curve, or replaces it where a resumed stage takes the step again. Values that are not finite
-    /// are left out: neither JSON nor SQLite can hold them, and the stage that met one ends with an error of its own.
+    /// Removes a run with its curves; `false` where there is none.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn add_metric(&self, metric: &Metric) -> Result<(), StoreError> {
-        if !metric.value.is_finite() {
-            return Ok(());
-        }
-        let sql = "INSERT OR REPLACE INTO metrics (run_id, stage, step, name, value) VALUES (?1, ?2, ?3, ?4, ?5)";
-        self.journal().prepare_cached(sql)?.execute(params![
-            number(&metric.run_id),
-            stage_idx(metric.stage),
-            metric.step,
-            metric.name,
-            metric.value
-        ])?;
-        Ok(())
+    pub fn remove_run(&self, id: &str) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM runs WHERE id = ?1";
+        Ok(self.writer().prepare_cached(sql)?.execute([number(id)])? == 1)
     }
 
     /// The curves of a run, by stage and step.
@@ -172,6 +166,25 @@ impl Store {
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+}
+
+/// Adds a point of a curve, or replaces it where a resumed stage takes the step again. Values that are not finite are left
+/// out: neither JSON nor SQLite can hold them, and the stage that met one ends with an error of its own. So is the point of a
+/// run that was deleted meanwhile.
+pub(super) fn insert_metric(connection: &Connection, metric: &Metric) -> Result<(), StoreError> {
+    if !metric.value.is_finite() {
+        return Ok(());
+    }
+    let sql = "INSERT OR REPLACE INTO metrics (run_id, stage, step, name, value) \
+               SELECT id, ?2, ?3, ?4, ?5 FROM runs WHERE id = ?1";
+    connection.prepare_cached(sql)?.execute(params![
+        number(&metric.run_id),
+        stage_idx(metric.stage),
+        metric.step,
+        metric.name,
+        metric.value
+    ])?;
+    Ok(())
 }
 
 fn stage_idx(stage: Stage) -> usize {

@@ -8,7 +8,8 @@ use std::path::Path;
 /// "bckn": tells our files from those of other programs.
 const APPLICATION_ID: i64 = 0x62_63_6b_6e;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE records (
         id INTEGER PRIMARY KEY,
         source TEXT NOT NULL,
@@ -51,7 +52,89 @@ const MIGRATIONS: &[&str] = &["
         info TEXT NOT NULL
     ) STRICT;
     CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    -- the newest events, as they were sent
+    CREATE TABLE events (seq INTEGER PRIMARY KEY, json TEXT NOT NULL) STRICT;
+    CREATE TABLE tokens (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        role TEXT NOT NULL,
+        hash BLOB NOT NULL,
+        created_millis INTEGER NOT NULL,
+        expires_millis INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        time_millis INTEGER NOT NULL,
+        sender TEXT NOT NULL,
+        method TEXT NOT NULL,
+        path TEXT NOT NULL,
+        key TEXT,
+        digest TEXT NOT NULL,
+        body TEXT NOT NULL,
+        process INTEGER NOT NULL,
+        -- null until it was answered
+        status INTEGER,
+        -- body of the answer where a key may ask for it again
+        answer TEXT,
+        UNIQUE (sender, key)
+    ) STRICT;
+    -- so that a run whose request broke off is not made twice
+    ALTER TABLE runs ADD COLUMN audit_id INTEGER;
+    CREATE UNIQUE INDEX runs_by_audit ON runs (audit_id) WHERE audit_id IS NOT NULL;
+    CREATE TABLE checkpoint_notes (
+        id TEXT PRIMARY KEY,
+        note TEXT NOT NULL DEFAULT '',
+        evaluation TEXT NOT NULL DEFAULT '{}'
+    ) STRICT, WITHOUT ROWID;
+    -- a tag points to its newest row that was not undone
+    CREATE TABLE promotions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        tag TEXT NOT NULL,
+        checkpoint TEXT NOT NULL,
+        time_millis INTEGER NOT NULL,
+        sender TEXT NOT NULL,
+        undone INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX promotions_by_tag ON promotions (tag, seq);
+    CREATE TABLE experiments (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        status TEXT NOT NULL,
+        -- SHA-256 of the ingest key's secret
+        key_hash BLOB,
+        -- what earlier looks have shown
+        looks TEXT,
+        audit_id INTEGER UNIQUE
+    ) STRICT;
+    CREATE TABLE exposures (
+        experiment INTEGER NOT NULL REFERENCES experiments (id) ON DELETE CASCADE,
+        impression_id TEXT NOT NULL,
+        unit TEXT NOT NULL,
+        arm TEXT NOT NULL,
+        time_millis INTEGER NOT NULL,
+        n_slots INTEGER NOT NULL,
+        latency_millis REAL,
+        device_tier TEXT NOT NULL,
+        browser TEXT NOT NULL,
+        simulated INTEGER NOT NULL,
+        -- the exposure as it came: prompt, slate, propensities
+        json TEXT NOT NULL,
+        PRIMARY KEY (experiment, impression_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX exposures_by_unit ON exposures (experiment, unit);
+    CREATE TABLE clicks (
+        experiment INTEGER NOT NULL REFERENCES experiments (id) ON DELETE CASCADE,
+        impression_id TEXT NOT NULL,
+        slot INTEGER NOT NULL,
+        -- the arm that placed the suggestion, where arms are interleaved
+        arm TEXT,
+        time_millis INTEGER NOT NULL,
+        dwell_secs REAL,
+        PRIMARY KEY (experiment, impression_id, slot)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Brings the file to the newest schema, in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {

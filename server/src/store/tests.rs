@@ -3,6 +3,7 @@
 use super::*;
 use beckon_shared::click::{Counts, Impression, Record, Slot, Sourced};
 use beckon_shared::config::Preset;
+use beckon_shared::control::life::Wish;
 use beckon_shared::control::{CheckpointInfo, Metric, RunConfig, RunState, Stage};
 use beckon_shared::prompt::Prompt;
 
@@ -84,7 +85,7 @@ fn the_summary_counts_shown_slots_clicks_users_and_simulated_records() {
 fn the_store_outlives_its_process() {
     let (dir, store) = open();
     store.add_records(&[counts("x")]).expect("stored");
-    let mut status = store.add_run(RunConfig::preset(Preset::Tiny), 5).expect("stored");
+    let mut status = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 5, None).expect("stored");
     status.state = RunState::Running;
     store.set_run(&status, Some(Wish::Pause)).expect("stored");
     store.set_setting("theme", "dark").expect("stored");
@@ -101,7 +102,7 @@ fn the_store_outlives_its_process() {
 fn a_run_reads_the_log_as_it_was_when_asked_for() {
     let (_dir, store) = open();
     store.add_records(&[counts("x")]).expect("stored");
-    let id = store.add_run(RunConfig::preset(Preset::Tiny), 0).expect("stored").id;
+    let id = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored").id;
     store.add_records(&[counts("y")]).expect("stored");
     let run = store.run(&id).expect("read").expect("is there");
     assert_eq!(store.records_up_to(run.last_record_id).expect("read"), [counts("x")]);
@@ -110,10 +111,10 @@ fn a_run_reads_the_log_as_it_was_when_asked_for() {
 #[test]
 fn a_step_taken_again_replaces_its_metric_and_nan_is_left_out() {
     let (_dir, store) = open();
-    let run_id = store.add_run(RunConfig::preset(Preset::Tiny), 0).expect("stored").id;
+    let run_id = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored").id;
     let metric = |step, value| Metric { run_id: run_id.clone(), stage: Stage::Sft, step, name: "loss".into(), value };
     for point in [metric(1, 3.0), metric(2, 2.0), metric(2, 2.5), metric(3, f64::NAN)] {
-        store.add_metric(&point).expect("stored");
+        store.keep_events(&[], &[point]).expect("stored");
     }
     assert_eq!(store.metrics(&run_id).expect("read"), [metric(1, 3.0), metric(2, 2.5)]);
     assert_eq!(store.metrics("r99").expect("read"), []);
@@ -122,7 +123,7 @@ fn a_step_taken_again_replaces_its_metric_and_nan_is_left_out() {
 #[test]
 fn a_finished_run_and_its_checkpoint_are_stored_together() {
     let (_dir, store) = open();
-    let mut status = store.add_run(RunConfig::preset(Preset::Tiny), 0).expect("stored");
+    let mut status = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored");
     let info = CheckpointInfo {
         id: "ab".into(),
         name: "tiny".into(),
@@ -141,7 +142,7 @@ fn a_finished_run_and_its_checkpoint_are_stored_together() {
 #[test]
 fn ids_that_are_not_ours_find_nothing() {
     let (_dir, store) = open();
-    store.add_run(RunConfig::preset(Preset::Tiny), 0).expect("stored");
+    store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored");
     for id in ["1", "r01", "r-1", "r1 ", "../r1", "r", ""] {
         assert_eq!(store.run(id).expect("read"), None, "{id:?}");
     }

@@ -26,7 +26,7 @@ impl Bench {
     fn start(&self, runner: Box<Runner>) -> Trainer {
         let store = Arc::clone(&self.store);
         let (catalog, _) = Catalog::open(&self.dir.path().join("checkpoints"), &store, None).expect("a fresh catalog");
-        let events = Arc::new(Events::new(0));
+        let events = Arc::new(Events::open(Arc::clone(&store), 0).expect("opens"));
         Trainer::start(store, events, Arc::new(catalog), self.dir.path().join("runs"), runner).expect("starts")
     }
 }
@@ -77,14 +77,14 @@ fn saved_step(path: &Path) -> usize {
 fn a_run_pauses_resumes_and_is_cancelled_at_a_step() {
     let bench = Bench::new();
     let trainer = bench.start(Box::new(stepper));
-    let id = trainer.submit(config()).expect("queued").id;
+    let id = trainer.submit(config(), false, None).expect("queued").id;
     wait_for(&trainer, &id, RunState::Running);
-    trainer.command(&id, RunCommand::Pause).expect("possible");
+    trainer.command(&id, RunCommand::Pause, false).expect("possible");
     wait_for(&trainer, &id, RunState::Paused);
     assert_eq!(bench.store.run(&id).expect("read").expect("is there").status.state, RunState::Paused);
     let at_pause = saved_step(&trainer.run_dir(&id));
-    assert_eq!(trainer.command(&id, RunCommand::Resume).expect("possible").state, RunState::Running);
-    trainer.command(&id, RunCommand::Cancel).expect("possible");
+    assert_eq!(trainer.command(&id, RunCommand::Resume, false).expect("possible").state, RunState::Running);
+    trainer.command(&id, RunCommand::Cancel, false).expect("possible");
     wait_for(&trainer, &id, RunState::Cancelled);
     assert!(saved_step(&trainer.run_dir(&id)) >= at_pause);
 }
@@ -93,22 +93,22 @@ fn a_run_pauses_resumes_and_is_cancelled_at_a_step() {
 fn what_a_state_does_not_allow_is_refused() {
     let bench = Bench::new();
     let trainer = bench.start(Box::new(stepper));
-    let id = trainer.submit(config()).expect("queued").id;
+    let id = trainer.submit(config(), false, None).expect("queued").id;
     let check = |id: &str, command| {
-        let error = trainer.command(id, command).expect_err("not possible in this state");
+        let error = trainer.command(id, command, false).expect_err("not possible in this state");
         assert!(matches!(error, TrainerError::NotPossible { .. }), "{error}");
     };
     wait_for(&trainer, &id, RunState::Running);
     check(&id, RunCommand::Resume);
-    trainer.command(&id, RunCommand::Pause).expect("possible");
+    trainer.command(&id, RunCommand::Pause, false).expect("possible");
     wait_for(&trainer, &id, RunState::Paused);
     check(&id, RunCommand::Pause);
-    trainer.command(&id, RunCommand::Cancel).expect("possible");
+    trainer.command(&id, RunCommand::Cancel, false).expect("possible");
     wait_for(&trainer, &id, RunState::Cancelled);
     for command in [RunCommand::Pause, RunCommand::Resume, RunCommand::Cancel] {
         check(&id, command);
     }
-    assert!(matches!(trainer.command("r77", RunCommand::Pause), Err(TrainerError::Unknown { .. })));
+    assert!(matches!(trainer.command("r77", RunCommand::Pause, false), Err(TrainerError::Unknown { .. })));
     assert!(matches!(trainer.status("../r1"), Err(TrainerError::Unknown { .. })));
 }
 
@@ -116,28 +116,29 @@ fn what_a_state_does_not_allow_is_refused() {
 fn the_queue_has_a_limit_and_a_cancelled_run_makes_room() {
     let bench = Bench::new();
     let trainer = bench.start(Box::new(stepper));
-    let first = trainer.submit(config()).expect("queued").id;
+    let first = trainer.submit(config(), false, None).expect("queued").id;
     wait_for(&trainer, &first, RunState::Running);
-    let waiting: Vec<String> = (0..MAX_QUEUED).map(|_| trainer.submit(config()).expect("room").id).collect();
-    assert!(matches!(trainer.submit(config()), Err(TrainerError::QueueFull)));
-    let cancelled = trainer.command(&waiting[3], RunCommand::Cancel).expect("possible");
+    let waiting: Vec<String> =
+        (0..MAX_QUEUED).map(|_| trainer.submit(config(), false, None).expect("room").id).collect();
+    assert!(matches!(trainer.submit(config(), false, None), Err(TrainerError::QueueFull)));
+    let cancelled = trainer.command(&waiting[3], RunCommand::Cancel, false).expect("possible");
     assert_eq!(cancelled.state, RunState::Cancelled);
-    assert_eq!(trainer.submit(config()).expect("room again").state, RunState::Queued);
+    assert_eq!(trainer.submit(config(), false, None).expect("room again").state, RunState::Queued);
 }
 
 #[test]
 fn a_paused_run_lets_another_go_ahead_and_goes_on_later() {
     let bench = Bench::new();
     let trainer = bench.start(Box::new(stepper));
-    let first = trainer.submit(config()).expect("queued").id;
+    let first = trainer.submit(config(), false, None).expect("queued").id;
     wait_for(&trainer, &first, RunState::Running);
-    trainer.command(&first, RunCommand::Pause).expect("possible");
+    trainer.command(&first, RunCommand::Pause, false).expect("possible");
     wait_for(&trainer, &first, RunState::Paused);
-    let second = trainer.submit(config()).expect("queued").id;
+    let second = trainer.submit(config(), false, None).expect("queued").id;
     wait_for(&trainer, &second, RunState::Running);
     assert_eq!(trainer.status(&first).expect("is there").state, RunState::Paused);
-    assert_eq!(trainer.command(&first, RunCommand::Resume).expect("possible").state, RunState::Queued);
-    trainer.command(&second, RunCommand::Cancel).expect("possible");
+    assert_eq!(trainer.command(&first, RunCommand::Resume, false).expect("possible").state, RunState::Queued);
+    trainer.command(&second, RunCommand::Cancel, false).expect("possible");
     wait_for(&trainer, &first, RunState::Running);
 }
 
@@ -153,7 +154,7 @@ fn a_panic_or_an_error_fails_the_run_and_the_next_one_runs() {
             _ => stepper(job, observer),
         }
     }));
-    let ids: Vec<String> = (0..3).map(|_| trainer.submit(config()).expect("queued").id).collect();
+    let ids: Vec<String> = (0..3).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
     let error = wait_for(&trainer, &ids[0], RunState::Failed).error.unwrap_or_default();
     assert!(error.contains("tensor q_proj has shape [1]"), "{error}");
     assert_eq!(wait_for(&trainer, &ids[1], RunState::Failed).error.as_deref(), Some("sft has no data"));
@@ -164,19 +165,19 @@ fn a_panic_or_an_error_fails_the_run_and_the_next_one_runs() {
 fn after_a_restart_running_and_queued_runs_go_on_and_paused_ones_wait() {
     let bench = Bench::new();
     let trainer = bench.start(Box::new(stepper));
-    let paused = trainer.submit(config()).expect("queued").id;
+    let paused = trainer.submit(config(), false, None).expect("queued").id;
     wait_for(&trainer, &paused, RunState::Running);
-    trainer.command(&paused, RunCommand::Pause).expect("possible");
+    trainer.command(&paused, RunCommand::Pause, false).expect("possible");
     wait_for(&trainer, &paused, RunState::Paused);
-    let running = trainer.submit(config()).expect("queued").id;
+    let running = trainer.submit(config(), false, None).expect("queued").id;
     wait_for(&trainer, &running, RunState::Running);
-    let queued = trainer.submit(config()).expect("queued").id;
+    let queued = trainer.submit(config(), false, None).expect("queued").id;
     while trainer.status(&running).expect("is there").step < 3 {
         std::thread::sleep(Duration::from_millis(2));
     }
     trainer.stop();
     trainer.join();
-    assert!(matches!(trainer.submit(config()), Err(TrainerError::Stopping)));
+    assert!(matches!(trainer.submit(config(), false, None), Err(TrainerError::Stopping)));
     let state = |id: &str| bench.store.run(id).expect("read").expect("is there").status.state;
     assert_eq!(
         [&paused, &running, &queued].map(|id| state(id)),
@@ -197,7 +198,7 @@ fn after_a_restart_running_and_queued_runs_go_on_and_paused_ones_wait() {
         std::thread::sleep(Duration::from_millis(2));
     }
     assert_eq!(trainer.status(&paused).expect("is there").state, RunState::Paused);
-    trainer.command(&running, RunCommand::Cancel).expect("possible");
+    trainer.command(&running, RunCommand::Cancel, false).expect("possible");
     wait_for(&trainer, &queued, RunState::Running);
 }
 
@@ -209,9 +210,13 @@ fn a_finished_run_offers_its_checkpoint() {
     let trainer = bench.start(Box::new(move |job: &Job, _: &mut dyn Observer| {
         let checkpoint_path = job.dir.join("out.beckon");
         std::fs::write(&checkpoint_path, &file).expect("written");
-        Ok(Product { checkpoint_path, checkpoint: crate::catalog::tests::info(&checkpoint, n_bytes) })
+        Ok(Product {
+            checkpoint_path,
+            checkpoint: crate::catalog::tests::info(&checkpoint, n_bytes),
+            evaluation: BTreeMap::new(),
+        })
     }));
-    let run = trainer.submit(config()).expect("queued").id;
+    let run = trainer.submit(config(), false, None).expect("queued").id;
     let status = wait_for(&trainer, &run, RunState::Finished);
     assert_eq!(status.checkpoint.as_deref(), Some(id.as_str()));
     assert_eq!(trainer.shared.catalog.infos()[0].run_id, Some(run.clone()));
@@ -227,9 +232,13 @@ fn a_run_whose_checkpoint_is_damaged_fails() {
         file[9000] ^= 4;
         let checkpoint_path = job.dir.join("out.beckon");
         std::fs::write(&checkpoint_path, &file).expect("written");
-        Ok(Product { checkpoint_path, checkpoint: crate::catalog::tests::info(&id, file.len()) })
+        Ok(Product {
+            checkpoint_path,
+            checkpoint: crate::catalog::tests::info(&id, file.len()),
+            evaluation: BTreeMap::new(),
+        })
     }));
-    let run = trainer.submit(config()).expect("queued").id;
+    let run = trainer.submit(config(), false, None).expect("queued").id;
     let error = wait_for(&trainer, &run, RunState::Failed).error.unwrap_or_default();
     assert!(error.contains("SHA-256"), "{error}");
     assert_eq!(trainer.shared.catalog.infos(), []);
@@ -239,7 +248,7 @@ fn a_run_whose_checkpoint_is_damaged_fails() {
 fn a_wish_that_a_dying_process_left_is_done_at_the_next_start() {
     let bench = Bench::new();
     let with = |state, wish| {
-        let mut status = bench.store.add_run(config(), 0).expect("stored");
+        let mut status = bench.store.add_run(config(), RunState::Queued, 0, None).expect("stored");
         status.state = state;
         bench.store.set_run(&status, wish).expect("stored");
         status.id
@@ -262,7 +271,7 @@ fn curves_and_progress_reach_store_and_listeners() {
         assert!(!std::mem::replace(&mut done, true), "one run only");
         Err(RunError::Failed("enough".into()))
     }));
-    let id = trainer.submit(config()).expect("queued").id;
+    let id = trainer.submit(config(), false, None).expect("queued").id;
     let status = wait_for(&trainer, &id, RunState::Failed);
     assert_eq!((status.stage, status.step, status.n_steps), (Some(Stage::Sft), 2, 2));
     assert_eq!(status.device.as_deref(), Some("cpu (test)"));

@@ -2,7 +2,8 @@
 
 use super::Shared;
 use crate::stage::{Control, Observer};
-use crate::store::Wish;
+use beckon_shared::control::life::Wish;
+use beckon_shared::control::tuning::{self, Change, Moment, Tuned};
 use beckon_shared::control::{Event, Metric, RunState, Stage};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ impl<'a> Watch<'a> {
         if let Err(error) = result
             && !std::mem::replace(&mut self.complained, true)
         {
-            eprintln!("beckon: curves are not stored: {error}");
+            tracing::error!(%error, "progress is not stored");
         }
     }
 }
@@ -46,21 +47,47 @@ impl Observer for Watch<'_> {
             self.told = Some(Instant::now());
             // under the lock, so that it cannot overwrite what a command stores
             stored = self.shared.store.set_progress(status);
-            self.shared.events.announce(Event::Run(status.clone()));
+            self.shared.events.announce(&Event::Run(status.clone()));
         }
         drop(board);
         self.complain(stored);
         if value.is_finite() {
-            let stored = self.shared.store.add_metric(&metric);
-            self.complain(stored);
-            self.shared.events.announce(Event::Metric(metric));
+            self.shared.events.point(metric);
         }
     }
 
     fn log(&mut self, text: &str) {
         let board = self.shared.board();
-        let id = board.active.as_ref().map_or("", |active| active.status.id.as_str());
-        eprintln!("beckon: {id}: {text}");
+        let run_id = board.active.as_ref().map_or_else(String::new, |active| active.status.id.clone());
+        drop(board);
+        tracing::info!(run = %run_id, "{text}");
+        self.shared.events.announce(&Event::Line { run_id, text: text.to_owned() });
+    }
+
+    fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
+        let mut board = self.shared.board();
+        let Some(active) = &mut board.active else { return Tuned::default() };
+        let now = Moment { stage, step };
+        if active.status.changes.iter().any(|change| change.at.is_none()) {
+            // stored before it takes effect: a process that dies in between takes it up at this very step again
+            let mut status = active.status.clone();
+            tuning::take_effect(&mut status.changes, now);
+            let settled = self.shared.settle(&status, active.wish);
+            match settled {
+                Ok(()) => active.status = status,
+                Err(error) => {
+                    let tuned = tuning::tuned(&active.status.changes, now);
+                    drop(board);
+                    self.complain(Err(error));
+                    return tuned;
+                }
+            }
+        }
+        tuning::tuned(&active.status.changes, now)
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.shared.board().active.as_ref().map_or_else(Vec::new, |active| active.status.changes.clone())
     }
 
     fn device(&mut self, description: &str) {
@@ -68,7 +95,7 @@ impl Observer for Watch<'_> {
         let Some(active) = &mut board.active else { return };
         active.status.device = Some(description.to_owned());
         let stored = self.shared.store.set_progress(&active.status);
-        self.shared.events.announce(Event::Run(active.status.clone()));
+        self.shared.events.announce(&Event::Run(active.status.clone()));
         drop(board);
         self.complain(stored);
     }
@@ -101,7 +128,7 @@ impl Observer for Watch<'_> {
                 active.status.state = RunState::Paused;
                 if let Err(error) = self.shared.settle(&active.status, None) {
                     // the wish is still stored, so a restart finds the run paused all the same
-                    eprintln!("beckon: the pause could not be stored: {error}");
+                    tracing::error!(%error, "the pause could not be stored");
                     self.shared.announce(&active.status);
                 }
             } else if active.status.state == RunState::Running {

@@ -19,7 +19,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     }
     // an id outside the table reads its last row, as in the twin
     let table_row = min(ids[row], params.n_table_rows - 1u);
-    let values = octet_at(table_row * octets + id.x);
+    let column = table_row % TILE;
+    let block = table_row / TILE * (octets / OCTETS) + id.x / OCTETS;
+    let values = octet_at(block, id.x % OCTETS, column, scale_at(block, column));
     let at = (row * octets + id.x) * 2u;
     out[at] = values.lo;
     out[at + 1u] = values.hi;

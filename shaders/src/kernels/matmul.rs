@@ -1,5 +1,6 @@
 //! Product with a weight matrix in any format, optionally added to what is there (the residual).
 
+use super::product::Tiling;
 use crate::kernel::{Access, KernelSpec};
 use crate::math::dot_of_blocks;
 use crate::weight::{WeightFormat, WeightView};
@@ -8,21 +9,10 @@ use bytemuck::{Pod, Zeroable};
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "matmul",
-    source: concat!(include_str!("dequantize.wgsl"), include_str!("matmul.wgsl")),
+    source: concat!(include_str!("dequantize.wgsl"), include_str!("product.wgsl"), include_str!("matmul.wgsl")),
     bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite], // quants, scales, x, out
     params_bytes: size_of::<MatmulParams>(),
 };
-
-/// Values of the override `ROWS`: rows a workgroup takes.
-pub const ROWS: [u32; 3] = [1, 4, 8];
-
-/// Outputs of a workgroup.
-const OUTPUTS: u32 = 32;
-
-/// Index in [`ROWS`] of the variant for `n_rows` rows.
-pub fn variant_for(n_rows: usize) -> usize {
-    ROWS.iter().position(|rows| n_rows <= *rows as usize).unwrap_or(ROWS.len() - 1)
-}
 
 /// Parameters of [`matmul`].
 #[repr(C)]
@@ -45,9 +35,9 @@ pub struct MatmulParams {
 const _: () = assert!(size_of::<MatmulParams>() == 24);
 
 impl MatmulParams {
-    /// Extent of the dispatch of the variant with `rows` rows a workgroup.
-    pub fn workgroups(&self, rows: u32) -> [u32; 2] {
-        [self.n_outputs.div_ceil(OUTPUTS), self.n_rows.div_ceil(rows)]
+    /// Extent of the dispatch.
+    pub fn workgroups(&self, tiling: &Tiling) -> [u32; 2] {
+        tiling.workgroups(self.n_rows, self.n_outputs, tiling.outputs)
     }
 }
 

@@ -1,20 +1,10 @@
-//! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467).
+//! Root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467); on a GPU a part of
+//! `norm_matmul`, `norm_gate_up` and `norm_rows`.
 
-use crate::kernel::{Access, KernelSpec};
 use crate::math::dot;
-use bytemuck::{Pod, Zeroable};
-
-/// The kernel.
-pub const SPEC: KernelSpec = KernelSpec {
-    name: "rms_norm",
-    source: include_str!("rms_norm.wgsl"),
-    bindings: &[Access::Read, Access::Read, Access::ReadWrite], // x, weight, out
-    params_bytes: size_of::<RmsNormParams>(),
-};
 
 /// Parameters of [`rms_norm`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy)]
 pub struct RmsNormParams {
     /// R.
     pub n_rows: u32,
@@ -22,15 +12,6 @@ pub struct RmsNormParams {
     pub cols: u32,
     /// Added to the mean square.
     pub eps: f32,
-}
-
-const _: () = assert!(size_of::<RmsNormParams>() == 12);
-
-impl RmsNormParams {
-    /// Extent of the dispatch.
-    pub fn workgroups(&self) -> [u32; 2] {
-        [self.n_rows, 1]
-    }
 }
 
 /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`; x and out `[R, C]`, weight `[C]`.

@@ -1,34 +1,14 @@
-//! The gated activation of SwiGLU (Shazeer 2020, arXiv:2002.05202).
+//! The gated activation of SwiGLU (Shazeer 2020, arXiv:2002.05202); on a GPU a part of `norm_gate_up`.
 
-use crate::kernel::{Access, KernelSpec};
 use crate::math::exp;
-use bytemuck::{Pod, Zeroable};
-
-/// The kernel.
-pub const SPEC: KernelSpec = KernelSpec {
-    name: "silu_mul",
-    source: include_str!("silu_mul.wgsl"),
-    bindings: &[Access::Read, Access::ReadWrite], // gate_up, out
-    params_bytes: size_of::<SiluMulParams>(),
-};
 
 /// Parameters of [`silu_mul`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy)]
 pub struct SiluMulParams {
     /// R.
     pub n_rows: u32,
     /// F, a multiple of 4.
     pub cols: u32,
-}
-
-const _: () = assert!(size_of::<SiluMulParams>() == 8);
-
-impl SiluMulParams {
-    /// Extent of the dispatch.
-    pub fn workgroups(&self) -> [u32; 2] {
-        [(self.cols / 4).div_ceil(64), self.n_rows]
-    }
 }
 
 /// `out[r, f] = silu(gate[r, f]) * up[r, f]` with `silu(z) = z / (1 + exp(-z))`; gate_up `[R, 2 F]`, out `[R, F]`.

@@ -1,7 +1,7 @@
 //! Bytes of a checkpoint: layout and encoding, and decoding that believes nothing before it is checked.
 
 use super::{CHUNK_BYTES, Checkpoint, CheckpointError, FORMAT_VERSION, Manifest, TensorEntry};
-use super::{check_reward, check_tokenizer, expected_tensors};
+use super::{check_reward, check_tokenizer, expected_tensors, policy_tensors};
 use crate::digest::{hex, sha256, sha256_hex};
 use crate::quant::Matrix;
 use crate::tokenizer::Tokenizer;
@@ -87,7 +87,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, CheckpointError> {
     // the version first: a manifest of another version need not parse
     let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| manifest_error("header", e.to_string()))?;
     let version = &value["format_version"];
-    if *version != FORMAT_VERSION {
+    if !version.as_u64().is_some_and(|version| (1..=u64::from(FORMAT_VERSION)).contains(&version)) {
         return Err(CheckpointError::UnknownVersion { got: version.to_string() });
     }
     let manifest: Manifest = serde_json::from_value(value).map_err(|e| manifest_error("header", e.to_string()))?;
@@ -97,7 +97,12 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, CheckpointError> {
 
 fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
     manifest.model.validate()?;
-    check_reward(&manifest.reward, &manifest.model)?;
+    if let Some(reward) = &manifest.reward {
+        check_reward(reward, &manifest.model)?;
+    }
+    if manifest.format_version == 1 && (manifest.reward.is_none() || manifest.prompt_format.is_some()) {
+        return Err(manifest_error("format_version", "format 1 has a reward model and no prompt format"));
+    }
     if manifest.payload_bytes > MAX_PAYLOAD_BYTES {
         return Err(manifest_error(
             "payload_bytes",
@@ -131,8 +136,11 @@ fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
 
 /// Names, shapes and sizes against the network.
 fn check_tensors(manifest: &Manifest) -> Result<(), CheckpointError> {
-    let mut expected: BTreeMap<_, _> =
-        expected_tensors(&manifest.model, manifest.reward.feature_dims).into_iter().collect();
+    let expected = match &manifest.reward {
+        Some(reward) => expected_tensors(&manifest.model, reward.feature_dims),
+        None => policy_tensors(&manifest.model),
+    };
+    let mut expected: BTreeMap<_, _> = expected.into_iter().collect();
     for entry in &manifest.tensors {
         let name = entry.name.clone();
         let Some(want) = expected.remove(&name) else { return Err(CheckpointError::UnknownTensor { name }) };
@@ -208,7 +216,8 @@ impl Header {
         let tokenizer_json = std::str::from_utf8(slice(manifest.tokenizer))
             .map_err(|e| manifest_error("tokenizer", e.to_string()))?
             .to_owned();
-        check_tokenizer(&Tokenizer::from_json(&tokenizer_json)?, &manifest.model)?;
+        let tokenizer = Tokenizer::from_parts(&tokenizer_json, manifest.prompt_format.as_ref())?;
+        check_tokenizer(&tokenizer, &manifest.model)?;
         let mut tensors = BTreeMap::new();
         for entry in &manifest.tensors {
             let name = entry.name.clone();

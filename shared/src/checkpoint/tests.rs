@@ -174,12 +174,92 @@ fn unknown_versions_say_so() {
     let file = build(&Preset::Tiny.model()).encode().unwrap();
     let mut later = file.clone();
     later[7] = b'2';
-    for bytes in [later, forge(&file, |m| m["format_version"] = 2.into())] {
+    let versions = [3.into(), 0.into(), (-1).into(), "2".into(), serde_json::Value::Null];
+    let forged = versions.map(|version| forge(&file, |m| m["format_version"] = version));
+    for bytes in std::iter::once(later).chain(forged) {
         let text = Checkpoint::decode(&bytes).unwrap_err().to_string();
-        assert!(text.contains("is unknown: this program reads format 1"), "{text}");
+        assert!(text.contains("is unknown: this program reads formats up to 2"), "{text}");
     }
     let error = Checkpoint::decode(b"PK\x03\x04 something else").unwrap_err();
     assert!(matches!(error, CheckpointError::NotACheckpoint { .. }), "{error}");
+}
+
+fn policy_alone(model: &ModelConfig, tokenizer: &Tokenizer) -> Result<Checkpoint, CheckpointError> {
+    let pack = |(name, tensor): (String, DenseTensor)| {
+        let format = if tensor.shape.len() == 1 { BlockFormat::F32 } else { BlockFormat::Q4 };
+        (name, Matrix::from_dense(&tensor, format).unwrap())
+    };
+    let policy = tensors(model).0.into_iter().map(pack).collect();
+    Checkpoint::from_policy(PolicyParts { name: "alone".into(), model, lineage: lineage(), tokenizer }, policy)
+}
+
+#[test]
+fn a_policy_alone_is_a_checkpoint_of_format_2() {
+    let model = Preset::Tiny.model();
+    let alone = policy_alone(&model, &tokenizer()).unwrap();
+    let file = alone.encode().unwrap();
+    let back = Checkpoint::decode(&file).unwrap();
+    assert_eq!((&back.id, &back.tensors), (&alone.id, &alone.tensors));
+    assert_eq!((back.manifest.format_version, &back.manifest.reward), (2, &None));
+    assert!(back.dense("reward").is_empty() && !back.dense("policy").is_empty());
+    // with both networks and our own format the file stays one that the first programs read
+    assert_eq!(build(&model).manifest.format_version, 1);
+    let error = Checkpoint::decode(&forge(&file, |m| m["format_version"] = 1.into())).unwrap_err().to_string();
+    assert!(error.contains("format 1 has a reward model"), "{error}");
+    let invented = |m: &mut serde_json::Value| {
+        m["reward"] = serde_json::json!({"variance_floor": 0.01, "feature_dims": 4, "kappa": 1.0});
+    };
+    let error = Checkpoint::decode(&forge(&file, invented)).unwrap_err();
+    assert!(matches!(error, CheckpointError::MissingTensor { .. }), "{error}");
+}
+
+#[test]
+fn a_prompt_format_goes_with_the_tokenizer() {
+    let model = Preset::Tiny.model();
+    let json = tokenizer().to_json().replace("<|end|>", "<|im_end|>");
+    let format = PromptFormat { end: "<|im_end|>".into(), ..PromptFormat::own() };
+    let foreign = Tokenizer::pretrained(&json, format.clone()).unwrap();
+    assert_ne!(
+        foreign.hash(),
+        Tokenizer::pretrained(&json, PromptFormat { begin: "a".into(), ..format.clone() }).unwrap().hash()
+    );
+    let file = policy_alone(&model, &foreign).unwrap().encode().unwrap();
+    let back = Checkpoint::decode(&file).unwrap();
+    assert_eq!(back.manifest.prompt_format, Some(format));
+    assert_eq!(back.tokenizer().unwrap().encode_suggestion("rice"), foreign.encode_suggestion("rice"));
+    let error = Checkpoint::decode(&forge(&file, |m| m["prompt_format"]["end"] = "rice".into())).unwrap_err();
+    assert!(error.to_string().contains("\"rice\" ends a suggestion"), "{error}");
+    let error =
+        Checkpoint::decode(&forge(&file, |m| drop(m.as_object_mut().unwrap().remove("prompt_format")))).unwrap_err();
+    assert!(matches!(error, CheckpointError::Tokenizer(TokenizerError::SpecialToken { .. })), "{error}");
+}
+
+#[test]
+fn policies_that_do_not_fit_are_refused() {
+    let model = Preset::Tiny.model();
+    let tokenizer = tokenizer();
+    let whole: BTreeMap<String, Matrix> = policy_alone(&model, &tokenizer)
+        .unwrap()
+        .tensors
+        .into_iter()
+        .map(|(name, matrix)| (name["policy.".len()..].to_owned(), matrix))
+        .collect();
+    let make = |edit: &dyn Fn(&mut BTreeMap<String, Matrix>)| {
+        let mut policy = whole.clone();
+        edit(&mut policy);
+        let parts = PolicyParts { name: String::new(), model: &model, lineage: lineage(), tokenizer: &tokenizer };
+        Checkpoint::from_policy(parts, policy).map(|c| c.id)
+    };
+    assert!(make(&|_| ()).is_ok());
+    let norm = "model.norm.weight";
+    let refused = make(&|p| _ = p.remove(norm)).unwrap_err();
+    assert!(matches!(refused, CheckpointError::MissingTensor { .. }), "{refused}");
+    let refused = make(&|p| _ = p.insert("lm_head.weight".into(), whole[norm].clone())).unwrap_err();
+    assert!(matches!(refused, CheckpointError::UnknownTensor { .. }), "{refused}");
+    let refused = make(&|p| _ = p.insert(norm.into(), whole["model.layers.0.mlp.up_proj.weight"].clone())).unwrap_err();
+    assert!(matches!(refused, CheckpointError::WrongShape { .. }), "{refused}");
+    let refused = make(&|p| p.get_mut(norm).unwrap().quants[0] = f32::NAN.to_bits()).unwrap_err();
+    assert!(matches!(refused, CheckpointError::NotFinite { .. }), "{refused}");
 }
 
 #[test]

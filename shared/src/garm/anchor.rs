@@ -84,6 +84,13 @@ pub fn gaussian_ctr_nll(reward: Gaussian, logit_ctr: f64, logit_variance: f64) -
     }
 }
 
+/// (v + m)^exponent, to be multiplied onto [`gaussian_ctr_nll`] without a gradient of its own (beta-NLL, Seitzer
+/// et al. 2022; method B.2.4 C uses ½): stops easy points from dominating. 0 is the plain likelihood, 1 the
+/// squared error.
+pub fn beta_nll_weight(total_variance: f64, exponent: f64) -> f64 {
+    total_variance.powf(exponent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +174,16 @@ mod tests {
             let d_log_variance = (at(mu, v * h.exp()) - at(mu, v * (-h).exp())) / (2.0 * h);
             assert_close("CTR dlog v", got.d_log_variance, d_log_variance, tol);
         }
+    }
+
+    #[test]
+    fn a_beta_of_one_makes_the_mean_gradient_that_of_a_squared_error() {
+        let (l, m) = (-2.0, 0.07);
+        for v in [0.1, 1.0, 9.0] {
+            let got = gaussian_ctr_nll(Gaussian::new(-1.0, v), l, m).d_mean;
+            assert_close("squared error", beta_nll_weight(v + m, 1.0) * got, 1.0, 1e-12);
+            assert_close("plain", beta_nll_weight(v + m, 0.0), 1.0, 0.0);
+        }
+        assert_close("half", beta_nll_weight(4.0, 0.5), 2.0, 1e-12);
     }
 }

@@ -5,6 +5,97 @@
 
 use super::Gaussian;
 use super::normal::{log_phi, normal_quantile};
+use serde::{Deserialize, Serialize};
+
+/// What RL maximises of a reward distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum EffectiveReward {
+    /// mu - k_al sigma_al - k_ep sigma_ep: the default.
+    #[default]
+    Penalised,
+    /// mu.
+    Mean,
+    /// mu - k sigma.
+    LowerBound {
+        /// k >= 0.
+        k: f64,
+    },
+    /// mu + Φ⁻¹(q) sigma; a low q is pessimistic.
+    Quantile {
+        /// 0 < q < 1.
+        q: f64,
+    },
+    /// Entropic value mu - v/(2 beta).
+    KlDro {
+        /// beta > 0; small is pessimistic.
+        beta: f64,
+    },
+    /// mu - lambda v, as of an ensemble of that variance.
+    VariancePenalty {
+        /// lambda >= 0.
+        lambda: f64,
+    },
+    /// P(r > r_ref) against a reference suggestion: bounded and centred. Grows with v where mu < mu_ref, so it
+    /// suits references that are usually beaten.
+    WinProbability,
+}
+
+/// GaRM's answer for one suggestion with its two spreads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpreadReward {
+    /// mu.
+    pub mean: f64,
+    /// sigma_al.
+    pub aleatoric_std: f64,
+    /// sigma_ep.
+    pub epistemic_std: f64,
+}
+
+impl SpreadReward {
+    /// N(mu, (k_al sigma_al)² + (k_ep sigma_ep)²): the penalties say how much of each spread counts.
+    pub fn gaussian(self, aleatoric_penalty: f64, epistemic_penalty: f64) -> Gaussian {
+        let spread = (aleatoric_penalty * self.aleatoric_std).hypot(epistemic_penalty * self.epistemic_std);
+        Gaussian::new(self.mean, spread * spread)
+    }
+}
+
+impl EffectiveReward {
+    /// The number to maximise. All but [`EffectiveReward::Penalised`] and [`EffectiveReward::Mean`] see the
+    /// spread of [`SpreadReward::gaussian`]; `reference` is read by the win probability alone.
+    pub fn value(
+        self,
+        reward: SpreadReward,
+        aleatoric_penalty: f64,
+        epistemic_penalty: f64,
+        reference: Gaussian,
+    ) -> f64 {
+        let gaussian = reward.gaussian(aleatoric_penalty, epistemic_penalty);
+        match self {
+            Self::Penalised => {
+                penalised(reward.mean, reward.aleatoric_std, reward.epistemic_std, aleatoric_penalty, epistemic_penalty)
+            }
+            Self::Mean => reward.mean,
+            Self::LowerBound { k } => lower_confidence_bound(gaussian, k),
+            Self::Quantile { q } => quantile(gaussian, q),
+            Self::KlDro { beta } => kl_dro(gaussian, beta),
+            Self::VariancePenalty { lambda } => gaussian.mean - lambda * gaussian.variance,
+            Self::WinProbability => win_probability(gaussian, reference),
+        }
+    }
+
+    /// What is wrong with its constant, if anything: name, value and what was expected.
+    pub fn fault(self) -> Option<(&'static str, f64, &'static str)> {
+        let fault = |ok: bool, name, value, expected| (!ok).then_some((name, value, expected));
+        match self {
+            Self::Penalised | Self::Mean | Self::WinProbability => None,
+            Self::LowerBound { k } => fault((0.0..=100.0).contains(&k), "k", k, "0 to 100"),
+            Self::Quantile { q } => fault(q > 0.0 && q < 1.0, "q", q, "above 0, below 1"),
+            Self::KlDro { beta } => fault(beta > 0.0 && beta.is_finite(), "beta", beta, "above 0"),
+            Self::VariancePenalty { lambda } => fault((0.0..=100.0).contains(&lambda), "lambda", lambda, "0 to 100"),
+        }
+    }
+}
 
 /// mu - k_al sigma_al - k_ep sigma_ep, the reward that RL uses (component r1).
 pub fn penalised(
@@ -50,24 +141,4 @@ pub fn worst_case(members: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::assert_close;
-
-    #[test]
-    fn oracle_t4() {
-        let reward = Gaussian::new(0.8, 0.25);
-        for (k, want) in [(0.5, 0.55), (1.0, 0.3), (2.0, -0.2)] {
-            assert_close("LCB", lower_confidence_bound(reward, k), want, 1e-12);
-        }
-        for (beta, want) in [(0.25, 0.3), (0.5, 0.55), (1.0, 0.675)] {
-            assert_close("KL-DRO", kl_dro(reward, beta), want, 1e-12);
-        }
-        for (q, want) in [(0.05, -0.022426813), (0.1, 0.159224217), (0.25, 0.462755125)] {
-            assert_close("quantile", quantile(reward, q), want, 1e-9);
-        }
-        assert_close("win", win_probability(reward, Gaussian::new(0.1, 0.16)), 0.862850586, 1e-9);
-        assert_close("UWO", uncertainty_weighted(&[1.0, 1.5, 0.2], 0.5), 0.756666667, 1e-9);
-        assert_close("WCO", worst_case(&[1.0, 1.5, 0.2]), 0.2, 1e-12);
-    }
-}
+mod tests;

@@ -50,6 +50,26 @@ pub fn pair_nll(chosen: Gaussian, rejected: Gaussian, label: f64, weight: f64) -
     }
 }
 
+/// [`pair_nll`] of an *observed order* of two noisy measurements: the first came out higher, though each was
+/// measured with error of `noise` = m_a + m_b in all. P = Φ((mu_a - mu_b)/sqrt(v_a + v_b + noise)).
+///
+/// For pairs that rest on counts, with a hard label, in place of a soft label that has the noise in it
+/// already; `noise` must be on the scale of mu (logits in gauge C of method B.2.4). A known noise does not fix
+/// the scale (method B.2.3). Its part of s² is nobody's variance, so the gradients to log v shrink by it.
+pub fn observed_pair_nll(chosen: Gaussian, rejected: Gaussian, noise: f64, weight: f64) -> PairLoss {
+    let s2 = chosen.variance + rejected.variance + noise;
+    let s = s2.sqrt();
+    let z = (chosen.mean - rejected.mean) / s;
+    let g = -weight * inverse_mills(z);
+    PairLoss {
+        z,
+        nll: -weight * log_phi(z),
+        d_mean_chosen: g / s,
+        d_log_variance_chosen: -0.5 * g * z * chosen.variance / s2,
+        d_log_variance_rejected: -0.5 * g * z * rejected.variance / s2,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,5 +150,21 @@ mod tests {
                 assert_close(&format!("{name}, point {i}, z = {z}"), got, want, tol(want));
             }
         }
+    }
+
+    #[test]
+    fn noise_of_the_measurement_adds_to_the_spread_and_takes_gradient_from_it() {
+        let (a, b) = (Gaussian::new(0.5, 0.4), Gaussian::new(0.1, 0.2));
+        let (none, some) = (observed_pair_nll(a, b, 0.0, 1.0), observed_pair_nll(a, b, 0.6, 1.0));
+        let hard = pair_nll(a, b, 1.0, 1.0);
+        assert_close("no noise, NLL", none.nll, hard.nll, 1e-12);
+        assert_close("no noise, dmu", none.d_mean_chosen, hard.d_mean_chosen, 1e-12);
+        assert_close("z", some.z, 0.4 / 1.2f64.sqrt(), 1e-12);
+        let h = 1e-6;
+        let at = |mu: f64, v: f64| observed_pair_nll(Gaussian::new(mu, v), b, 0.6, 1.0).nll;
+        assert_close("dmu", some.d_mean_chosen, (at(0.5 + h, 0.4) - at(0.5 - h, 0.4)) / (2.0 * h), 1e-8);
+        let d_log_v = (at(0.5, 0.4 * h.exp()) - at(0.5, 0.4 * (-h).exp())) / (2.0 * h);
+        assert_close("dlog v", some.d_log_variance_chosen, d_log_v, 1e-8);
+        assert!(some.d_log_variance_chosen < none.d_log_variance_chosen);
     }
 }

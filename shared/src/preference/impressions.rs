@@ -1,209 +1,202 @@
-//! Showings with clicks: slate pairs, satisfied-click pairs, pairs of smoothed rates, anchors from
-//! the first slot, and SFT examples (method B.1.3 to B.1.5).
+//! Showings with clicks: the click model of the train side, slate pairs with examination weights,
+//! satisfied-click pairs, and anchors from the first slot (method B.1.3, B.1.4).
 
-use super::{Anchor, HARD_LABEL, MAX_POSITION_WEIGHT, MIN_CONTRAST, Pair, SftExample, Split, at_most, key};
+use super::config::{FilterConfig, PreferenceConfig};
+use super::report::{SlotReport, SourceReport};
+use super::{Anchor, Making, Pair, PairKind, at_most, imitation, impression, key, rates};
 use crate::click::{Impression, Record, Slot};
+use crate::click_model::log::{ClickLog, ItemIndex, in_view};
+use crate::click_model::position::{examined_unclicked, inverse_propensity};
+use crate::click_model::{self, ClickModelKind, Fitted};
 use crate::ctr::Beta;
-use crate::prompt::Prompt;
-use crate::special::logit;
+use crate::distill::TeacherSample;
+use crate::reward::components::{novelty, relevance};
+use crate::reward::similarity::words;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 
-/// A click counts as satisfied from this dwell time on, as bounced below the second.
-const SATISFIED_SECS: f64 = 10.0;
-const BOUNCED_SECS: f64 = 2.0;
-/// Label of satisfied over bounced.
-const SATISFIED_LABEL: f32 = 0.9;
-/// Expected examinations from which a rate of its own is trusted in a pair.
-const MIN_EXAMINATIONS: f64 = 5.0;
-/// Pairs of smoothed rates kept of one prompt.
-const MAX_PAIRS_PER_PROMPT: usize = 30;
-/// Bounds of the click weights (method B.1.5).
-const WEIGHT_RANGE: (f64, f64) = (0.1, 5.0);
+const DAY_MILLIS: i64 = 86_400_000;
 
-/// Clicks and expected examinations of one suggestion for one prompt.
-struct Item<'a> {
-    prompt: &'a Prompt,
-    text: &'a str,
-    clicks: f64,
-    examinations: f64,
+pub(super) fn satisfied(slot: &Slot, config: &FilterConfig) -> bool {
+    slot.dwell_secs.is_some_and(|secs| secs >= config.satisfied_secs) || slot.followed_up == Some(true)
 }
 
-pub(super) fn add(source: &str, records: &[&Record], seed: u64, split: &mut Split) {
-    let impressions: Vec<&Impression> = records
-        .iter()
-        .filter_map(|record| if let Record::Impression(impression) = record { Some(impression) } else { None })
-        .collect();
+/// What the train side says of slots and click rates; both sides use it.
+pub(super) struct Evidence {
+    /// The click model, where it is identified.
+    pub(super) fitted: Option<Fitted>,
+    index: ItemIndex,
+    /// Of click rates given examination.
+    pub(super) prior: Beta,
+}
+
+impl Evidence {
+    pub(super) fn of(train: &[&Record], config: &PreferenceConfig, seed: u64, report: &mut SourceReport) -> Self {
+        let impressions: Vec<&Impression> = train.iter().filter_map(|r| impression(r)).collect();
+        if impressions.is_empty() {
+            return Self { fitted: None, index: ItemIndex::default(), prior: Beta { a: 1.0, b: 1.0 } };
+        }
+        let model = &config.click_model;
+        let (log, index) = ClickLog::new(&impressions, model.item, model.context);
+        let features = match model.kind {
+            ClickModelKind::Regression => features(&impressions, &index, config, log.n_items),
+            _ => Vec::new(),
+        };
+        let fitted = click_model::fit(&log, &features, model, seed);
+        report.slots = Some(match &fitted {
+            Ok(fitted) => SlotReport::Estimated { model: fitted.kind, slots: fitted.slots.clone() },
+            Err(refusal) => SlotReport::Refused { reason: refusal.to_string() },
+        });
+        let mut evidence = Self { fitted: fitted.ok(), index, prior: Beta { a: 1.0, b: 1.0 } };
+        let items = rates::items(&impressions, &evidence, config);
+        let counts: Vec<(f64, f64)> = items.values().flatten().map(|i| (i.clicks, i.examinations)).collect();
+        evidence.prior = Beta::fit_by(config.prior, &counts);
+        report.prior = Some((evidence.prior.a, evidence.prior.b));
+        evidence
+    }
+
+    /// θ of a slot; 1 where position is not identified or the slot was never seen in training.
+    pub(super) fn theta(&self, slot: usize) -> f64 {
+        self.fitted.as_ref().and_then(|f| f.slots.get(slot)).map_or(1.0, |s| s.theta)
+    }
+
+    /// P(click | looked at) of a suggestion by the click model, where it knows it.
+    pub(super) fn attraction(&self, config: &PreferenceConfig, context: &str, text: &str) -> Option<f64> {
+        let fitted = self.fitted.as_ref()?;
+        self.index.get(config.click_model.item, context, text).map(|item| fitted.attraction[item])
+    }
+
+    /// P(examined | not clicked) of slot `j` in a slate: what the viewport or the cascade says, else from θ and
+    /// the suggestion's smoothed rate.
+    fn examined(&self, slate: &[Slot], j: usize, rate: f64) -> f64 {
+        if slate[j].visible == Some(true) {
+            return 1.0;
+        }
+        match &self.fitted {
+            Some(f) if f.kind == ClickModelKind::Cascade => {
+                let first = slate.iter().position(|s| s.clicked).unwrap_or(slate.len());
+                f64::from(u8::from(j < first))
+            }
+            _ => examined_unclicked(self.theta(j).min(1.0), rate),
+        }
+    }
+}
+
+/// Features of the regression by item: relevance, novelty, and length in words (in tens).
+fn features(
+    impressions: &[&Impression],
+    index: &ItemIndex,
+    config: &PreferenceConfig,
+    n_items: usize,
+) -> Vec<Vec<f64>> {
+    let model = &config.click_model;
+    let mut features = vec![Vec::new(); n_items];
+    for impression in impressions {
+        let context = model.context.of(&impression.prompt);
+        for slot in impression.slate.iter().filter(|s| in_view(s)) {
+            let Some(item) = index.get(model.item, &context, &slot.text) else { continue };
+            if features[item].is_empty() {
+                let (text, prompt) = (&slot.text, &impression.prompt);
+                features[item] = vec![relevance(text, prompt), novelty(text, prompt), words(text).len() as f64 / 10.0];
+            }
+        }
+    }
+    features
+}
+
+pub(super) fn add(records: &[&Record], evidence: &Evidence, samples: &[TeacherSample], making: &mut Making) {
+    let impressions: Vec<&Impression> = records.iter().filter_map(|r| impression(r)).collect();
     if impressions.is_empty() {
         return;
     }
-    let position = Position::estimate(&impressions);
+    let items = rates::items(&impressions, evidence, making.config);
+    add_slate_pairs(&impressions, evidence, &items, making);
     for impression in &impressions {
-        split.prompts.push(impression.prompt.clone());
-        add_slate_pairs(source, impression, &position, split);
-        add_anchor(source, impression, split);
+        making.split.prompts.push(impression.prompt.clone());
+        add_anchor(impression, making);
     }
-    let items = items(&impressions, &position);
-    let prior = Beta::fit(&items.values().flatten().map(|item| (item.clicks, item.examinations)).collect::<Vec<_>>());
-    add_sft(source, &items, prior, split);
-    add_rate_pairs(source, &items, prior, &mut ChaCha8Rng::seed_from_u64(seed), split);
+    imitation::add(&items, evidence, samples, making);
+    rates::add_pairs(&items, evidence, making);
 }
 
-fn in_view(slot: &Slot) -> bool {
-    slot.visible != Some(false)
-}
-
-fn satisfied(slot: &Slot) -> bool {
-    slot.dwell_secs.is_some_and(|secs| secs >= SATISFIED_SECS) || slot.followed_up == Some(true)
-}
-
-/// How likely each slot is looked at, relative to the first.
-struct Position {
-    examined: Vec<f64>,
-    base_ctr: f64,
-}
-
-impl Position {
-    /// Where every propensity is known, texts were put into slots at random, and the ratio of click
-    /// rates is the ratio of examination. Otherwise position and quality cannot be told apart here,
-    /// and every slot counts as looked at.
-    fn estimate(impressions: &[&Impression]) -> Self {
-        let randomised = impressions.iter().all(|i| i.slate.iter().all(|slot| slot.propensity.is_some()));
-        let mut counts: Vec<(f64, f64)> = Vec::new();
-        for impression in impressions {
-            counts.resize(counts.len().max(impression.slate.len()), (0.0, 0.0));
-            for (count, slot) in counts.iter_mut().zip(&impression.slate).filter(|(_, slot)| in_view(slot)) {
-                *count = (count.0 + f64::from(u8::from(slot.clicked)), count.1 + 1.0);
-            }
+/// Pairs of every slate, capped by impression and by user and day.
+fn add_slate_pairs(impressions: &[&Impression], evidence: &Evidence, items: &rates::Items, making: &mut Making) {
+    let mut days: BTreeMap<(&str, i64), Vec<Pair>> = BTreeMap::new();
+    for impression in impressions {
+        let mut pairs = slate_pairs(impression, evidence, items, making);
+        let most = impression.slate.len().saturating_sub(1);
+        if pairs.len() > most {
+            pairs.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+            making.report.n_pairs_capped += pairs.len() - most;
+            pairs.truncate(most);
         }
-        let rate = |(clicks, shown): &(f64, f64)| if *shown > 0.0 { clicks / shown } else { 0.0 };
-        let base_ctr = counts.first().map_or(0.0, rate);
-        let relative = |count: &(f64, f64)| {
-            let known = randomised && base_ctr > 0.0;
-            if known { (rate(count) / base_ctr).clamp(1.0 / MAX_POSITION_WEIGHT, 1.0) } else { 1.0 }
-        };
-        Self { examined: counts.iter().map(relative).collect(), base_ctr }
+        let day = impression.time_millis.div_euclid(DAY_MILLIS);
+        days.entry((&impression.user_hash, day)).or_default().extend(pairs);
     }
-
-    /// P(examined | not clicked) at a slot, from the position-based model.
-    fn examined_unclicked(&self, slot: usize) -> f64 {
-        let theta = self.examined[slot];
-        theta * (1.0 - self.base_ctr) / (1.0 - theta * self.base_ctr).max(1e-9)
+    let mut rng = ChaCha8Rng::seed_from_u64(making.seed);
+    for (_, mut pairs) in days {
+        let n = pairs.len();
+        pairs.sort_by_cached_key(|p| (key(&p.prompt), p.chosen.clone(), p.rejected.clone()));
+        let kept = at_most(pairs, making.config.pairs.max_per_user_day, &mut rng);
+        making.report.n_pairs_capped += n - kept.len();
+        making.split.pairs.extend(kept);
     }
 }
 
-/// Clicked over unclicked in one slate, satisfied over bounced; at most one pair fewer than slots.
-fn add_slate_pairs(source: &str, impression: &Impression, position: &Position, split: &mut Split) {
-    let slots = || impression.slate.iter().enumerate().filter(|(_, slot)| in_view(slot));
-    let mut pairs = Vec::new();
+/// Clicked over unclicked, satisfied over bounced; w = e_b · min(1/θ_a, M).
+fn slate_pairs(impression: &Impression, evidence: &Evidence, items: &rates::Items, making: &Making) -> Vec<Pair> {
+    let (pairs, filter) = (&making.config.pairs, &making.config.filter);
+    let slate = &impression.slate;
+    let slots = || slate.iter().enumerate().filter(|(_, slot)| in_view(slot));
+    let context = making.config.click_model.context.of(&impression.prompt);
+    let rate_of = |text: &str| {
+        let words = words(text);
+        let item = items.get(&context).and_then(|of_context| of_context.iter().find(|i| i.says(&words)));
+        item.map_or(evidence.prior, |i| evidence.prior.observe(i.clicks, i.examinations)).mean()
+    };
+    let mut made = Vec::new();
     for (i, chosen) in slots().filter(|(_, slot)| slot.clicked) {
         for (j, rejected) in slots().filter(|(_, slot)| slot.text != chosen.text) {
-            let bounced = rejected.clicked && rejected.dwell_secs.is_some_and(|secs| secs < BOUNCED_SECS);
-            let label = match rejected.clicked {
-                false => HARD_LABEL,
-                true if bounced && satisfied(chosen) => SATISFIED_LABEL,
+            let bounced = rejected.clicked && rejected.dwell_secs.is_some_and(|secs| secs < filter.bounced_secs);
+            let (kind, label) = match rejected.clicked {
+                false => (PairKind::Slate, pairs.hard_label),
+                true if bounced && satisfied(chosen, filter) => (PairKind::Satisfied, pairs.satisfied_label),
                 true => continue,
             };
-            let seen = if rejected.clicked || rejected.visible == Some(true) && position.examined[j] >= 1.0 {
-                1.0
-            } else {
-                position.examined_unclicked(j)
-            };
-            pairs.push(Pair {
-                source: source.to_owned(),
-                group: format!("user:{}", impression.user_hash),
-                prompt: impression.prompt.clone(),
-                chosen: chosen.text.clone(),
-                rejected: rejected.text.clone(),
-                label,
-                weight: (seen / position.examined[i]) as f32,
-            });
+            // a clicked one was looked at
+            let seen = if rejected.clicked { 1.0 } else { evidence.examined(slate, j, rate_of(&rejected.text)) };
+            let weight = seen * inverse_propensity(evidence.theta(i), pairs.max_position_weight);
+            if weight > 0.0 {
+                made.push(Pair {
+                    source: making.source.to_owned(),
+                    group: format!("user:{}", impression.user_hash),
+                    prompt: impression.prompt.clone(),
+                    chosen: chosen.text.clone(),
+                    rejected: rejected.text.clone(),
+                    label: label as f32,
+                    weight: weight as f32,
+                    kind,
+                    logit_variance: 0.0,
+                });
+            }
         }
     }
-    pairs.truncate(impression.slate.len().saturating_sub(1));
-    split.pairs.extend(pairs);
+    made
 }
 
 /// The first slot is looked at by everyone, so that its outcome is the suggestion's.
-fn add_anchor(source: &str, impression: &Impression, split: &mut Split) {
+fn add_anchor(impression: &Impression, making: &mut Making) {
     if let Some(slot) = impression.slate.first().filter(|slot| in_view(slot)) {
-        split.anchors.push(Anchor {
-            source: source.to_owned(),
+        let level = if slot.clicked { 1 + u8::from(satisfied(slot, &making.config.filter)) } else { 0 };
+        making.split.anchors.push(Anchor {
+            source: making.source.to_owned(),
             group: format!("user:{}", impression.user_hash),
             prompt: impression.prompt.clone(),
             suggestion: slot.text.clone(),
-            level: if slot.clicked { 1 + u8::from(satisfied(slot)) } else { 0 },
+            level,
             weight: 1.0,
+            rate: None,
         });
     }
-}
-
-/// Suggestions by prompt, with what their slots' examination makes of the showings.
-fn items<'a>(impressions: &[&'a Impression], position: &Position) -> BTreeMap<String, Vec<Item<'a>>> {
-    let mut counts: BTreeMap<(String, &str), Item> = BTreeMap::new();
-    for impression in impressions {
-        let prompt_key = key(&impression.prompt);
-        for (i, slot) in impression.slate.iter().enumerate().filter(|(_, slot)| in_view(slot)) {
-            let new = || Item { prompt: &impression.prompt, text: &slot.text, clicks: 0.0, examinations: 0.0 };
-            let item = counts.entry((prompt_key.clone(), &slot.text)).or_insert_with(new);
-            item.clicks += f64::from(u8::from(slot.clicked));
-            // a click proves examination
-            item.examinations += if slot.clicked { 1.0 } else { position.examined[i] };
-        }
-    }
-    let mut by_prompt: BTreeMap<String, Vec<Item>> = BTreeMap::new();
-    for ((prompt_key, _), item) in counts {
-        by_prompt.entry(prompt_key).or_default().push(item);
-    }
-    by_prompt
-}
-
-/// Clicked suggestions, weighted by the lower bound of their rate against the mean rate.
-fn add_sft(source: &str, items: &BTreeMap<String, Vec<Item>>, prior: Beta, split: &mut Split) {
-    for item in items.values().flatten().filter(|item| item.clicks > 0.0) {
-        let lower = prior.observe(item.clicks, item.examinations).lower().max(1e-9);
-        split.sft.push(SftExample {
-            source: source.to_owned(),
-            group: format!("prompt:{}", key(item.prompt)),
-            prompt: item.prompt.clone(),
-            suggestion: item.text.to_owned(),
-            weight: (logit(lower) - logit(prior.mean())).exp().clamp(WEIGHT_RANGE.0, WEIGHT_RANGE.1) as f32,
-        });
-    }
-}
-
-/// Suggestions of one prompt that were shown often enough to have a rate each.
-fn add_rate_pairs(
-    source: &str,
-    items: &BTreeMap<String, Vec<Item>>,
-    prior: Beta,
-    rng: &mut ChaCha8Rng,
-    split: &mut Split,
-) {
-    for items in items.values() {
-        let shown: Vec<&Item> = items.iter().filter(|item| item.examinations >= MIN_EXAMINATIONS).collect();
-        let mut pairs = Vec::new();
-        for (i, a) in shown.iter().enumerate() {
-            pairs.extend(shown[i + 1..].iter().filter_map(|b| rate_pair(source, a, b, prior)));
-        }
-        split.pairs.extend(at_most(pairs, MAX_PAIRS_PER_PROMPT, rng));
-    }
-}
-
-fn rate_pair(source: &str, a: &Item, b: &Item, prior: Beta) -> Option<Pair> {
-    let posterior = |item: &Item| prior.observe(item.clicks, item.examinations);
-    let (chosen, rejected) = if posterior(a).mean() >= posterior(b).mean() { (a, b) } else { (b, a) };
-    let label = posterior(chosen).probability_above(posterior(rejected));
-    let contrast = 2.0 * label - 1.0;
-    let n_effective = 2.0 / (1.0 / a.examinations + 1.0 / b.examinations);
-    (contrast >= MIN_CONTRAST).then(|| Pair {
-        source: source.to_owned(),
-        group: format!("prompt:{}", key(a.prompt)),
-        prompt: a.prompt.clone(),
-        chosen: chosen.text.to_owned(),
-        rejected: rejected.text.to_owned(),
-        label: label as f32,
-        weight: (contrast * n_effective.sqrt() / 10.0).min(1.0) as f32,
-    })
 }

@@ -1,11 +1,127 @@
 //! From rewards of a group to advantages, and the ways to turn them into a loss. Method B.5.1, B.5.2,
 //! oracle T6.
 //!
-//! RL here is strictly on-policy (one optimiser step per rollout batch), so ratios are 1 and clips are
-//! inert; [`sequence_ratio`], [`token_ratios`] and [`clipped_objective`] are the references for a
-//! trainer that takes several steps per batch.
+//! [`Advantage`] names an algorithm with everything that belongs to it: advantage, ratio, clip and loss
+//! normaliser. Strictly on-policy (one optimiser step per rollout batch) ratios are 1 and clips are inert;
+//! [`sequence_ratio`], [`token_ratios`] and [`clipped_objective`] are for several steps per batch.
 
 use super::{mean, std};
+use serde::{Deserialize, Serialize};
+
+/// The algorithm that turns a group's utilities into a loss (method B.5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Advantage {
+    /// RLOO with a constant normaliser, then divided by the batch's standard deviation: the default.
+    #[default]
+    LeaveOneOut,
+    /// Dr.GRPO: as RLOO but for the constant G/(G-1), and not divided by anything.
+    DrGrpo,
+    /// GRPO: divided by the group's standard deviation.
+    Grpo,
+    /// DAPO: GRPO's, groups without spread dropped, clip-higher, mean over tokens.
+    Dapo,
+    /// GSPO: GRPO's, with the geometric mean of the sequence's ratios and a tiny clip.
+    Gspo,
+    /// REINFORCE++: normalised over the batch alone.
+    ReinforcePlusPlus,
+}
+
+/// What is compared with the old policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RatioOf {
+    /// pi/pi_old of each token.
+    Token,
+    /// Of the whole sequence.
+    Sequence,
+    /// Of the whole sequence, geometric mean over its tokens.
+    SequencePerToken,
+}
+
+/// Smallest standard deviation that a batch's leave-one-out advantages are divided by.
+const BATCH_STD_FLOOR: f64 = 0.1;
+
+impl Advantage {
+    /// A_i of every rollout, `[groups][G]`, from utilities u (KL already in them where it belongs there). A group
+    /// that is dropped, given as `None` or by the algorithm, gets zeros; `sizes` says how many.
+    ///
+    /// # Panics
+    /// If a group's size is not the one given.
+    pub fn of(self, groups: &[Option<Vec<f64>>], sizes: &[usize]) -> Vec<Vec<f64>> {
+        assert_eq!(groups.len(), sizes.len(), "one size a group");
+        let kept: Vec<Option<&Vec<f64>>> =
+            groups.iter().map(|g| g.as_ref().filter(|u| self != Self::Dapo || std(u) > 0.0)).collect();
+        let each = |f: fn(&[f64]) -> Vec<f64>| -> Vec<Vec<f64>> { kept.iter().flatten().map(|u| f(u)).collect() };
+        let advantages = match self {
+            Self::LeaveOneOut => scale_by_batch_std(&each(leave_one_out), BATCH_STD_FLOOR),
+            Self::DrGrpo => each(dr_grpo),
+            Self::Grpo | Self::Dapo | Self::Gspo => each(grpo),
+            Self::ReinforcePlusPlus => batch_normalise(&each(<[f64]>::to_vec)),
+        };
+        let mut advantages = advantages.into_iter();
+        kept.iter()
+            .zip(sizes)
+            .map(|(group, size)| {
+                let of_group = match group {
+                    Some(_) => advantages.next().unwrap_or_default(),
+                    None => vec![0.0; *size],
+                };
+                assert_eq!(of_group.len(), *size, "a group's size");
+                of_group
+            })
+            .collect()
+    }
+
+    /// What the clip looks at.
+    pub fn ratio(self) -> RatioOf {
+        match self {
+            Self::LeaveOneOut => RatioOf::Sequence,
+            Self::Gspo => RatioOf::SequencePerToken,
+            Self::DrGrpo | Self::Grpo | Self::Dapo | Self::ReinforcePlusPlus => RatioOf::Token,
+        }
+    }
+
+    /// eps_low and eps_high of the clip.
+    pub fn clip(self) -> (f64, f64) {
+        match self {
+            Self::Gspo => (3e-4, 4e-4),
+            Self::Dapo | Self::LeaveOneOut => (0.2, 0.28),
+            Self::DrGrpo | Self::Grpo | Self::ReinforcePlusPlus => (0.2, 0.2),
+        }
+    }
+
+    /// How token losses become one number; `max_tokens` is L_max.
+    pub fn normaliser(self, max_tokens: usize) -> LossNormaliser {
+        match self {
+            Self::LeaveOneOut | Self::DrGrpo | Self::ReinforcePlusPlus => LossNormaliser::Constant { max_tokens },
+            Self::Grpo | Self::Gspo => LossNormaliser::PerSequence,
+            Self::Dapo => LossNormaliser::PerToken,
+        }
+    }
+
+    /// Weight of one token's loss in a batch of sequences with `lengths` tokens, by sequence: what
+    /// [`join_token_losses`] does, for a trainer that sums.
+    pub fn token_weights(self, lengths: &[usize], max_tokens: usize) -> Vec<f64> {
+        let n = lengths.len() as f64;
+        let total = lengths.iter().sum::<usize>() as f64;
+        let weight = |length: &usize| match self.normaliser(max_tokens) {
+            LossNormaliser::PerSequence => 1.0 / (n * (*length).max(1) as f64),
+            LossNormaliser::PerToken => 1.0 / total.max(1.0),
+            LossNormaliser::Constant { max_tokens } => 1.0 / (n * max_tokens as f64),
+        };
+        lengths.iter().map(weight).collect()
+    }
+}
+
+/// DAPO's soft punishment of long answers, added to the reward: 0 up to `max_tokens - buffer`, then linear to
+/// -1 at `max_tokens`, and -1 beyond.
+pub fn overlong_penalty(n_tokens: usize, max_tokens: usize, buffer: usize) -> f64 {
+    let free = max_tokens.saturating_sub(buffer);
+    if n_tokens <= free {
+        return 0.0;
+    }
+    if buffer == 0 { -1.0 } else { (-((n_tokens - free) as f64) / buffer as f64).max(-1.0) }
+}
 
 /// The usual constant beside a standard deviation in published code; ours is a floor instead.
 const STD_EPSILON: f64 = 1e-4;
@@ -115,93 +231,4 @@ pub fn clipped_objective(ratio: f64, advantage: f64, eps_low: f64, eps_high: f64
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::assert_close;
-    use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    #[track_caller]
-    fn assert_all(name: &str, got: &[f64], want: &[f64], tol: f64) {
-        assert_eq!(got.len(), want.len(), "{name}");
-        for (i, (g, w)) in got.iter().zip(want).enumerate() {
-            assert_close(&format!("{name}[{i}]"), *g, *w, tol);
-        }
-    }
-
-    #[test]
-    fn oracle_f1() {
-        let r = [1.0, 0.5, 0.0, 0.25];
-        assert_close("std", std(&r), 0.426956282, 1e-9);
-        assert_all("GRPO", &grpo(&r), &[1.317157, 0.146351, -1.024455, -0.439052], 1e-6);
-        assert_all("Dr.GRPO", &dr_grpo(&r), &[0.5625, 0.0625, -0.4375, -0.1875], 1e-12);
-        assert_all("RLOO", &leave_one_out(&r), &[0.75, 0.083333, -0.583333, -0.25], 1e-6);
-        let noise = [0.5001, 0.5, 0.5, 0.4999];
-        assert_all("GRPO on noise", &grpo(&noise), &[0.550510, 0.0, 0.0, -0.550510], 1e-6);
-        assert_all("RLOO on noise", &leave_one_out(&noise), &[0.000133, 0.0, 0.0, -0.000133], 1e-6);
-    }
-
-    #[test]
-    fn oracle_f2() {
-        let rows = [
-            ([0.0, 1.0], [0.0, 0.0], 0.707007, 0.707007),
-            ([0.0, 1.0], [0.0, 1.0], 0.707057, 1.414014),
-            ([0.0, 2.0], [0.0, 0.0], 0.707057, 0.707057),
-        ];
-        for (first, second, sum_first, normalised_first) in rows {
-            let components = [first.to_vec(), second.to_vec()];
-            assert_all("sum first", &sum_then_normalise(&components, &[1.0, 1.0]), &[-sum_first, sum_first], 1e-6);
-            let got = normalise_then_sum(&components, &[1.0, 1.0]);
-            assert_all("normalise first", &got, &[-normalised_first, normalised_first], 1e-6);
-        }
-    }
-
-    #[test]
-    fn oracle_f3() {
-        let w = [1.0, 0.5];
-        let one = [vec![0.9, 0.4, 0.1, 0.6], vec![0.2, 0.8, 0.5, 0.5]];
-        let two = [vec![0.3, 0.35, 0.2, 0.25], vec![0.9, 0.1, 0.4, 0.6]];
-        let u = [normalise_then_sum(&one, &w), normalise_then_sum(&two, &w)];
-        assert_all("u1", &u[0], &[0.575702, 0.315166, -1.187824, 0.296956], 1e-6);
-        assert_all("u2", &u[1], &[0.980611, 0.566186, -1.308576, -0.238221], 1e-6);
-        let a = batch_normalise(&u);
-        assert_all("A1", &a[0], &[0.682386, 0.373570, -1.407942, 0.351985], 1e-6);
-        assert_all("A2", &a[1], &[1.162330, 0.671106, -1.551070, -0.282366], 1e-6);
-        assert_all("sum 1", &sum_then_normalise(&one, &w), &[0.892918, 0.178584, -1.428669, 0.357167], 1e-6);
-        assert_all("sum 2", &sum_then_normalise(&two, &w), &[1.355983, -0.753324, -0.753324, 0.150665], 1e-6);
-    }
-
-    #[test]
-    fn oracle_f9_to_f11() {
-        let sequences = [vec![1.0, 1.0], vec![2.0; 4]];
-        assert_close("GRPO", join_token_losses(&sequences, LossNormaliser::PerSequence), 1.5, 1e-12);
-        assert_close("DAPO", join_token_losses(&sequences, LossNormaliser::PerToken), 1.666667, 1e-6);
-        let constant = LossNormaliser::Constant { max_tokens: 8 };
-        assert_close("Dr.GRPO", join_token_losses(&sequences, constant), 0.625, 1e-12);
-        let (old, new) = ([-1.0, -2.0, -0.5], [-0.9, -2.1, -0.4]);
-        assert_all("token ratios", &token_ratios(&new, &old), &[1.105171, 0.904837, 1.105171], 1e-6);
-        assert_close("GSPO", sequence_ratio(&new, &old, true), 1.033895114, 1e-9);
-        assert_close("sequence", sequence_ratio(&new, &old, false), 1.105170918, 1e-9);
-        assert_close("clip", clipped_objective(1.3, 1.0, 0.2, 0.2, None), 1.2, 1e-12);
-        assert_close("clip-higher", clipped_objective(1.3, 1.0, 0.2, 0.28, None), 1.28, 1e-12);
-        assert_close("negative", clipped_objective(0.7, -1.0, 0.2, 0.2, None), -0.8, 1e-12);
-        assert_close("negative above", clipped_objective(1.5, -1.0, 0.2, 0.2, None), -1.5, 1e-12);
-        assert_close("dual clip", clipped_objective(9.0, -1.0, 0.2, 0.2, Some(4.0)), -4.0, 1e-12);
-    }
-
-    #[test]
-    fn property_3_leave_one_out_sums_to_zero() {
-        let mut rng = ChaCha8Rng::seed_from_u64(3);
-        for n in 1..20 {
-            let r: Vec<f64> = (0..n).map(|_| rng.random_range(-5.0..5.0)).collect();
-            let a = leave_one_out(&r);
-            assert_close("sum", a.iter().sum::<f64>(), 0.0, 1e-12);
-            if n > 1 {
-                let others = (r.iter().sum::<f64>() - r[0]) / (n - 1) as f64;
-                assert_close("definition", a[0], r[0] - others, 1e-12);
-            }
-            let scaled = scale_by_batch_std(&[a], 0.1);
-            assert_close("scaled sum", scaled[0].iter().sum::<f64>(), 0.0, 1e-12);
-        }
-    }
-}
+mod tests;

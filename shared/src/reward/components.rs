@@ -6,25 +6,61 @@
 //! | r2 relevance | [0, 1] | off-topic text; clipped above, so that copying gains nothing |
 //! | r3 diversity | [0, 1] | a group that says one thing |
 //! | r4 novelty | [0, 1] | repeating the conversation |
+//! | r5 answerability | [0, 1] | what nobody understands without the conversation |
 //! | r6 length band | <= 0 | padding and stubs |
 //!
-//! Method's r5 (answerability) is not here: it needs a classifier that we have no labels for.
+//! r5 is a rule ([`super::self_contained`]), not a classifier: there are no labels to train one on.
 //!
 //! Departures: the similarity is a character-trigram cosine, not an embedding's, so that it depends on
 //! nothing that training changes; r3 is one minus the *mean* similarity to the rest of the group rather
 //! than the maximum, because a group here is G draws for one slot and not a slate of K: with the maximum
 //! one twin would already zero both.
 
+use super::self_contained::self_containedness;
 use super::similarity::{cosine, ngram_overlap, trigrams, words};
 use crate::prompt::Prompt;
+use serde::{Deserialize, Serialize};
 
-/// w_m of r1, r2, r3, r4, r6. Method B.7.
-pub const WEIGHTS: [f64; 5] = [1.0, 0.5, 0.25, 0.25, 0.1];
-/// Names of the components, for metrics.
-pub const NAMES: [&str; 5] = ["garm", "relevance", "diversity", "novelty", "length"];
+/// M: components.
+pub const N_COMPONENTS: usize = 6;
+/// Names of the components r1 to r6, for metrics.
+pub const NAMES: [&str; N_COMPONENTS] = ["garm", "relevance", "diversity", "novelty", "answerability", "length"];
+
+/// w_m of each component; defaults of method B.7.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComponentWeights {
+    /// r1.
+    pub garm: f64,
+    /// r2.
+    pub relevance: f64,
+    /// r3.
+    pub diversity: f64,
+    /// r4.
+    pub novelty: f64,
+    /// r5.
+    pub answerability: f64,
+    /// r6.
+    pub length: f64,
+}
+
+impl Default for ComponentWeights {
+    fn default() -> Self {
+        Self { garm: 1.0, relevance: 0.5, diversity: 0.25, novelty: 0.25, answerability: 0.25, length: 0.1 }
+    }
+}
+
+impl ComponentWeights {
+    /// In the order of [`NAMES`].
+    pub fn to_array(self) -> [f64; N_COMPONENTS] {
+        let Self { garm, relevance, diversity, novelty, answerability, length } = self;
+        [garm, relevance, diversity, novelty, answerability, length]
+    }
+}
+
 /// Smallest allowed s_min per component: a GaRM difference of 0.05 (in the gauge where one level of
 /// engagement is 1), or a share's difference of 0.05, counts as one standard deviation at most.
-pub const STD_FLOOR_MINIMUM: [f64; 5] = [0.05, 0.05, 0.05, 0.05, 0.05];
+pub const STD_FLOOR_MINIMUM: [f64; N_COMPONENTS] = [0.05; N_COMPONENTS];
 
 /// Cosines between which relevance rises from 0 to 1.
 const RELEVANCE_BAND: (f64, f64) = (0.2, 0.7);
@@ -63,55 +99,21 @@ pub fn length_band(suggestion: &str) -> f64 {
     -((l - high) / high).max(0.0) - ((low - l) / low).max(0.0)
 }
 
-/// r2, r3, r4 and r6 of a group, `[4][G]`; the caller puts r1 before them.
+/// r5: whether it can be understood and answered alone, 0, 0.5 or 1.
+pub fn answerability(suggestion: &str) -> f64 {
+    self_containedness(suggestion)
+}
+
+/// r2 to r6 of a group, `[5][G]`; the caller puts r1 before them.
 pub fn heuristics(prompt: &Prompt, suggestions: &[String]) -> Vec<Vec<f64>> {
     vec![
         suggestions.iter().map(|s| relevance(s, prompt)).collect(),
         diversity(suggestions),
         suggestions.iter().map(|s| novelty(s, prompt)).collect(),
+        suggestions.iter().map(|s| answerability(s)).collect(),
         suggestions.iter().map(|s| length_band(s)).collect(),
     ]
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::assert_close;
-
-    #[test]
-    fn relevance_saturates_before_a_copy() {
-        let prompt = Prompt::from_query("fitbit sync now");
-        assert_close("copy", relevance("fitbit sync now", &prompt), 1.0, 0.0);
-        assert_close("extension", relevance("fitbit sync now on iphone", &prompt), 1.0, 0.0);
-        assert_close("off topic", relevance("aloe vera gel", &prompt), 0.0, 0.0);
-        let partly = relevance("how to reset my fitbit", &prompt);
-        assert!(partly > 0.0 && partly < 1.0, "{partly}");
-    }
-
-    #[test]
-    fn diversity_falls_with_copies_in_the_group() {
-        let group = ["red apples", "red apples", "green pears"].map(str::to_owned);
-        let r3 = diversity(&group);
-        assert_close("twins", r3[0], r3[1], 1e-12);
-        assert!(r3[2] > r3[0], "{r3:?}");
-        assert_close("alone", diversity(&group[..1])[0], 1.0, 0.0);
-        assert_close("all the same", diversity(&[group[0].clone(), group[0].clone()])[0], 0.0, 1e-12);
-    }
-
-    #[test]
-    fn novelty_and_length_by_hand() {
-        let prompt = Prompt::from_query("fitbit sync now");
-        assert_close("novelty", novelty("pc fitbit sync now", &prompt), 1.0 / 3.0, 1e-12);
-        assert_close("inside", length_band("pc fitbit sync"), 0.0, 0.0);
-        assert_close("one word", length_band("weather"), -0.5, 1e-12);
-        assert_close("18 words", length_band(&"word ".repeat(18)), -0.5, 1e-12);
-    }
-
-    #[test]
-    fn heuristics_come_in_the_order_of_the_names() {
-        let rows = heuristics(&Prompt::from_query("a b"), &["a b".to_owned(), "c d e".to_owned()]);
-        assert_eq!(rows.len() + 1, NAMES.len());
-        assert!(rows.iter().all(|r| r.len() == 2));
-        assert_close("novelty of the copy", rows[2][0], 0.0, 0.0);
-    }
-}
+mod tests;

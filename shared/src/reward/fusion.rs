@@ -1,14 +1,39 @@
 //! Two-stage fusion of a prompt group: hard gate first, then a weighted sum of normalised components.
 //! Method B.4.3, oracle T6 F4-F8. The paper names a two-stage fusion; this one is our design, assembled
 //! from a multiplicative gate (S:searchllm), decoupled normalisation (S:gdpo) and a deterministic floor
-//! (S:linkedin).
+//! (S:linkedin). Beside it the rules that it is compared with ([`Fusion`]); they are ablations, and what is
+//! known against each stands beside it.
 
-use super::advantage::leave_one_out;
+use super::advantage::{leave_one_out, normalise_then_sum, sum_then_normalise};
 use super::{mean, std};
+use serde::{Deserialize, Serialize};
+
+/// How the components of a prompt group become one utility a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fusion {
+    /// Ours: hard gate, then a weighted sum of z-scores with floored standard deviations ([`TwoStage`]).
+    #[default]
+    TwoStage,
+    /// Single stage: the gate is one more component (0 or 1), raw values are summed, the sum is normalised in the
+    /// group. Collapses sums that differ only in scale (oracle F2), and a good score can outweigh the gate.
+    SumThenNormalise,
+    /// Single stage, decoupled (GDPO, S:gdpo): every component, the gate among them, is normalised in the group,
+    /// then summed. The caller normalises over the batch too. A near-constant component becomes noise (F1b).
+    NormaliseThenSum,
+    /// Multiplicative (S:searchllm): the smoothed geometric mean of the gate times the weighted mean of the
+    /// components, each brought into [0, 1]. Not a veto: a zero among three still leaves 0.2 (F7).
+    SoftGate,
+}
+
+/// Weight of the gate as a component of the single-stage rules: as much as GaRM's.
+const GATE_WEIGHT: f64 = 1.0;
+/// delta of the soft gate.
+const SOFT_GATE_DELTA: f64 = 0.01;
 
 /// Constants of the fusion; the floors are frozen before RL starts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fusion {
+pub struct TwoStage {
     /// w_m, one per component.
     pub weights: Vec<f64>,
     /// s_min,m: smallest standard deviation that a component is divided by. It replaces the usual +1e-4
@@ -43,7 +68,7 @@ fn normalised(values: &[f64], passed: &[bool], floor: f64, clip: f64) -> Vec<f64
     values.iter().zip(passed).map(|(v, p)| if *p { ((v - m) / s).clamp(-clip, clip) } else { 0.0 }).collect()
 }
 
-impl Fusion {
+impl TwoStage {
     /// Fuses one group; `components[m][i]` is component m of rollout i, `passed[i]` the gate.
     /// `None` where nothing passed: the group teaches nothing and is dropped (the caller logs it).
     ///
@@ -53,7 +78,7 @@ impl Fusion {
         self.fuse_adjusted(components, passed, |_, _| {})
     }
 
-    /// As [`Fusion::fuse`], with `adjust(m, z)` free to change z of a component before the weighted sum;
+    /// As [`TwoStage::fuse`], with `adjust(m, z)` free to change z of a component before the weighted sum;
     /// the out-of-distribution veto uses it (method B.3 (3)).
     pub fn fuse_adjusted(
         &self,
@@ -86,6 +111,63 @@ impl Fusion {
     }
 }
 
+impl Fusion {
+    /// Utilities of one group under this rule, `[G]`; `None` where the rule drops the group (the two-stage one
+    /// where nothing passed). `components[m][i]` is component m of rollout i, the first GaRM's; `adjust` as in
+    /// [`TwoStage::fuse_adjusted`], applied by the two-stage rule alone.
+    ///
+    /// # Panics
+    /// If the number of components is not that of weights and floors.
+    pub fn utilities(
+        self,
+        constants: &TwoStage,
+        components: &[Vec<f64>],
+        passed: &[bool],
+        adjust: impl Fn(usize, &mut [f64]),
+    ) -> Option<Vec<f64>> {
+        let gate: Vec<f64> = passed.iter().map(|p| f64::from(u8::from(*p))).collect();
+        let with_gate = || {
+            let weights: Vec<f64> = constants.weights.iter().copied().chain([GATE_WEIGHT]).collect();
+            (components.iter().cloned().chain([gate.clone()]).collect::<Vec<_>>(), weights)
+        };
+        match self {
+            Self::TwoStage => Some(constants.fuse_adjusted(components, passed, adjust)?.utility),
+            Self::SumThenNormalise => {
+                let (components, weights) = with_gate();
+                Some(sum_then_normalise(&components, &weights))
+            }
+            Self::NormaliseThenSum => {
+                let (components, weights) = with_gate();
+                Some(normalise_then_sum(&components, &weights))
+            }
+            Self::SoftGate => {
+                let reward = |(i, gate): (usize, &f64)| {
+                    let soft: Vec<f64> =
+                        components.iter().enumerate().map(|(m, c)| in_unit_interval(m, c[i])).collect();
+                    soft_gate(&[*gate], SOFT_GATE_DELTA) * weighted_mean(&soft, &constants.weights)
+                };
+                Some(gate.iter().enumerate().map(reward).collect())
+            }
+        }
+    }
+}
+
+/// A component's value in [0, 1]: GaRM's (m = 0) through Φ, the shares as they are, penalties (at most 0)
+/// shifted by one.
+fn in_unit_interval(m: usize, value: f64) -> f64 {
+    match m {
+        0 => crate::special::normal_cdf(value),
+        _ if value < 0.0 => (1.0 + value).max(0.0),
+        _ => value.min(1.0),
+    }
+}
+
+/// Σ w x / Σ w; 0 without weight.
+fn weighted_mean(values: &[f64], weights: &[f64]) -> f64 {
+    let total: f64 = weights.iter().sum();
+    if total > 0.0 { values.iter().zip(weights).map(|(v, w)| v * w).sum::<f64>() / total } else { 0.0 }
+}
+
 /// s_min of one component: 0.3 × the median of its standard deviations over reference groups, at least
 /// `minimum` (so a component that is constant under the reference cannot be blown up later).
 pub fn std_floor(group_values: &[Vec<f64>], minimum: f64) -> f64 {
@@ -110,98 +192,4 @@ pub fn reliability_weights(means: &[f64], stds: &[f64]) -> Vec<f64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::garm::Gaussian;
-    use crate::garm::effective::lower_confidence_bound;
-    use crate::metrics::assert_close;
-    use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    #[track_caller]
-    fn assert_all(name: &str, got: &[f64], want: &[f64]) {
-        assert_eq!(got.len(), want.len(), "{name}");
-        for (i, (g, w)) in got.iter().zip(want).enumerate() {
-            assert_close(&format!("{name}[{i}]"), *g, *w, 1e-6);
-        }
-    }
-
-    fn oracle_fusion() -> (Fusion, Vec<Vec<f64>>) {
-        let mu = [0.9, 0.2, 1.4, -0.3];
-        let sigma: [f64; 4] = [0.4, 0.3, 1.2, 0.5];
-        let garm = mu.iter().zip(sigma).map(|(m, s)| lower_confidence_bound(Gaussian::new(*m, s * s), 0.5)).collect();
-        let components = vec![garm, vec![0.8, 0.7, 0.3, 0.9], vec![0.5, 0.6, 0.2, 0.55]];
-        let fusion =
-            Fusion { weights: vec![1.0, 0.5, 0.25], std_floors: vec![0.1, 0.05, 0.05], clip: 3.0, margin: 1.0 };
-        (fusion, components)
-    }
-
-    #[test]
-    fn oracle_f4_to_f6() {
-        let (fusion, components) = oracle_fusion();
-        let f4 = fusion.fuse(&components, &[true, true, true, false]).expect("some passed");
-        assert_all("F4 u", &f4.utility, &[0.908229, -0.756821, -0.151407, -1.756821]);
-        assert_all("F4 A", &f4.advantages(), &[1.796579, -0.423488, 0.383731, -1.756821]);
-        let f5 = fusion.fuse(&components, &[true; 4]).expect("all passed");
-        assert_all("F5 u", &f5.utility, &[1.005819, -0.079401, -0.203021, -0.723396]);
-        let f6 = fusion.fuse(&components, &[false, true, false, false]).expect("one passed");
-        assert_all("F6 u", &f6.utility, &[-1.0, 0.0, -1.0, -1.0]);
-        let m = mean(&f6.utility);
-        assert_all("F6 centred", &f6.utility.iter().map(|u| u - m).collect::<Vec<_>>(), &[-0.25, 0.75, -0.25, -0.25]);
-        assert_eq!(fusion.fuse(&components, &[false; 4]), None);
-    }
-
-    #[test]
-    fn oracle_f7_and_f8() {
-        assert_close("F7", soft_gate(&[0.9, 1.0, 0.5], 0.01), 0.769112035, 1e-9);
-        assert_close("F7 with a zero", soft_gate(&[0.9, 1.0, 0.0], 0.01), 0.207395605, 1e-9);
-        assert_close("F7 R", soft_gate(&[0.9, 1.0, 0.5], 0.01) * 0.533333333333, 0.410193085, 1e-9);
-        let (mu, sigma) = ([2.0, -1.0, 0.5, -0.5], [0.3, 0.3, 1.0, 0.2]);
-        let w = reliability_weights(&mu, &sigma);
-        assert_all("F8 w", &w, &[0.941368, 0.941368, 0.591002, 0.973064]);
-        let centre = mu.iter().zip(&w).map(|(m, w)| m * w).sum::<f64>() / w.iter().sum::<f64>();
-        assert_close("F8 mean", centre, 0.217690797, 1e-9);
-        let shrunk: Vec<f64> = mu.iter().zip(&w).map(|(m, w)| w * (m - centre)).collect();
-        assert_all("F8 shrunk", &shrunk, &[1.677809, -1.146295, 0.166845, -0.698359]);
-    }
-
-    fn random_group(rng: &mut ChaCha8Rng, n: usize) -> Vec<Vec<f64>> {
-        (0..3).map(|_| (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()).collect()
-    }
-
-    #[test]
-    fn property_4_affine_maps_of_a_component_change_nothing() {
-        let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let fusion =
-            Fusion { weights: vec![1.0, 0.5, 0.25], std_floors: vec![0.0; 3], clip: f64::INFINITY, margin: 1.0 };
-        for _ in 0..50 {
-            let group = random_group(&mut rng, 6);
-            let passed: Vec<bool> = (0..6).map(|i| i < 3 || rng.random_bool(0.5)).collect();
-            let moved: Vec<Vec<f64>> = group.iter().map(|c| c.iter().map(|v| 7.0 * v - 3.0).collect()).collect();
-            let (a, b) = (fusion.fuse(&group, &passed).unwrap(), fusion.fuse(&moved, &passed).unwrap());
-            assert_all("u", &a.utility, &b.utility);
-        }
-    }
-
-    #[test]
-    fn property_5_a_failing_rollout_never_beats_a_passing_one() {
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let (fusion, _) = oracle_fusion();
-        for _ in 0..200 {
-            let group = random_group(&mut rng, 8);
-            let passed: Vec<bool> = (0..8).map(|_| rng.random_bool(0.6)).collect();
-            let Some(fused) = fusion.fuse(&group, &passed) else { continue };
-            let a = fused.advantages();
-            let worst = a.iter().zip(&passed).filter(|(_, p)| **p).map(|(a, _)| *a).fold(f64::INFINITY, f64::min);
-            let best = a.iter().zip(&passed).filter(|(_, p)| !**p).map(|(a, _)| *a).fold(f64::NEG_INFINITY, f64::max);
-            assert!(best < worst, "failing {best} beats passing {worst}");
-        }
-    }
-
-    #[test]
-    fn the_floor_is_a_share_of_the_median_spread() {
-        let groups = [vec![0.0, 2.0], vec![0.0, 0.2], vec![0.0, 1.0]];
-        assert_close("floor", std_floor(&groups, 0.01), 0.3 * 0.5f64.sqrt(), 1e-12);
-        assert_close("minimum", std_floor(&[vec![1.0, 1.0]], 0.01), 0.01, 1e-12);
-    }
-}
+mod tests;

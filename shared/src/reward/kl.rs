@@ -60,6 +60,28 @@ pub fn rl_gold(d: f64, alpha: f64, beta: f64) -> f64 {
     d * (alpha - beta * d.ln())
 }
 
+/// Where [`best_of_n_gold`] peaks: d = alpha/(2 beta).
+pub fn best_of_n_peak(alpha: f64, beta: f64) -> f64 {
+    alpha / (2.0 * beta)
+}
+
+/// Where [`rl_gold`] peaks: d = exp(alpha/beta - 1).
+pub fn rl_peak(alpha: f64, beta: f64) -> f64 {
+    (alpha / beta - 1.0).exp()
+}
+
+/// (alpha, beta) of [`rl_gold`] that fit points (d, gold gain) best by least squares on gold/d, which is linear
+/// in ln d. `None` for fewer than two different d > 0.
+pub fn fit_rl_gold(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    let rows: Vec<(f64, f64)> = points.iter().filter(|(d, _)| *d > 0.0).map(|(d, gold)| (d.ln(), gold / d)).collect();
+    let n = rows.len() as f64;
+    let (mx, my) = rows.iter().fold((0.0, 0.0), |m, r| (m.0 + r.0 / n, m.1 + r.1 / n));
+    let xx: f64 = rows.iter().map(|r| (r.0 - mx).powi(2)).sum();
+    let xy: f64 = rows.iter().map(|r| (r.0 - mx) * (r.1 - my)).sum();
+    let beta = -xy / xx;
+    (rows.len() >= 2 && xx > 0.0).then_some((my + beta * mx, beta))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +165,23 @@ mod tests {
         }
         assert_close("Gao BoN", best_of_n_gold(2.0, 0.8, 0.2), 0.8, 1e-12);
         assert_close("Gao RL", rl_gold(2.0, 0.8, 0.2), 1.322741128, 1e-9);
+    }
+
+    #[test]
+    fn gold_curves_peak_where_they_should_and_are_fitted_again() {
+        let (alpha, beta) = (0.8, 0.2);
+        for (peak, gold) in [
+            (best_of_n_peak(alpha, beta), best_of_n_gold as fn(f64, f64, f64) -> f64),
+            (rl_peak(alpha, beta), rl_gold as fn(f64, f64, f64) -> f64),
+        ] {
+            let at = |d: f64| gold(d, alpha, beta);
+            assert!(at(peak) > at(0.99 * peak) && at(peak) > at(1.01 * peak));
+        }
+        let points: Vec<(f64, f64)> = [0.5, 1.0, 2.0, 5.0].iter().map(|d| (*d, rl_gold(*d, alpha, beta))).collect();
+        let (a, b) = fit_rl_gold(&points).expect("four points");
+        assert_close("alpha", a, alpha, 1e-12);
+        assert_close("beta", b, beta, 1e-12);
+        assert_eq!(fit_rl_gold(&[(1.0, 2.0), (1.0, 3.0)]), None);
+        assert_eq!(fit_rl_gold(&[]), None);
     }
 }

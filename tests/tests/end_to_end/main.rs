@@ -6,4 +6,5 @@ mod damage;
 mod page;
 mod parity;
 mod recovery;
+mod smollm2;
 mod trained;

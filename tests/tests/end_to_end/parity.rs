@@ -142,11 +142,12 @@ fn a_kernel_broken_by_hand_does_not_agree() {
     let mut on_cpu = Engine::cpu(&checkpoint).unwrap();
     let cases = [
         ("no kernel", "", ""),
-        ("rms_norm", "* scale * weight[i]", "* scale"),
-        ("silu_mul", "1.0 + exp", "1.1 + exp"),
+        ("norm_rows", "* scale * gain[i]", "* scale"),
+        ("norm_matmul", "hi *= gain.hi", "hi *= gain.lo"),
+        ("norm_gate_up", "1.0 + exp", "1.1 + exp"),
         ("attention", "mass * shrink + weight", "mass + weight"),
         ("rope_append", "- pair.y * turn.y", "+ pair.y * turn.y"),
-        ("matmul", "dot(w3.hi, hi)", "dot(w2.hi, hi)"),
+        ("matmul", "dot(w.o3.hi, hi)", "dot(w.o2.hi, hi)"),
         ("embed", "out[at + 1u] = values.hi", "out[at] = values.hi"),
     ];
     for (name, from, to) in cases {

@@ -2,13 +2,13 @@
 //! the mean, a solid bar of ± one aleatoric standard deviation (users disagree) and below it a hatched bar of ±
 //! one epistemic standard deviation (the model has seen little like it).
 
-use crate::wire::Suggestion;
+use beckon_shared::engine::Score;
 use leptos::prelude::*;
 
-/// Axis that holds every suggestion with one standard deviation to each side, and zero.
-pub fn shared_axis<'a>(suggestions: impl Iterator<Item = &'a Suggestion>) -> (f64, f64) {
+/// Axis that holds every score with one standard deviation to each side, and zero.
+pub fn shared_axis(scores: impl Iterator<Item = Score>) -> (f64, f64) {
     let (mut low, mut high) = (0.0_f64, 0.0_f64);
-    for s in suggestions {
+    for s in scores {
         let (mean, std) = (f64::from(s.reward_mean), f64::from(s.aleatoric_std.max(s.epistemic_std)));
         if (mean - std).is_finite() && (mean + std).is_finite() {
             low = low.min(mean - std);
@@ -21,13 +21,13 @@ pub fn shared_axis<'a>(suggestions: impl Iterator<Item = &'a Suggestion>) -> (f6
 /// The glyph. Its numbers are in the accessible text of whoever holds it.
 #[component]
 pub fn Spread(
-    /// Whose belief.
-    suggestion: Suggestion,
+    /// The belief.
+    score: Score,
     /// Shared axis.
     #[prop(into)]
     axis: Signal<(f64, f64)>,
 ) -> impl IntoView {
-    let mean = f64::from(suggestion.reward_mean);
+    let mean = f64::from(score.reward_mean);
     let place = move |x: f64| {
         let (low, high) = axis.get();
         ((x - low) / (high - low) * 100.0).clamp(0.0, 100.0)
@@ -41,8 +41,8 @@ pub fn Spread(
     view! {
         <span class="spread" aria-hidden="true">
             <span class="spread-zero" style:left=move || format!("{:.2}%", place(0.0))></span>
-            {bar(suggestion.aleatoric_std, "spread-bar spread-aleatoric")}
-            {bar(suggestion.epistemic_std, "spread-bar spread-epistemic")}
+            {bar(score.aleatoric_std, "spread-bar spread-aleatoric")}
+            {bar(score.epistemic_std, "spread-bar spread-epistemic")}
             <span class="spread-mean" style:left=move || format!("{:.2}%", place(mean))></span>
         </span>
     }

@@ -41,7 +41,7 @@ pub fn PreviewPage() -> impl IntoView {
     let comparing = Signal::derive(move || engine.side(Side::B).pick.with(Option::is_some));
     let axis = Signal::derive(move || {
         let shown: Vec<Suggested> = answers.iter().filter_map(|a| a.suggested.get()).collect();
-        shared_axis(shown.iter().flat_map(|s| &s.candidates))
+        shared_axis(shown.iter().flat_map(|s| &s.candidates).filter_map(|s| s.score))
     });
     let ask = move |side: Side| suggest(engine, side, answers[side.index()], conversation, settings);
     let ask_all = move || {

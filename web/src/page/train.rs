@@ -15,6 +15,7 @@ use leptos::prelude::*;
 /// For people and for `data-state`.
 pub fn state_name(state: RunState) -> &'static str {
     match state {
+        RunState::Draft => "draft",
         RunState::Queued => "queued",
         RunState::Running => "running",
         RunState::Paused => "paused",

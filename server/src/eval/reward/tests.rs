@@ -2,6 +2,7 @@
 
 use super::*;
 use beckon_shared::metrics::assert_close;
+use beckon_shared::preference::PairKind;
 use beckon_shared::prompt::Prompt;
 
 fn pair(group: &str, chosen: &str, rejected: &str, label: f32) -> Pair {
@@ -13,6 +14,8 @@ fn pair(group: &str, chosen: &str, rejected: &str, label: f32) -> Pair {
         rejected: rejected.into(),
         label,
         weight: 1.0,
+        kind: PairKind::Slate,
+        logit_variance: 0.0,
     }
 }
 

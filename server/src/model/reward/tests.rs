@@ -3,6 +3,7 @@
 use super::*;
 use beckon_shared::config::Preset;
 use beckon_shared::metrics::assert_close;
+use beckon_shared::preference::PairKind;
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::train(["red apples are sweet", "green pears are sour", "where to buy apples"], 300).expect("tokenizer")
@@ -93,6 +94,8 @@ fn epistemic_spread_and_pair_probability_follow_from_the_reading() {
         rejected: rejected.into(),
         label: 1.0,
         weight: 1.0,
+        kind: PairKind::Slate,
+        logit_variance: 0.0,
     };
     let p = scorer.pair_probabilities(&[
         pair("red apples", "sour pears"),

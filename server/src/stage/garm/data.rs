@@ -252,6 +252,7 @@ fn batch_of_step(lengths: &[usize], n_batch: usize, seed: u64, step: usize) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::preference::PairKind;
 
     #[test]
     fn a_pass_uses_every_item_once_and_follows_from_seed_and_step() {
@@ -289,6 +290,8 @@ mod tests {
             rejected: "b".into(),
             label: 1.0,
             weight: 1.0,
+            kind: PairKind::Slate,
+            logit_variance: 0.0,
         };
         let pairs: Vec<Pair> = (0..40).map(|g| pair("large", g)).chain((0..10).map(|g| pair("small", g))).collect();
         let aside = validation_groups(&pairs, 1);

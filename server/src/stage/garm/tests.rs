@@ -6,7 +6,7 @@ use crate::model::reward::Scorer;
 use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
 use beckon_shared::metrics::assert_close;
-use beckon_shared::preference::{Anchor, Pair};
+use beckon_shared::preference::{Anchor, Pair, PairKind};
 use beckon_shared::prompt::Prompt;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,11 +47,22 @@ fn split(n: usize, seed: u64) -> Split {
             suggestion: text(a),
             level,
             weight: 1.0,
+            rate: None,
         });
         if a != b {
             let (chosen, rejected) = if u_a > u_b { (a, b) } else { (b, a) };
             let (chosen, rejected) = (text(chosen), text(rejected));
-            split.pairs.push(Pair { source, group, prompt, chosen, rejected, label: 0.98, weight: 1.0 });
+            split.pairs.push(Pair {
+                source,
+                group,
+                prompt,
+                chosen,
+                rejected,
+                label: 0.98,
+                weight: 1.0,
+                kind: PairKind::Slate,
+                logit_variance: 0.0,
+            });
         }
     }
     split

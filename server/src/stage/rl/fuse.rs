@@ -9,8 +9,8 @@ use beckon_shared::control::RlConfig;
 use beckon_shared::engine::Score;
 use beckon_shared::garm::effective::penalised;
 use beckon_shared::reward::advantage::{leave_one_out, scale_by_batch_std};
-use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, WEIGHTS, heuristics};
-use beckon_shared::reward::fusion::{FusedGroup, Fusion, std_floor};
+use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, heuristics};
+use beckon_shared::reward::fusion::{FusedGroup, TwoStage, std_floor};
 use beckon_shared::reward::gate::{Candidate, Gate};
 use serde::{Deserialize, Serialize};
 
@@ -58,10 +58,10 @@ impl Calibration {
         )
     }
 
-    /// Gate and fusion of every group.
-    pub fn fuse(&self, groups: &[Group], scores: &[Vec<Score>], config: &RlConfig) -> Fused {
-        let fusion = Fusion {
-            weights: WEIGHTS.to_vec(),
+    /// Gate and fusion of every group; `weights` are w_m, one a component.
+    pub fn fuse(&self, groups: &[Group], scores: &[Vec<Score>], weights: &[f64], config: &RlConfig) -> Fused {
+        let fusion = TwoStage {
+            weights: weights.to_vec(),
             std_floors: self.std_floors.iter().map(|s| s.0).collect(),
             clip: CLIP,
             margin: MARGIN,
@@ -95,7 +95,7 @@ impl Calibration {
     }
 }
 
-/// r1, r2, r3, r4, r6 of a group, `[M][G]`.
+/// r1 to r6 of a group, `[M][G]`.
 fn components(group: &Group, scores: &[Score], config: &RlConfig) -> Vec<Vec<f64>> {
     let garm = |s: &Score| {
         let [mean, aleatoric, epistemic] = [s.reward_mean, s.aleatoric_std, s.epistemic_std].map(f64::from);
@@ -183,11 +183,11 @@ mod tests {
         let near = vec![vec![score(1.0, 0.1), score(0.0, 0.1), score(0.2, 0.1), score(0.1, 0.1)]];
         let calibration = Calibration::of(&groups, &near, &[score(0.0, 0.2), score(0.0, 0.5)], &config());
         assert_close("threshold", calibration.veto_above.0, 0.5, 1e-6);
-        let before = calibration.fuse(&groups, &near, &config());
+        let before = calibration.fuse(&groups, &near, &config().weights.to_array(), &config());
         assert_close("no veto", before.veto_rate(), 0.0, 0.0);
         let mut far = near.clone();
         far[0][0] = score(3.0, 0.9);
-        let after = calibration.fuse(&groups, &far, &config());
+        let after = calibration.fuse(&groups, &far, &config().weights.to_array(), &config());
         assert_close("one of four", after.veto_rate(), 0.25, 0.0);
         let best = |f: &Fused| f.groups[0].as_ref().map_or(f64::NAN, |g| g.z[0][0]);
         assert!(best(&before) > 1.0, "{}", best(&before));
@@ -202,7 +202,7 @@ mod tests {
         let scores =
             vec![vec![score(0.0, 0.0), score(9.0, 0.0), score(0.5, 0.0), score(9.0, 0.0)], vec![score(1.0, 0.0); 4]];
         let calibration = Calibration::of(&groups, &scores, &[], &config());
-        let fused = calibration.fuse(&groups, &scores, &config());
+        let fused = calibration.fuse(&groups, &scores, &config().weights.to_array(), &config());
         assert_close("failures", fused.gate_failure_rate(), 6.0 / 8.0, 0.0);
         let a = fused.advantages(&[0.0; 8], 0.03);
         assert!(a[1].max(a[3]) < a[0].min(a[2]), "{a:?}");
@@ -215,7 +215,7 @@ mod tests {
         let groups = [group(&["aloe vera gel", "aloe vera juice", "aloe vera hair", "aloe vera plant"])];
         let scores = vec![vec![score(0.5, 0.1); 4]];
         let calibration = Calibration::of(&groups, &scores, &[], &config());
-        let fused = calibration.fuse(&groups, &scores, &config());
+        let fused = calibration.fuse(&groups, &scores, &config().weights.to_array(), &config());
         let (free, held) = (fused.advantages(&[0.0; 4], 1.0), fused.advantages(&[4.0, 0.0, 0.0, 0.0], 1.0));
         assert!(held[0] < free[0] - 0.3, "{free:?} {held:?}");
     }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::stage::Observer;
 use beckon_shared::config::Preset;
+use beckon_shared::engine::Engine;
 use beckon_shared::metrics::assert_close;
+use beckon_shared::prompt::PromptFormat;
+use beckon_shared::sampling::Sampling;
 
 const TEXTS: [(&str, &str); 8] = [
     ("best way to cook rice", "how long should rice rest"),
@@ -100,6 +103,39 @@ fn train_from(
 
 fn bits(tensors: &TensorMap) -> Vec<(String, Vec<u32>)> {
     tensors.iter().map(|(name, t)| (name.clone(), t.data.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+/// The stage and RL's rollouts know nothing of the prompt format: with a pretrained model's pieces around turns the
+/// policy learns as well, and ends its texts with that model's token.
+#[test]
+fn a_chat_format_trains_like_our_own() {
+    let json = tokenizer().to_json().replace("<|user|>", "<|im_start|>").replace("<|assistant|>", "<|im_end|>");
+    let pieces = |role: &str| [format!("<|im_start|>{role} "), "<|im_end|> ".to_owned()];
+    let format = PromptFormat {
+        begin: String::new(),
+        user: pieces("user"),
+        assistant: pieces("assistant"),
+        suggest: "<|im_start|>user ".into(),
+        end: "<|im_end|>".into(),
+        chat_template: None,
+    };
+    let tokenizer = Tokenizer::pretrained(&json, format).expect("a tokenizer");
+    assert_ne!(tokenizer.end(), beckon_shared::tokenizer::END);
+    let model = network(&tokenizer);
+    let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
+    let inputs =
+        SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &examples[..2] };
+    let folder = tempfile::tempdir().expect("folder");
+    let mut watcher = Watcher::default();
+    let dir = folder.path().to_owned();
+    let mut ctx = StageContext { device: Device::flex(), dir, seed: 7, save_every: 0, observer: &mut watcher };
+    let outcome = run(&mut ctx, &inputs, &config(80)).expect("training");
+    assert!(outcome.held_out_nll < 0.5 * outcome.held_out_nll_before, "{} nats", outcome.held_out_nll);
+    let mut engine = Engine::from_tensors(&model, &outcome.policy, &tokenizer).expect("an engine");
+    let written = engine.rollouts(&[Prompt::from_query(TEXTS[0].0)], 8, 24, &Sampling::plain(1), 0).expect("rollouts");
+    let ended = written[0].iter().filter(|r| r.finished && r.tokens.last() == Some(&tokenizer.end())).count();
+    assert!(ended >= 4, "{written:?}");
+    assert!(written[0].iter().all(|r| !r.text.contains("im_end")), "{written:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::format;
 use crate::live::Live;
 use crate::slate;
 use crate::wire::{ExecutorKind, LoadStep, Loaded, Side, Suggested, Suggestion};
+use beckon_shared::engine::Score;
 use leptos::prelude::*;
 
 /// The column of one side.
@@ -173,15 +174,17 @@ fn chip(
     axis: Signal<(f64, f64)>,
     take: Callback<String>,
 ) -> impl IntoView {
-    let numbers = format!("{} ± {:.2}", format::signed(f64::from(s.reward_mean), 2), s.reward_std(),);
-    let spoken = format!(
-        "GaRM mean {}, aleatoric standard deviation {:.2}, epistemic {:.2}; log-probability {:.1} nats over {} tokens",
-        format::signed(f64::from(s.reward_mean), 2),
-        s.aleatoric_std,
-        s.epistemic_std,
-        s.logp_nats,
-        s.n_tokens,
-    );
+    let likely = format!("log-probability {:.1} nats over {} tokens", s.logp_nats, s.n_tokens);
+    let (numbers, spoken) = match &s.score {
+        None => ("not scored".to_owned(), format!("this checkpoint has no reward model; {likely}")),
+        Some(score) => {
+            let mean = format::signed(f64::from(score.reward_mean), 2);
+            let (aleatoric, epistemic) = (score.aleatoric_std, score.epistemic_std);
+            let spreads = format!("aleatoric standard deviation {aleatoric:.2}, epistemic {epistemic:.2}");
+            (format!("{mean} ± {:.2}", score.reward_std()), format!("GaRM mean {mean}, {spreads}; {likely}"))
+        }
+    };
+    let part = |of: fn(&Score) -> f32| s.score.as_ref().map(|score| of(score).to_string());
     let title = spoken.clone();
     let text = s.text.trim().to_owned();
     let shown = if text.is_empty() { "(nothing)".to_owned() } else { text.clone() };
@@ -191,16 +194,16 @@ fn chip(
                 type="button"
                 class="chip"
                 data-testid="chip"
-                data-mean=s.reward_mean.to_string()
-                data-aleatoric=s.aleatoric_std.to_string()
-                data-epistemic=s.epistemic_std.to_string()
+                data-mean=part(|score| score.reward_mean)
+                data-aleatoric=part(|score| score.aleatoric_std)
+                data-epistemic=part(|score| score.epistemic_std)
                 title=title
                 prop:disabled=text.is_empty()
                 on:click=move |_| take.run(text.clone())
             >
                 {shown}
             </button>
-            <Spread suggestion=s axis=axis/>
+            {s.score.map(|score| view! { <Spread score=score axis=axis/> })}
             <span class="num">{numbers}<span class="visually-hidden">{spoken}</span></span>
             {why_not.map(|why| view! { <span class="muted">{why}</span> })}
         </li>

@@ -1,15 +1,18 @@
-// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight. One workgroup a row.
+// out[i] = norm(x[rows[i]]): chosen rows of the residual stream after the final norm, as in norm_matmul.wgsl.
+// One workgroup a row.
 
-struct RmsNormParams {
+struct NormRowsParams {
     n_rows: u32,
     cols: u32,
+    n_x_rows: u32,
     eps: f32,
 }
 
-@group(0) @binding(0) var<uniform> params: RmsNormParams;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [R, C / 4]
-@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>; // [C / 4]
-@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>; // [R, C / 4]
+@group(0) @binding(0) var<uniform> params: NormRowsParams;
+@group(0) @binding(1) var<storage, read> rows: array<u32>; // [R]
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // [n_x_rows, C / 4]
+@group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [C / 4]
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [R, C / 4]
 
 const THREADS = 64u;
 
@@ -19,10 +22,12 @@ var<workgroup> parts: array<f32, 8>;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let quads = params.cols / 4u;
-    let start = group.x * quads;
+    // a row outside x reads its last one, as in the twin
+    let from_row = min(rows[group.x], params.n_x_rows - 1u) * quads;
+    let to_row = group.x * quads;
     var sum = vec4<f32>(0.0);
     for (var i = thread; i < quads; i += THREADS) {
-        let value = x[start + i];
+        let value = x[from_row + i];
         sum += value * value;
     }
     partial[thread] = dot(sum, vec4<f32>(1.0));
@@ -41,6 +46,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let scale = inverseSqrt(total / f32(params.cols) + params.eps);
     for (var i = thread; i < quads; i += THREADS) {
-        out[start + i] = x[start + i] * scale * weight[i];
+        out[to_row + i] = x[from_row + i] * scale * gain[i];
     }
 }

@@ -1,0 +1,57 @@
+//! The checkpoint that a run starts from: its policy instead of random numbers, its tokenizer instead of a new one.
+//!
+//! In the loop: the arrow back from a checkpoint to SFT. The file lies in the run's folder, so a run needs nothing else when it
+//! goes on after an interruption; the configuration holds its id, which fixes the content. Quantization loses a little of the
+//! parent; SFT starts from what the page would run. The reward model starts from the new SFT policy, as always.
+
+use super::PipelineError;
+use crate::model::state::write_atomic;
+use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::config::ModelConfig;
+use beckon_shared::control::RunConfig;
+use beckon_shared::tensor::TensorMap;
+use beckon_shared::tokenizer::Tokenizer;
+use std::path::Path;
+
+/// Name of the file in the run's folder.
+const FILE: &str = "parent.beckon";
+
+/// What a run takes over.
+pub struct Parent {
+    /// Text to tokens.
+    pub tokenizer: Tokenizer,
+    /// Tensors by the names of the network.
+    pub policy: TensorMap,
+}
+
+/// Puts the bytes of a checkpoint into a run's folder (which exists), unless they are there.
+///
+/// # Errors
+/// [`PipelineError::Io`].
+pub fn place(dir: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
+    let path = dir.join(FILE);
+    if std::fs::read(&path).is_ok_and(|there| there == bytes) { Ok(()) } else { Ok(write_atomic(&path, bytes)?) }
+}
+
+/// The parent that `config` names, from the run's folder; `None` where it names none.
+///
+/// # Errors
+/// The file is missing, damaged, another checkpoint, or of another shape than the preset's.
+pub fn load(dir: &Path, config: &RunConfig) -> Result<Option<Parent>, PipelineError> {
+    let Some(id) = &config.parent else { return Ok(None) };
+    let path = dir.join(FILE);
+    let bytes = std::fs::read(&path).map_err(|source| PipelineError::io("read", &path, source))?;
+    let checkpoint = Checkpoint::decode(&bytes)?;
+    let damaged = |reason: String| PipelineError::Damaged { reason, path: path.clone() };
+    if checkpoint.id != *id {
+        return Err(damaged(format!("it is checkpoint {}, and the run starts from {id}", checkpoint.id)));
+    }
+    let own = config.preset.model();
+    let theirs = ModelConfig { vocab_size: own.vocab_size, ..checkpoint.manifest.model.clone() };
+    if theirs != own {
+        let preset = config.preset;
+        return Err(damaged(format!("the parent's network is not that of preset {preset:?}; take the preset it has")));
+    }
+    let tokenizer = checkpoint.tokenizer()?;
+    Ok(Some(Parent { tokenizer, policy: checkpoint.dense("policy") }))
+}

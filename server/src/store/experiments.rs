@@ -1,0 +1,359 @@
+//! Experiments in the store: their states, what was shown and clicked, and the sums over users that the analysis takes.
+
+use super::{Store, StoreError};
+use beckon_shared::ab::input::{User, Users};
+use beckon_shared::ab::interleave::Votes;
+use beckon_shared::ab::moments::Totals;
+use beckon_shared::control::experiment::{
+    ClickEvent, ExperimentState, ExperimentStatus, Exposure, IngestEvent, IngestOutcome, Layout, LooksState,
+};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+
+/// Number of an experiment from its id (`e12`); `None` for anything else.
+fn number(id: &str) -> Option<i64> {
+    let digits = id.strip_prefix('e')?;
+    let number = digits.parse().ok()?;
+    (format!("{number}") == digits).then_some(number)
+}
+
+fn json<T: serde::Serialize>(value: &T, what: &str) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|source| StoreError::Damaged { what: what.to_owned(), source })
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &str, what: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|source| StoreError::Damaged { what: what.to_owned(), source })
+}
+
+impl Store {
+    /// Adds an experiment and gives it its id, which is set in `status`. A second one for the same entry of the audit log
+    /// is not added: the first is returned.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn add_experiment(
+        &self,
+        mut status: ExperimentStatus,
+        audit_id: Option<i64>,
+    ) -> Result<ExperimentStatus, StoreError> {
+        let mut writer = self.writer();
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let sql = "SELECT status FROM experiments WHERE audit_id = ?1";
+        let there = transaction.query_row(sql, [audit_id], |row| row.get::<_, String>(0)).optional()?;
+        if let Some(there) = there {
+            return parsed(&there, "an experiment");
+        }
+        transaction.execute("INSERT INTO experiments (status, audit_id) VALUES ('{}', ?1)", [audit_id])?;
+        let number = transaction.last_insert_rowid();
+        status.id = format!("e{number}");
+        let text = json(&status, "an experiment")?;
+        transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", params![number, text])?;
+        transaction.commit()?;
+        Ok(status)
+    }
+
+    /// One experiment.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn experiment(&self, id: &str) -> Result<Option<ExperimentStatus>, StoreError> {
+        let reader = self.reader();
+        let mut statement = reader.prepare_cached("SELECT status FROM experiments WHERE id = ?1")?;
+        let text = statement.query_row([number(id)], |row| row.get::<_, String>(0)).optional()?;
+        text.map(|text| parsed(&text, "an experiment")).transpose()
+    }
+
+    /// All experiments, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn experiments(&self) -> Result<Vec<ExperimentStatus>, StoreError> {
+        let reader = self.reader();
+        let mut statement = reader.prepare_cached("SELECT status FROM experiments ORDER BY id DESC")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        rows.map(|text| parsed(&text?, "an experiment")).collect()
+    }
+
+    /// Changes an experiment's status where `change` says so, in one transaction, synced to disk; `None` where there is
+    /// none with this id. What `change` refuses changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn change_experiment<E>(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut ExperimentStatus) -> Result<(), E>,
+    ) -> Result<Option<Result<ExperimentStatus, E>>, StoreError> {
+        let mut writer = self.writer();
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let sql = "SELECT status FROM experiments WHERE id = ?1";
+        let text = transaction.query_row(sql, [number(id)], |row| row.get::<_, String>(0)).optional()?;
+        let Some(text) = text else { return Ok(None) };
+        let mut status: ExperimentStatus = parsed(&text, "an experiment")?;
+        if let Err(refusal) = change(&mut status) {
+            return Ok(Some(Err(refusal)));
+        }
+        let text = json(&status, "an experiment")?;
+        transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", params![number(id), text])?;
+        transaction.commit()?;
+        Ok(Some(Ok(status)))
+    }
+
+    /// Removes an experiment with all its events; `false` where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn remove_experiment(&self, id: &str) -> Result<bool, StoreError> {
+        Ok(self.writer().execute("DELETE FROM experiments WHERE id = ?1", [number(id)])? == 1)
+    }
+
+    /// Replaces the ingest key's hash.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn set_ingest_hash(&self, id: &str, hash: &[u8; 32]) -> Result<(), StoreError> {
+        self.writer().execute("UPDATE experiments SET key_hash = ?2 WHERE id = ?1", params![number(id), hash])?;
+        Ok(())
+    }
+
+    /// SHA-256 of the ingest key's secret.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn ingest_hash(&self, id: &str) -> Result<Option<[u8; 32]>, StoreError> {
+        let reader = self.reader();
+        let mut statement = reader.prepare_cached("SELECT key_hash FROM experiments WHERE id = ?1")?;
+        Ok(statement.query_row([number(id)], |row| row.get::<_, Option<[u8; 32]>>(0)).optional()?.flatten())
+    }
+
+    /// Checkpoints that experiments which are not decided need, with the experiment in words.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn checkpoints_of_experiments(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let open = self.experiments()?.into_iter().filter(|e| e.state != ExperimentState::Decided);
+        let pairs = |e: ExperimentStatus| {
+            let user = format!("experiment {}", e.id);
+            e.config.checkpoints().map(|id| (id.to_owned(), user.clone())).collect::<Vec<_>>()
+        };
+        Ok(open.flat_map(pairs).collect())
+    }
+
+    /// What earlier looks at an experiment have shown.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn looks(&self, id: &str) -> Result<Option<LooksState>, StoreError> {
+        let sql = "SELECT looks FROM experiments WHERE id = ?1";
+        let text = self.reader().query_row(sql, [number(id)], |row| row.get::<_, Option<String>>(0)).optional()?;
+        text.flatten().map(|text| parsed(&text, "the looks at an experiment")).transpose()
+    }
+
+    /// Keeps what a look has shown.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set_looks(&self, id: &str, looks: &LooksState) -> Result<(), StoreError> {
+        let text = json(looks, "the looks at an experiment")?;
+        self.journal().execute("UPDATE experiments SET looks = ?2 WHERE id = ?1", params![number(id), text])?;
+        Ok(())
+    }
+
+    /// Stores a batch of events in one transaction, synced to disk before this returns. Events that are there already are
+    /// counted and left out, so a batch whose answer was lost can be sent again. `arm_of` gives a unit's arm.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of the batch is stored.
+    pub fn ingest(
+        &self,
+        experiment: &ExperimentStatus,
+        events: &[IngestEvent],
+        arm_of: impl Fn(&str) -> Option<usize>,
+    ) -> Result<IngestOutcome, StoreError> {
+        let mut outcome = IngestOutcome::default();
+        let mut writer = self.writer();
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let is_new = experiment.state == ExperimentState::Running;
+        for (idx, event) in events.iter().enumerate() {
+            let stored = match event {
+                IngestEvent::Exposure(_) if !is_new => Err("the experiment is not running".into()),
+                IngestEvent::Exposure(exposure) => {
+                    let arm = arm_of(&exposure.unit).map(|arm| experiment.config.arms[arm].name.as_str());
+                    match exposure.check(arm, experiment.config.layout) {
+                        Ok(()) => Ok(insert_exposure(&transaction, experiment, exposure)?),
+                        Err(why) => Err(why),
+                    }
+                }
+                IngestEvent::Click(click) => insert_click(&transaction, experiment, click)?,
+            };
+            match stored {
+                Ok(true) => outcome.n_accepted += 1,
+                Ok(false) => outcome.n_duplicates += 1,
+                Err(why) => outcome.rejects.push((idx, why)),
+            }
+        }
+        transaction.commit()?;
+        Ok(outcome)
+    }
+
+    /// Sums over the users of an experiment, as the analysis takes them: clicked slates over slates, requests without a
+    /// suggestion over requests, latency, and strata. With them the numbers of slates and clicks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn experiment_users(&self, experiment: &ExperimentStatus) -> Result<(Users, u64, u64), StoreError> {
+        let arms: Vec<String> = experiment.config.arms.iter().map(|arm| arm.name.clone()).collect();
+        let reader = self.reader();
+        let mut statement = reader.prepare_cached(
+            "SELECT e.arm, sum(e.n_slots > 0), sum(e.n_slots > 0 AND coalesce(c.n, 0) > 0), count(*), sum(e.n_slots = 0), \
+                    sum(CASE WHEN e.n_slots > 0 THEN e.latency_millis END), \
+                    sum(e.n_slots > 0 AND e.latency_millis IS NOT NULL), \
+                    date(min(e.time_millis) / 1000, 'unixepoch'), min(e.device_tier), min(e.browser), max(e.simulated), \
+                    sum(coalesce(c.n, 0)) \
+             FROM exposures e LEFT JOIN (\
+                 SELECT impression_id, count(*) AS n FROM clicks WHERE experiment = ?1 GROUP BY impression_id\
+             ) c ON c.impression_id = e.impression_id \
+             WHERE e.experiment = ?1 GROUP BY e.unit ORDER BY min(e.time_millis), e.unit",
+        )?;
+        let mut rows = statement.query([number(&experiment.id)])?;
+        let mut users = Users {
+            arms: arms.clone(),
+            strata: beckon_shared::ab::input::USUAL_STRATA.map(str::to_owned).to_vec(),
+            has_requests: true,
+            has_latency: true,
+            has_days: true,
+            ..Users::default()
+        };
+        let (mut n_exposures, mut n_clicks) = (0, 0);
+        while let Some(row) = rows.next()? {
+            let arm: String = row.get(0)?;
+            // an arm is checked against the assignment when it comes in
+            let Some(arm) = arms.iter().position(|name| *name == arm) else { continue };
+            let (shown, clicked, requests, none): (f64, f64, f64, f64) =
+                (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+            let (latency, timed): (Option<f64>, f64) = (row.get(5)?, row.get(6)?);
+            let totals = |numerator, denominator| Totals { numerator, denominator, ..Totals::default() };
+            users.users.push(User {
+                arm,
+                clicks: totals(clicked, shown),
+                no_suggestion: totals(none, requests),
+                latency_millis: totals(latency.unwrap_or(0.0), timed),
+                day: row.get(7)?,
+                strata: vec![row.get(8)?, row.get(9)?],
+            });
+            users.is_simulated |= row.get::<_, bool>(10)?;
+            n_exposures += shown as u64;
+            n_clicks += row.get::<_, u64>(11)?;
+        }
+        users.has_latency = users.users.iter().any(|user| user.latency_millis.denominator > 0.0);
+        Ok((users, n_exposures, n_clicks))
+    }
+
+    /// Votes of the users of an interleaved experiment: clicks on what the second arm placed minus those on the first's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn experiment_votes(&self, experiment: &ExperimentStatus) -> Result<Vec<Votes>, StoreError> {
+        let second = experiment.config.arms.get(1).map(|arm| arm.name.as_str()).unwrap_or_default();
+        let reader = self.reader();
+        let mut statement = reader.prepare_cached(
+            "SELECT sum(CASE WHEN c.arm = ?2 THEN 1.0 ELSE -1.0 END), count(*) * 1.0 \
+             FROM clicks c JOIN exposures e ON e.experiment = c.experiment AND e.impression_id = c.impression_id \
+             WHERE c.experiment = ?1 GROUP BY e.unit ORDER BY e.unit",
+        )?;
+        let rows = statement.query_map(params![number(&experiment.id), second], |row| {
+            Ok(Votes { net: row.get(0)?, n_clicks: row.get(1)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Exposures of an experiment with the slots that were clicked, in order of their time.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn exposures(&self, id: &str) -> Result<Vec<(Exposure, Vec<ClickEvent>)>, StoreError> {
+        let reader = self.reader();
+        let mut clicks = reader.prepare_cached(
+            "SELECT impression_id, slot, time_millis, dwell_secs FROM clicks WHERE experiment = ?1 ORDER BY impression_id, slot",
+        )?;
+        let mut by_impression: std::collections::HashMap<String, Vec<ClickEvent>> = std::collections::HashMap::new();
+        let rows = clicks.query_map([number(id)], |row| {
+            let (impression_id, slot) = (row.get(0)?, row.get(1)?);
+            Ok(ClickEvent { impression_id, slot, time_millis: row.get(2)?, dwell_secs: row.get(3)? })
+        })?;
+        for click in rows {
+            let click = click?;
+            by_impression.entry(click.impression_id.clone()).or_default().push(click);
+        }
+        let mut statement = reader.prepare_cached(
+            "SELECT json FROM exposures WHERE experiment = ?1 AND n_slots > 0 ORDER BY time_millis, impression_id",
+        )?;
+        let rows = statement.query_map([number(id)], |row| row.get::<_, String>(0))?;
+        rows.map(|text| {
+            let exposure: Exposure = parsed(&text?, "an exposure")?;
+            let clicks = by_impression.remove(&exposure.impression_id).unwrap_or_default();
+            Ok((exposure, clicks))
+        })
+        .collect()
+    }
+}
+
+fn insert_exposure(
+    transaction: &Transaction<'_>,
+    experiment: &ExperimentStatus,
+    exposure: &Exposure,
+) -> Result<bool, StoreError> {
+    let text = json(exposure, "an exposure")?;
+    let sql = "INSERT INTO exposures \
+               (experiment, impression_id, unit, arm, time_millis, n_slots, latency_millis, device_tier, browser, \
+                simulated, json) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
+    let n = transaction.prepare_cached(sql)?.execute(params![
+        number(&experiment.id),
+        exposure.impression_id,
+        exposure.unit,
+        exposure.arm,
+        exposure.time_millis,
+        exposure.slate.len(),
+        exposure.latency_millis,
+        exposure.device_tier.as_deref().unwrap_or("unknown"),
+        exposure.browser.as_deref().unwrap_or("unknown"),
+        exposure.simulated,
+        text
+    ])?;
+    Ok(n == 1)
+}
+
+fn insert_click(
+    transaction: &Transaction<'_>,
+    experiment: &ExperimentStatus,
+    click: &ClickEvent,
+) -> Result<Result<bool, String>, StoreError> {
+    let number = number(&experiment.id);
+    let sql = "SELECT json FROM exposures WHERE experiment = ?1 AND impression_id = ?2";
+    let found = transaction
+        .prepare_cached(sql)?
+        .query_row(params![number, click.impression_id], |row| row.get::<_, String>(0))
+        .optional()?;
+    let Some(found) = found else { return Ok(Err("there is no exposure with this impression_id".into())) };
+    let exposure: Exposure = parsed(&found, "an exposure")?;
+    let Some(slot) = exposure.slate.get(click.slot) else {
+        return Ok(Err(format!("slot {} of {}", click.slot, exposure.slate.len())));
+    };
+    if !slot.visible {
+        return Ok(Err(format!("slot {} was not visible", click.slot)));
+    }
+    let arm = match experiment.config.layout {
+        Layout::Split => None,
+        Layout::Interleaved => slot.arm.as_deref(),
+    };
+    let sql = "INSERT INTO clicks (experiment, impression_id, slot, arm, time_millis, dwell_secs) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
+    let n = transaction.prepare_cached(sql)?.execute(params![
+        number,
+        click.impression_id,
+        click.slot,
+        arm,
+        click.time_millis,
+        click.dwell_secs.filter(|secs| secs.is_finite())
+    ])?;
+    Ok(Ok(n == 1))
+}

@@ -1,0 +1,329 @@
+//! A Llama in a GGUF file: configuration, tensor names and layout, and whole policies both ways.
+//!
+//! Files of architecture `llama` hold the rows of each head of q and k in another order than Hugging Face
+//! and we do: there row `2 i + half` of a head, here row `half · K/2 + i`, because ggml rotates neighbours
+//! (elements 2 i and 2 i + 1) where we rotate halves (i and i + K/2). [`source_row`] and [`file_row`] undo
+//! and redo that; blocks run along rows, so nothing is quantized anew.
+//!
+//! Dimension key as in [`crate::config`].
+
+use super::block::{bytes_from_matrix, matrix_from_bytes};
+use super::{Gguf, GgufError, NewTensor, TensorInfo, Value, encode, vocabulary};
+use crate::checkpoint::{Checkpoint, Lineage, PolicyParts};
+use crate::config::{ModelConfig, tensor_names};
+use crate::quant::{BlockFormat, Matrix};
+use crate::tokenizer::Tokenizer;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// The architecture that is read and written.
+const ARCHITECTURE: &str = "llama";
+const EMBEDDING: &str = "token_embd.weight";
+/// The output matrix of a model whose embedding is not tied to it.
+const OUTPUT: &str = "output.weight";
+
+/// Parts of a layer: Hugging Face's name and ggml's.
+const LAYER_PARTS: [(&str, &str); 9] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// Name in a GGUF file of a tensor of [`tensor_names`]; `None` for another.
+pub fn name_in_file(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some(EMBEDDING.to_owned()),
+        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, part) = name.strip_prefix("model.layers.")?.strip_suffix(".weight")?.split_once('.')?;
+    let (_, in_file) = LAYER_PARTS.into_iter().find(|(ours, _)| *ours == part)?;
+    Some(format!("blk.{layer}.{in_file}.weight"))
+}
+
+/// K where the tensor's rows are reordered in a file: q and k.
+fn reordered(c: &ModelConfig, name: &str) -> Option<usize> {
+    (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight")).then_some(c.head_dim)
+}
+
+/// Row in a file that is our row `row`, where heads are K = `head_dim` rows.
+pub fn source_row(row: usize, head_dim: usize) -> usize {
+    let (head, i) = (row / head_dim, row % head_dim);
+    let (half, pair) = (i / (head_dim / 2), i % (head_dim / 2));
+    head * head_dim + 2 * pair + half
+}
+
+/// Our row that is row `row` of a file: the inverse of [`source_row`].
+pub fn file_row(row: usize, head_dim: usize) -> usize {
+    let (head, i) = (row / head_dim, row % head_dim);
+    head * head_dim + (i % 2) * (head_dim / 2) + i / 2
+}
+
+impl Gguf {
+    /// Shape of the network, with a context of at most `max_seq_len` tokens.
+    ///
+    /// # Errors
+    /// Another architecture, a feature that our network does not have (experts, stretched rotary positions, an output
+    /// matrix of its own, …), missing or impossible metadata, tensors that are missing, unknown or of another shape.
+    pub fn model_config(&self, max_seq_len: usize) -> Result<ModelConfig, GgufError> {
+        let got = self.text("general.architecture")?;
+        if got != ARCHITECTURE {
+            return Err(GgufError::Architecture { got: got.to_owned() });
+        }
+        self.check_features()?;
+        let size = |name: &str| self.size(&format!("{ARCHITECTURE}.{name}"));
+        let or = |name: &str, default: usize| match self.metadata.contains_key(&format!("{ARCHITECTURE}.{name}")) {
+            true => size(name),
+            false => Ok(default),
+        };
+        let (d_model, n_heads) = (size("embedding_length")?, size("attention.head_count")?);
+        let head_dim = or("attention.key_length", d_model.checked_div(n_heads).unwrap_or(0))?;
+        for (name, default) in [("attention.value_length", head_dim), ("rope.dimension_count", head_dim)] {
+            let got = or(name, default)?;
+            if got != head_dim {
+                return Err(GgufError::Feature {
+                    what: format!("{ARCHITECTURE}.{name} {got} beside heads of {head_dim}"),
+                });
+            }
+        }
+        let n_layers = size("block_count")?;
+        let embedding = self.tensor(EMBEDDING, n_layers)?;
+        let config = ModelConfig {
+            vocab_size: embedding.rows_and_cols().0,
+            d_model,
+            n_layers,
+            n_heads,
+            n_kv_heads: or("attention.head_count_kv", n_heads)?,
+            head_dim,
+            d_ff: size("feed_forward_length")?,
+            rope_base: self.float("rope.freq_base", Some(10_000.0))?,
+            norm_eps: self.float("attention.layer_norm_rms_epsilon", None)?,
+            max_seq_len: size("context_length")?.min(max_seq_len),
+        };
+        config.validate()?;
+        self.check_tensors(&config)?;
+        Ok(config)
+    }
+
+    /// A whole number that fits the machine.
+    fn size(&self, key: &str) -> Result<usize, GgufError> {
+        let number = self.number(key)?;
+        usize::try_from(number)
+            .map_err(|_| GgufError::Metadata { key: key.to_owned(), reason: format!("{number} is too large") })
+    }
+
+    /// A positive number below `llama.`, `default` where it is not there.
+    fn float(&self, name: &str, default: Option<f32>) -> Result<f32, GgufError> {
+        let key = format!("{ARCHITECTURE}.{name}");
+        if let (Some(default), false) = (default, self.metadata.contains_key(&key)) {
+            return Ok(default);
+        }
+        let value = self.value(&key)?;
+        let number = value.as_f64().map(|x| x as f32).filter(|x| *x > 0.0 && x.is_finite());
+        number.ok_or_else(|| GgufError::Metadata {
+            key,
+            reason: format!("is {}, expected a number above 0", value.describe()),
+        })
+    }
+
+    /// What would change the forward pass in ways that ours does not know.
+    fn check_features(&self) -> Result<(), GgufError> {
+        let refuse = |what: String| Err(GgufError::Feature { what });
+        let value = |name: &str| self.metadata.get(&format!("{ARCHITECTURE}.{name}"));
+        if let Some(n) = value("expert_count").and_then(Value::as_u64).filter(|n| *n > 0) {
+            return refuse(format!("{n} experts a layer"));
+        }
+        if let Some(kind) = value("rope.scaling.type").and_then(Value::as_str).filter(|kind| *kind != "none") {
+            return refuse(format!("stretched rotary positions (rope.scaling.type {kind:?})"));
+        }
+        for name in ["rope.scaling.factor", "rope.scale_linear"] {
+            if let Some(factor) = value(name).and_then(Value::as_f64).filter(|factor| *factor != 1.0 && *factor != 0.0)
+            {
+                return refuse(format!("stretched rotary positions ({name} {factor})"));
+            }
+        }
+        if self.tensors.contains_key("rope_freqs.weight") {
+            return refuse("stretched rotary positions (tensor rope_freqs.weight)".to_owned());
+        }
+        if self.tensors.contains_key(OUTPUT) {
+            return refuse(format!("an output matrix of its own (tensor {OUTPUT}): its embedding is not tied"));
+        }
+        Ok(())
+    }
+
+    fn tensor(&self, name: &str, n_layers: usize) -> Result<&TensorInfo, GgufError> {
+        self.tensors.get(name).ok_or_else(|| GgufError::MissingTensor { name: name.to_owned(), n_layers })
+    }
+
+    fn check_tensors(&self, config: &ModelConfig) -> Result<(), GgufError> {
+        let mut unknown: BTreeMap<&str, &TensorInfo> = self.tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        for (name, want) in tensor_names(config) {
+            let info = self.trunk_tensor(config, &name)?;
+            unknown.remove(info.name.as_str());
+            if info.shape != want {
+                return Err(GgufError::WrongShape { name: info.name.clone(), got: info.shape.clone(), want });
+            }
+        }
+        match unknown.into_iter().next() {
+            Some((name, info)) => Err(GgufError::UnknownTensor {
+                name: name.to_owned(),
+                shape: info.shape.clone(),
+                n_layers: config.n_layers,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the tensor with a name of [`tensor_names`] is in the file.
+    ///
+    /// # Errors
+    /// [`GgufError::MissingTensor`].
+    pub fn trunk_tensor(&self, config: &ModelConfig, name: &str) -> Result<&TensorInfo, GgufError> {
+        self.tensor(&name_in_file(name).unwrap_or_else(|| name.to_owned()), config.n_layers)
+    }
+
+    /// The tensor with a name of [`tensor_names`] in our blocks and our order of rows, from its bytes; the values are
+    /// those of the file, exactly.
+    ///
+    /// # Errors
+    /// [`GgufError::MissingTensor`], [`GgufError::TensorBytes`], [`GgufError::Block`].
+    pub fn trunk_matrix(&self, config: &ModelConfig, name: &str, bytes: &[u8]) -> Result<Matrix, GgufError> {
+        let info = self.trunk_tensor(config, name)?;
+        let head_dim = reordered(config, name);
+        let from = |row| head_dim.map_or(row, |head_dim| source_row(row, head_dim));
+        matrix_from_bytes(&info.name, info.kind, info.rows_and_cols(), bytes, &from)
+    }
+}
+
+/// How a file becomes a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Longest prompt plus suggestion in tokens; the file's own context where that is shorter. The cache of keys and
+    /// values grows with it.
+    pub max_seq_len: usize,
+    /// Format of matrices that the file holds plain (F32, F16, BF16); block formats are kept exactly.
+    pub plain_format: BlockFormat,
+}
+
+/// Context of an imported policy unless told otherwise, in tokens: conversations are short, caches are not free.
+pub const DEFAULT_MAX_SEQ_LEN: usize = 512;
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self { max_seq_len: DEFAULT_MAX_SEQ_LEN, plain_format: BlockFormat::F32 }
+    }
+}
+
+/// A policy out of a GGUF file.
+#[derive(Debug)]
+pub struct Policy {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// Its tokenizer with the prompt format of the chat template.
+    pub tokenizer: Tokenizer,
+    /// Tensors by the names of [`tensor_names`]; vectors are one-row F32 matrices.
+    pub matrices: BTreeMap<String, Matrix>,
+}
+
+/// Reads the policy of a file, tensor by tensor: `fetch` gives the bytes of a range of the file.
+///
+/// # Errors
+/// Whatever is wrong with the file, and what `fetch` says.
+pub fn read_policy<'a>(
+    gguf: &Gguf,
+    options: ImportOptions,
+    mut fetch: impl FnMut(Range<u64>) -> Result<&'a [u8], GgufError>,
+) -> Result<Policy, GgufError> {
+    let config = gguf.model_config(options.max_seq_len)?;
+    let tokenizer = vocabulary::tokenizer(gguf)?;
+    if tokenizer.vocab_size() > config.vocab_size {
+        let (n_tokens, n_rows) = (tokenizer.vocab_size(), config.vocab_size);
+        return Err(GgufError::VocabularyMismatch { n_tokens, tensor: EMBEDDING, n_rows });
+    }
+    let mut matrices = BTreeMap::new();
+    for (name, shape) in tensor_names(&config) {
+        let info = gguf.trunk_tensor(&config, &name)?;
+        let matrix = gguf.trunk_matrix(&config, &name, fetch(info.range())?)?;
+        let format = if shape.len() == 1 { BlockFormat::F32 } else { options.plain_format };
+        let keep = matrix.format == format || matrix.format != BlockFormat::F32 && shape.len() > 1;
+        let matrix = if keep { matrix } else { packed(&info.name, &matrix, format)? };
+        matrices.insert(name, matrix);
+    }
+    Ok(Policy { config, tokenizer, matrices })
+}
+
+fn packed(name: &str, matrix: &Matrix, format: BlockFormat) -> Result<Matrix, GgufError> {
+    Matrix::from_dense(&matrix.to_dense(), format)
+        .map_err(|error| GgufError::Malformed { what: format!("tensor {name}"), reason: error.to_string() })
+}
+
+/// A whole file as a checkpoint without a reward model, for [`crate::engine::Engine`] as it is. Without `name` it is
+/// called what the file calls itself; where the file names its licence, the lineage attributes it.
+///
+/// # Errors
+/// As [`read_policy`].
+pub fn checkpoint_from_gguf(
+    file: &[u8],
+    options: ImportOptions,
+    name: Option<&str>,
+    mut lineage: Lineage,
+) -> Result<Checkpoint, GgufError> {
+    let gguf = Gguf::parse(file, file.len() as u64)?;
+    // every range was checked against the length of the file, which is in memory
+    let policy = read_policy(&gguf, options, |range| Ok(&file[range.start as usize..range.end as usize]))?;
+    let own_name = gguf.text("general.name").unwrap_or("imported");
+    if let Ok(licence) = gguf.text("general.license") {
+        let maker = gguf.text("general.organization").map(|maker| format!(" by {maker}")).unwrap_or_default();
+        lineage.attribution.push(format!("{own_name}{maker}, licence {licence}"));
+    }
+    let name = name.unwrap_or(own_name).to_owned();
+    let parts = PolicyParts { name, model: &policy.config, lineage, tokenizer: &policy.tokenizer };
+    Ok(Checkpoint::from_policy(parts, policy.matrices)?)
+}
+
+/// The policy of a checkpoint as a file that llama.cpp loads: blocks as they are (Q8 as Q8_0, Q4 as Q4_1), F32 as F32.
+///
+/// # Errors
+/// A tokenizer that GGUF cannot express.
+pub fn gguf_from_checkpoint(checkpoint: &Checkpoint) -> Result<Vec<u8>, GgufError> {
+    let c = &checkpoint.manifest.model;
+    let tokenizer = checkpoint.tokenizer()?;
+    let mut metadata = vocabulary::metadata(&tokenizer, c.vocab_size)?;
+    let mut put = |key: &str, value: Value| metadata.insert(key.to_owned(), value);
+    put("general.architecture", ARCHITECTURE.into());
+    put("general.name", checkpoint.manifest.name.as_str().into());
+    put("general.quantization_version", 2u32.into());
+    for (key, value) in [
+        ("vocab_size", c.vocab_size),
+        ("context_length", c.max_seq_len),
+        ("embedding_length", c.d_model),
+        ("block_count", c.n_layers),
+        ("feed_forward_length", c.d_ff),
+        ("attention.head_count", c.n_heads),
+        ("attention.head_count_kv", c.n_kv_heads),
+        ("attention.key_length", c.head_dim),
+        ("attention.value_length", c.head_dim),
+        ("rope.dimension_count", c.head_dim),
+    ] {
+        // `ModelConfig::validate` keeps all of them far below 2^32
+        put(&format!("{ARCHITECTURE}.{key}"), (value as u32).into());
+    }
+    put("llama.rope.freq_base", c.rope_base.into());
+    put("llama.attention.layer_norm_rms_epsilon", c.norm_eps.into());
+    let mut tensors = Vec::new();
+    for (name, shape) in tensor_names(c) {
+        let full_name = format!("policy.{name}");
+        let matrix = checkpoint.tensors.get(&full_name);
+        let matrix = matrix.ok_or(crate::checkpoint::CheckpointError::MissingTensor { name: full_name })?;
+        let head_dim = reordered(c, &name);
+        let (kind, bytes) = bytes_from_matrix(matrix, &|row| head_dim.map_or(row, |k| file_row(row, k)));
+        tensors.push(NewTensor { name: name_in_file(&name).unwrap_or(name), shape, kind, bytes });
+    }
+    encode(&metadata, &tensors)
+}
