@@ -1,5 +1,5 @@
 //! The kernels: one file of WGSL and one of Rust each, the latter with parameters, twin and
-//! specification.
+//! specification. [`matmul_int8`] is the CPU's alone: the fast form of [`matmul`].
 //!
 //! Dimension key: `R` rows of a pass, `C` columns, `N` outputs, `H` heads, `G` key-value heads, `K` head
 //! width, `S` cache slots, `F` feed-forward width. Matrices are row-major.
@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod embed;
 pub mod matmul;
+pub mod matmul_int8;
 pub mod norm_gate_up;
 pub mod norm_matmul;
 pub mod norm_rows;

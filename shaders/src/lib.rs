@@ -14,13 +14,16 @@ mod kernel;
 pub mod kernels;
 mod math;
 mod packed;
+mod panel;
 mod ready;
 mod weight;
 
 pub use compare::{assert_all_close, max_diff_within};
 pub use context::{GpuContext, GpuError, SOFTWARE_SUBGROUP};
 pub use kernel::{Access, Kernel, KernelSpec, MAX_WORKGROUPS, PARAMS_ALIGNMENT, Recorder};
+pub use kernels::matmul_int8::KernelPath;
 pub use kernels::{Kernels, Product};
 pub use packed::{PackedWeight, TILE};
+pub use panel::{OUTPUTS, Panels};
 pub use ready::ready;
 pub use weight::{BLOCK, WeightFormat, WeightView, f32_from_f16};

@@ -9,6 +9,7 @@ use crate::weight::BLOCK;
 pub(crate) const LANES: usize = 8;
 
 /// Sum of products of two equally long slices.
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let ((a_parts, a_rest), (b_parts, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -33,6 +34,19 @@ pub(crate) fn dot_of_blocks(a: &[f32], b: &[f32]) -> f32 {
     // LLVM would otherwise lay the loop's registers out for these additions and shuffle in the loop
     let s = std::hint::black_box(sums);
     fold(&std::array::from_fn(|i| (s[i] + s[i + LANES]) + (s[i + 2 * LANES] + s[i + 3 * LANES])))
+}
+
+/// Sum of a slice.
+#[inline(always)]
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (parts, rest) = values.as_chunks::<LANES>();
+    for part in parts {
+        for lane in 0..LANES {
+            sums[lane] += part[lane];
+        }
+    }
+    fold(&sums) + rest.iter().sum::<f32>()
 }
 
 /// Adds up partial sums pairwise.

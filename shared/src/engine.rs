@@ -13,6 +13,7 @@ mod error;
 mod forward;
 pub mod gpu;
 mod heads;
+pub mod parallel;
 pub mod parity;
 mod plan;
 mod weights;
@@ -32,9 +33,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use weights::{Weights, plain_matrix};
 
-pub use beckon_shaders::{GpuContext, GpuError};
+pub use beckon_shaders::{GpuContext, GpuError, KernelPath};
 pub use error::EngineError;
 pub use forward::{Executor, Limits, Network, Output, Row};
+pub use parallel::{OneThread, Parallel};
 pub use parity::Parity;
 
 /// What to suggest.
@@ -134,7 +136,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The networks of a checkpoint on the CPU: the policy, and the reward model where there is one.
+    /// The networks of a checkpoint on the CPU, in f32: the policy, and the reward model where there is one.
     ///
     /// # Errors
     /// A checkpoint that was put together by hand and lacks something.
@@ -142,17 +144,24 @@ impl Engine {
         Self::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model))
     }
 
-    /// [`Engine::cpu`] with sizes of the caller's.
+    /// [`Engine::cpu`] with sizes and a kernel path of the caller's.
     ///
     /// # Errors
-    /// As [`Engine::cpu`].
+    /// As [`Engine::cpu`]; [`EngineError::KernelPath`].
     pub fn cpu_within(checkpoint: &Checkpoint, limits: Limits) -> Result<Self, EngineError> {
+        Self::cpu_on(checkpoint, limits, Arc::new(OneThread))
+    }
+
+    /// [`Engine::cpu_within`] on the caller's threads; their number does not change a result.
+    ///
+    /// # Errors
+    /// As [`Engine::cpu_within`].
+    pub fn cpu_on(checkpoint: &Checkpoint, limits: Limits, threads: Arc<dyn Parallel>) -> Result<Self, EngineError> {
         let (policy, reward, tokenizer) = parts_of(checkpoint)?;
+        let (reward, heads) = reward.unzip();
         let config = &checkpoint.manifest.model;
-        let ready = |weights: Weights| Arc::new(weights.plain_up_to(limits.plain_bytes));
-        let (reward, heads) = reward.map(|(weights, heads)| (ready(weights), heads)).unzip();
-        let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, ready(policy), reward));
-        Ok(Self { config: config.clone(), limits, tokenizer, executor, heads })
+        let executor = cpu::CpuExecutor::new(config, limits, (policy, reward), threads)?;
+        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Cpu(executor), heads })
     }
 
     /// The networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
@@ -191,7 +200,7 @@ impl Engine {
             plain_matrix(name, tensor)
         })?;
         let limits = Limits::of(config);
-        let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, Arc::new(weights), None));
+        let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, (weights, None), Arc::new(OneThread))?);
         Ok(Self { config: config.clone(), limits, tokenizer: tokenizer.clone(), executor, heads: None })
     }
 

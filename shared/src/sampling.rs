@@ -4,10 +4,15 @@
 //! In the loop: between the engine's logits and a suggestion, and in RL rollouts. Runs on the host in
 //! f64, so the same logits and seed give the same tokens on every executor. Dimension key: `V` vocabulary.
 
+mod softmax;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+
+/// Logits that are compared at once.
+const LANES: usize = 16;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -116,32 +121,42 @@ impl Sampler {
     pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn, SamplingError> {
         let best = largest(logits)?;
         let peak = f64::from(logits[best]);
-        let log_mass = logits.iter().map(|l| (f64::from(*l) - peak).exp()).sum::<f64>().ln() + peak;
-        let token = if self.sampling.temperature == 0.0 { best } else { self.draw_below(logits, peak) };
-        Ok(Drawn { token: token as u32, logp: (f64::from(logits[token]) - log_mass) as f32 })
+        let mass = softmax::mass(logits, peak, 1.0);
+        let token = if self.sampling.temperature == 0.0 { best } else { self.draw_below(logits, peak, mass) };
+        Ok(Drawn { token: token as u32, logp: (f64::from(logits[token]) - peak - mass.ln()) as f32 })
     }
 
-    /// The drawn index, by inverting the cumulative distribution; `peak` is the largest logit.
-    fn draw_below(&mut self, logits: &[f32], peak: f64) -> usize {
-        let temperature = f64::from(self.sampling.temperature);
-        let weight = |i: usize| ((f64::from(logits[i]) - peak) / temperature).exp();
+    /// The drawn index, by inverting the cumulative distribution; `peak` is the largest logit, `mass` the sum of
+    /// the weights at temperature 1.
+    fn draw_below(&mut self, logits: &[f32], peak: f64, mass: f64) -> usize {
+        let steepness = 1.0 / f64::from(self.sampling.temperature);
         // 53 random bits: uniform on [0, 1)
         let uniform = (self.rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
         let (k, p) = (self.sampling.top_k, f64::from(self.sampling.top_p));
-        if (k == 0 || k >= logits.len()) && p >= 1.0 {
-            return invert(uniform, (0..logits.len()).map(|i| (i, weight(i))));
+        let all = k == 0 || k >= logits.len();
+        let mass = if steepness == 1.0 || !all { mass } else { softmax::mass(logits, peak, steepness) };
+        if all && p >= 1.0 {
+            return invert_all(uniform * mass, logits, peak, steepness);
         }
-        let mut kept: Vec<usize> = (0..logits.len()).collect();
         let by_rank = |a: &usize, b: &usize| {
             // no NaN here; the two zeros are equal
             logits[*b].partial_cmp(&logits[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b))
         };
-        if k > 0 && k < kept.len() {
-            kept.select_nth_unstable_by(k - 1, by_rank);
-            kept.truncate(k);
-        }
+        let mut kept: Vec<usize> = if all {
+            // tokens below this weight have less than 1 - p of the mass together, so that none of them is in the
+            // smallest sufficient set; half of it, against rounding
+            let least = 0.5 * (1.0 - p) * mass / logits.len() as f64;
+            let floor = peak + least.ln() / steepness;
+            (0..logits.len()).filter(|i| f64::from(logits[*i]) >= floor).collect()
+        } else {
+            let mut ranked: Vec<usize> = (0..logits.len()).collect();
+            ranked.select_nth_unstable_by(k - 1, by_rank);
+            ranked.truncate(k);
+            ranked
+        };
         kept.sort_unstable_by(by_rank);
-        let mass: f64 = kept.iter().map(|i| weight(*i)).sum();
+        let weight = |i: usize| softmax::exp_of_negative((f64::from(logits[i]) - peak) * steepness);
+        let mass = if all { mass } else { kept.iter().map(|i| weight(*i)).sum() };
         let mut so_far = 0.0;
         let enough = kept.iter().position(|i| {
             so_far += weight(*i);
@@ -150,6 +165,29 @@ impl Sampler {
         kept.truncate(enough.map_or(kept.len(), |last| last + 1));
         invert(uniform, kept.iter().map(|i| (*i, weight(*i))))
     }
+}
+
+/// The first index at which the running sum of all weights passes `threshold`, which is below their sum; a part
+/// that does not reach it is passed over as a whole.
+fn invert_all(threshold: f64, logits: &[f32], peak: f64, steepness: f64) -> usize {
+    let mut so_far = 0.0;
+    let mut last = 0;
+    for (idx, part) in logits.chunks(softmax::PART).enumerate() {
+        let weights = softmax::weights(part, peak, steepness);
+        let sum = softmax::sum(&weights);
+        if so_far + sum <= threshold {
+            so_far += sum;
+            continue;
+        }
+        for (i, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            last = idx * softmax::PART + i;
+            so_far += weight;
+            if so_far > threshold {
+                return last;
+            }
+        }
+    }
+    last
 }
 
 /// The first index at which the running sum of weights passes `uniform` times their sum.
@@ -174,15 +212,25 @@ fn invert(uniform: f64, weights: impl Iterator<Item = (usize, f64)> + Clone) -> 
 /// # Errors
 /// As [`Sampler::draw`].
 pub fn largest(logits: &[f32]) -> Result<usize, SamplingError> {
-    if let Some(token) = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
+    // in lanes, which LLVM vectorises; NaN is greater than nothing, so it is looked for apart
+    let mut peaks = [f32::NEG_INFINITY; LANES];
+    let mut strange = [false; LANES];
+    let (parts, rest) = logits.as_chunks::<LANES>();
+    for part in parts {
+        for lane in 0..LANES {
+            peaks[lane] = if part[lane] > peaks[lane] { part[lane] } else { peaks[lane] };
+            strange[lane] |= !(part[lane] < f32::INFINITY);
+        }
+    }
+    let is_no_logit = |logit: &f32| !(*logit < f32::INFINITY);
+    if (strange.contains(&true) || rest.iter().any(is_no_logit))
+        && let Some(token) = logits.iter().position(is_no_logit)
+    {
         return Err(SamplingError::Logit { token, value: logits[token] });
     }
-    let best = (0..logits.len()).reduce(|best, i| match logits[i].partial_cmp(&logits[best]) {
-        Some(Ordering::Greater) => i,
-        _ => best,
-    });
-    match best {
-        Some(best) if logits[best].is_finite() => Ok(best),
+    let peak = peaks.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    match logits.iter().position(|logit| *logit == peak) {
+        Some(best) if peak.is_finite() => Ok(best),
         _ => Err(SamplingError::NothingLeft { vocab_size: logits.len() }),
     }
 }

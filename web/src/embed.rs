@@ -5,8 +5,9 @@
 //! - `beckon.status()`: `{"state": "idle" | "loading" | "ready" | "failed", "error": …, "engine": Loaded | null}`;
 //!   `engine` holds `executor` (`"cpu"`, `"gpu"`), `why`, `adapter`, `checkpoint` (`id`, `name`, `simulated`, …),
 //!   `self_test`, `measured`.
-//! - `beckon.greedy(checkpoint_id | null, prompts_json, n_tokens, "cpu" | "gpu")`: greedy decoding on exactly that
-//!   executor, with no fallback; `prompts_json` is a list of queries (text) or conversations
+//! - `beckon.greedy(checkpoint_id | null, prompts_json, n_tokens, "cpu" | "cpu-f32" | "gpu")`: greedy decoding on
+//!   exactly that executor, with no fallback (`cpu` is the path that suggests, `cpu-f32` the one that the GPU is tested
+//!   against); `prompts_json` is a list of queries (text) or conversations
 //!   (`[{"role": "user", "text": …}, …]`). Gives a [`crate::wire::GreedyReport`]: per prompt and step the token, the five
 //!   best `[token, logit]`, every `sample_stride`-th logit and the largest absolute one.
 //! - `beckon.suggest(prompt_json, options_json | null)`: suggestions of side A; options `n_candidates` (8),
@@ -98,10 +99,11 @@ async fn run_greedy(
     n_tokens: Option<f64>,
     executor: Option<String>,
 ) -> Result<String, String> {
-    let executor = match executor.as_deref() {
-        Some("cpu") => ExecutorKind::Cpu,
-        Some("gpu") => ExecutorKind::Gpu,
-        _ => return Err("executor: expected \"cpu\" or \"gpu\"".into()),
+    let (executor, exact) = match executor.as_deref() {
+        Some("cpu") => (ExecutorKind::Cpu, false),
+        Some("cpu-f32") => (ExecutorKind::Cpu, true),
+        Some("gpu") => (ExecutorKind::Gpu, true),
+        _ => return Err("executor: expected \"cpu\", \"cpu-f32\" or \"gpu\"".into()),
     };
     let prompts: Vec<AnyPrompt> = parse("prompts", &prompts.ok_or("prompts: expected JSON text")?)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range checked")]
@@ -111,7 +113,7 @@ async fn run_greedy(
     };
     let checkpoint = find_checkpoint(live, engine, id).await?;
     let prompts = prompts.into_iter().map(Prompt::from).collect();
-    match engine.call(Request::Greedy { checkpoint, prompts, n_tokens, executor }, None).await? {
+    match engine.call(Request::Greedy { checkpoint, prompts, n_tokens, executor, exact }, None).await? {
         Reply::Greedy(report) => serde_json::to_string(&report).map_err(|e| e.to_string()),
         _ => Err("the engine gave an unexpected answer".into()),
     }

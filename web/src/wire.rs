@@ -113,6 +113,8 @@ pub enum Request {
         n_tokens: usize,
         /// Executor.
         executor: ExecutorKind,
+        /// On the CPU: in f32 instead of on the path that the page works with.
+        exact: bool,
     },
 }
 

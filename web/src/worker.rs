@@ -13,7 +13,7 @@ use crate::wire::{
 use beckon_shaders::GpuContext;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
-use beckon_shared::engine::{Engine, SuggestOutcome, SuggestRequest, parity};
+use beckon_shared::engine::{Engine, Limits, SuggestOutcome, SuggestRequest, parity};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::sampling::Sampling;
 use std::cell::RefCell;
@@ -137,8 +137,8 @@ impl Host {
                 let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
                 self.suggest(side, &request).await
             }
-            Request::Greedy { checkpoint, prompts, n_tokens, executor } => {
-                self.greedy(id, &checkpoint, &prompts, n_tokens, executor).await
+            Request::Greedy { checkpoint, prompts, n_tokens, executor, exact } => {
+                self.greedy(id, &checkpoint, &prompts, n_tokens, (executor, exact)).await
             }
         }
     }
@@ -149,14 +149,14 @@ impl Host {
         let progress = Progress { id, name: &name };
         let (checkpoint, from_cache, notice) = fetch(&info, &progress).await?;
         progress.at(LoadStep::Compile).await;
-        let mut cpu = Engine::cpu(&checkpoint).map_err(|e| e.to_string())?;
+        let mut cpu = cpu_engine(&checkpoint)?;
         let mut hosted_gpu = None;
         let mut self_test = None;
         let mut measured = Vec::new();
         let (executor, why) = if choice == ExecutorChoice::Cpu {
             (ExecutorKind::Cpu, "you chose the CPU".to_owned())
         } else {
-            match self.tested_gpu(&checkpoint, &mut cpu, &progress, &mut self_test).await {
+            match self.tested_gpu(&checkpoint, &progress, &mut self_test).await {
                 Err(why) => (ExecutorKind::Cpu, why),
                 Ok(gpu) => {
                     let gpu = hosted_gpu.insert(gpu);
@@ -191,11 +191,10 @@ impl Host {
         Ok(Hosted { loaded, cpu, gpu: hosted_gpu })
     }
 
-    /// The GPU's engine if it gives the CPU's logits; else why not.
+    /// The GPU's engine if it gives the CPU's logits in f32; else why not.
     async fn tested_gpu(
         &mut self,
         checkpoint: &Checkpoint,
-        cpu: &mut Engine,
         progress: &Progress<'_>,
         self_test: &mut Option<SelfTest>,
     ) -> Result<Engine, String> {
@@ -203,7 +202,8 @@ impl Host {
         progress.at(LoadStep::SelfTest).await;
         let prompt = Prompt::from_query(KNOWN_PROMPT);
         let failed = |e: beckon_shared::engine::EngineError| format!("the GPU failed its self-test: {e}");
-        let of_cpu = cpu.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(|e| e.to_string())?;
+        let mut exact = Engine::cpu(checkpoint).map_err(|e| e.to_string())?;
+        let of_cpu = exact.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(|e| e.to_string())?;
         let of_gpu = gpu.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(failed)?;
         let largest = of_cpu.iter().flat_map(|step| &step.logits).fold(1.0_f32, |max, l| max.max(l.abs()));
         let tolerance = RELATIVE_TOLERANCE * largest;
@@ -256,11 +256,12 @@ impl Host {
         info: &CheckpointInfo,
         prompts: &[Prompt],
         n_tokens: usize,
-        executor: ExecutorKind,
+        (executor, exact): (ExecutorKind, bool),
     ) -> Result<Reply, String> {
         let (checkpoint, ..) = fetch(info, &Progress { id, name: &info.name }).await?;
         let mut engine = match executor {
-            ExecutorKind::Cpu => Engine::cpu(&checkpoint).map_err(|e| e.to_string())?,
+            ExecutorKind::Cpu if exact => Engine::cpu(&checkpoint).map_err(|e| e.to_string())?,
+            ExecutorKind::Cpu => cpu_engine(&checkpoint)?,
             ExecutorKind::Gpu => self.gpu_engine(&checkpoint).await?,
         };
         let begun = clock::now_secs();
@@ -278,6 +279,11 @@ impl Host {
             secs: clock::now_secs() - begun,
         }))
     }
+}
+
+/// The CPU's engine on the fastest kernel path of this module.
+fn cpu_engine(checkpoint: &Checkpoint) -> Result<Engine, String> {
+    Engine::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model).fastest()).map_err(|e| e.to_string())
 }
 
 /// The checkpoint, whether it came from the browser's cache, and a notice where the cache refused it.

@@ -2,8 +2,10 @@
 //! rows share.
 
 use crate::kernel::{Access, KernelSpec};
-use crate::math::{dot, exp};
+use crate::math::{dot, exp, sum};
+use crate::weight::BLOCK;
 use bytemuck::{Pod, Zeroable};
+use std::ops::Range;
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
@@ -61,29 +63,81 @@ pub struct Span {
 /// # Panics
 /// If a slice does not have its shape or a span leaves the cache.
 pub fn attention(params: &AttentionParams, spans: &[Span], qkv: &[f32], keys: &[f32], values: &[f32], out: &mut [f32]) {
-    let (r, h, g) = (params.n_rows as usize, params.n_heads as usize, params.n_kv_heads as usize);
-    let k = params.half_dim as usize * 2;
-    let (width, kv_width) = ((h + 2 * g) * k, g * k);
+    let n_groups = (params.n_rows * params.n_kv_heads) as usize;
+    let n_values = (params.n_rows * params.n_heads * params.half_dim) as usize * 2;
+    attention_of(params, 0..n_groups, spans, qkv, [keys, values], &mut out[..n_values]);
+}
+
+/// A part of [`attention`]: group i is row `i / G` and those of its heads that read key-value head `i % G`; out
+/// `[groups, H / G · K]`. A group's values do not depend on the other groups.
+///
+/// # Panics
+/// As [`attention`].
+pub fn attention_of(
+    params: &AttentionParams,
+    groups: Range<usize>,
+    spans: &[Span],
+    qkv: &[f32],
+    [keys, values]: [&[f32]; 2],
+    out: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the one feature that the function asks for
+        #[allow(unsafe_code)]
+        return unsafe { attention_avx2(params, groups, spans, qkv, [keys, values], out) };
+    }
+    attention_in_order(params, groups, spans, qkv, [keys, values], out);
+}
+
+/// The same code compiled for 256-bit registers; without fused multiply-add the bits are the same.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn attention_avx2(
+    params: &AttentionParams,
+    groups: Range<usize>,
+    spans: &[Span],
+    qkv: &[f32],
+    cache: [&[f32]; 2],
+    out: &mut [f32],
+) {
+    attention_in_order(params, groups, spans, qkv, cache, out);
+}
+
+#[inline(always)]
+fn attention_in_order(
+    params: &AttentionParams,
+    groups: Range<usize>,
+    spans: &[Span],
+    qkv: &[f32],
+    [keys, values]: [&[f32]; 2],
+    out: &mut [f32],
+) {
+    let (h, g, k) = (params.n_heads as usize, params.n_kv_heads as usize, params.half_dim as usize * 2);
+    let (width, kv_width, of_group) = ((h + 2 * g) * k, g * k, h / g);
+    assert_eq!(out.len(), groups.len() * of_group * k, "attended values");
     let mut query = vec![0.0; k];
     let mut scores = Vec::new();
-    for (row, span) in spans[..r].iter().enumerate() {
-        let own = span.own_start..span.own_start + span.own_len;
-        let slots = (0..span.shared_end).chain(own).map(|slot| slot as usize * kv_width);
-        for head in 0..h {
-            let head_at = head / (h / g) * k;
-            for (query, q) in query.iter_mut().zip(&qkv[row * width + head * k..][..k]) {
+    for (group, out) in groups.zip(out.chunks_exact_mut(of_group * k)) {
+        let (row, kv_head) = (group / g, group % g);
+        let span = spans[row];
+        let own = span.own_start as usize..(span.own_start + span.own_len) as usize;
+        let shared = 0..span.shared_end as usize;
+        // both runs of slots, from this head's first value on
+        let runs_of = |cache| [shared.clone(), own.clone()].map(|run: Range<usize>| rows(cache, run, kv_width));
+        let (keys, values) = (runs_of(keys), runs_of(values));
+        for (head, out) in out.chunks_exact_mut(k).enumerate() {
+            let at = row * width + (kv_head * of_group + head) * k;
+            for (query, q) in query.iter_mut().zip(&qkv[at..at + k]) {
                 *query = q * params.scale;
             }
             scores.clear();
-            scores.extend(slots.clone().map(|at| dot(&query, &keys[at + head_at..][..k])));
-            let mass = softmax_numerators(&mut scores);
-            let out = &mut out[(row * h + head) * k..][..k];
-            out.fill(0.0);
-            for (at, share) in slots.clone().zip(&scores) {
-                for (out, value) in out.iter_mut().zip(&values[at + head_at..][..k]) {
-                    *out += share * value;
-                }
+            for run in keys {
+                let of_slot = |slot: &[f32]| dot(&query, &slot[kv_head * k..(kv_head + 1) * k]);
+                scores.extend(run.chunks_exact(kv_width).map(of_slot));
             }
+            let mass = softmax_numerators(&mut scores);
+            weighted_sum(&scores, values, (kv_width, kv_head * k), out);
             for out in out {
                 *out /= mass;
             }
@@ -91,13 +145,56 @@ pub fn attention(params: &AttentionParams, spans: &[Span], qkv: &[f32], keys: &[
     }
 }
 
+/// A run of slots of a cache.
+#[inline(always)]
+fn rows(cache: &[f32], run: Range<usize>, width: usize) -> &[f32] {
+    &cache[run.start * width..run.end * width]
+}
+
+/// `out[i] = sum over slots of share · values[slot, first + i]`, in the order of the slots; as many columns at a
+/// time as registers hold.
+#[inline(always)]
+fn weighted_sum(shares: &[f32], values: [&[f32]; 2], (width, first): (usize, usize), out: &mut [f32]) {
+    let (wide, rest) = out.as_chunks_mut::<BLOCK>();
+    let n_wide = wide.len() * BLOCK;
+    for (i, out) in wide.iter_mut().enumerate() {
+        columns(shares, values, (width, first + i * BLOCK), out);
+    }
+    let (middle, rest) = rest.as_chunks_mut::<8>();
+    let n_middle = n_wide + middle.len() * 8;
+    for (i, out) in middle.iter_mut().enumerate() {
+        columns(shares, values, (width, first + n_wide + i * 8), out);
+    }
+    let (narrow, rest) = rest.as_chunks_mut::<2>(); // K is even
+    for (i, out) in narrow.iter_mut().enumerate() {
+        columns(shares, values, (width, first + n_middle + i * 2), out);
+    }
+    assert!(rest.is_empty(), "heads of an odd width");
+}
+
+/// [`weighted_sum`] of N columns.
+#[inline(always)]
+fn columns<const N: usize>(shares: &[f32], values: [&[f32]; 2], (width, at): (usize, usize), out: &mut [f32; N]) {
+    let mut sums = [0.0f32; N];
+    let slots = values[0].chunks_exact(width).chain(values[1].chunks_exact(width));
+    for (slot, share) in slots.zip(shares) {
+        if let Some(values) = slot[at..].first_chunk::<N>() {
+            for i in 0..N {
+                sums[i] += share * values[i];
+            }
+        }
+    }
+    *out = sums;
+}
+
 /// Replaces scores with `exp(score - largest)` and gives their sum.
+#[inline(always)]
 fn softmax_numerators(scores: &mut [f32]) -> f32 {
     let largest = scores.iter().copied().fold(f32::MIN, f32::max);
     for score in scores.iter_mut() {
         *score = exp(*score - largest);
     }
-    scores.iter().sum()
+    sum(scores)
 }
 
 #[cfg(test)]

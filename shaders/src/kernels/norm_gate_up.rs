@@ -39,7 +39,7 @@ impl NormGateUpParams {
     }
 }
 
-/// `out[r, f] = silu(gate) * up`, gate and up rows f and F + f of w times norm(x[r]); x `[R, C]`, gain `[C]`,
+/// `out[r, f] = silu(gate) * up`, gate and up rows f and F + f of w times norm of row r of x; x `[R, C]`, gain `[C]`,
 /// w `[2 F, C]`, out `[R, F]`.
 ///
 /// [`norm_matmul`], then [`silu_mul`].

@@ -1,19 +1,23 @@
-//! The forward pass on the CPU, by the kernels' twins; one thread, nothing platform-specific.
+//! The forward pass on the CPU; on the threads that the caller passes, nothing platform-specific.
 //!
-//! Dimension key: `R` rows of a pass, `S` cache slots, `D`, `H`, `G`, `K`, `F`, `V` as in [`crate::config`].
+//! [`KernelPath::F32`] runs the kernels' twins and is the truth; the other paths keep 4- and 8-bit matrices in
+//! panels and multiply them with activations in 8 bits, see [`beckon_shaders::kernels::matmul_int8`]. Dimension
+//! key: `R` rows of a pass, `S` cache slots, `D`, `H`, `G`, `K`, `F`, `V` as in [`crate::config`].
 
+mod linear;
+
+use super::parallel::Parallel;
 use super::plan::{PassRows, Placement, Plan};
-use super::weights::{Part, Weights, view};
+use super::weights::Weights;
 use super::{EngineError, Limits, Network, Output, Row};
 use crate::config::ModelConfig;
-use crate::quant::Matrix;
-use beckon_shaders::WeightView;
-use beckon_shaders::kernels::attention::{AttentionParams, attention};
-use beckon_shaders::kernels::embed::{EmbedParams, embed};
-use beckon_shaders::kernels::matmul::{MatmulParams, matmul};
+use beckon_shaders::kernels::attention::{AttentionParams, attention_of};
+use beckon_shaders::kernels::matmul_int8::Placing;
 use beckon_shaders::kernels::rms_norm::{RmsNormParams, rms_norm};
 use beckon_shaders::kernels::rope_append::{RopeAppendParams, rope_append};
 use beckon_shaders::kernels::silu_mul::{SiluMulParams, silu_mul};
+use beckon_shaders::{KernelPath, WeightView};
+use linear::{Linear, Products, add, replace};
 use std::sync::Arc;
 
 /// The networks on the CPU. A clone shares the weights and has its own cache.
@@ -24,11 +28,12 @@ pub struct CpuExecutor {
     policy: CpuNetwork,
     reward: Option<CpuNetwork>,
     scratch: Scratch,
+    threads: Arc<dyn Parallel>,
 }
 
 #[derive(Debug, Clone)]
 struct CpuNetwork {
-    weights: Arc<Weights>,
+    weights: Arc<Weights<Linear>>,
     plan: Plan,
     /// Per layer: keys and values, each `[S, G K]`.
     cache: Vec<[Vec<f32>; 2]>,
@@ -44,23 +49,35 @@ struct Scratch {
     gate_up: Vec<f32>,  // [R, 2 F]
     gated: Vec<f32>,    // [R, F]
     selected: Vec<f32>, // [R, D]
+    products: Products,
 }
 
 impl CpuExecutor {
+    /// # Errors
+    /// [`EngineError::KernelPath`] where the processor or the build lacks the path that `limits` names.
     pub(super) fn new(
         config: &ModelConfig,
         limits: Limits,
-        policy: Arc<Weights>,
-        reward: Option<Arc<Weights>>,
-    ) -> Self {
+        (policy, reward): (Weights, Option<Weights>),
+        threads: Arc<dyn Parallel>,
+    ) -> Result<Self, EngineError> {
+        if !limits.kernel_path.is_available() {
+            return Err(EngineError::KernelPath { path: limits.kernel_path });
+        }
         let (c, r) = (config, limits.rows_per_pass);
         let kv_width = c.n_kv_heads * c.head_dim;
-        let network = |weights| CpuNetwork {
-            weights,
-            plan: Plan::new(limits, c.vocab_size, c.head_dim, c.rope_base),
-            cache: vec![[(); 2].map(|()| vec![0.0; Plan::n_slots(&limits) * kv_width]); c.n_layers],
+        let network = |weights: Weights| {
+            let weights = match limits.kernel_path {
+                KernelPath::F32 => weights.plain_up_to(limits.plain_bytes),
+                _ => weights,
+            };
+            CpuNetwork {
+                weights: Arc::new(weights.map(|matrix| Linear::new(matrix, limits.kernel_path))),
+                plan: Plan::new(limits, c.vocab_size, c.head_dim, c.rope_base),
+                cache: vec![[(); 2].map(|()| vec![0.0; Plan::n_slots(&limits) * kv_width]); c.n_layers],
+            }
         };
-        Self {
+        Ok(Self {
             config: config.clone(),
             limits,
             policy: network(policy),
@@ -73,8 +90,15 @@ impl CpuExecutor {
                 gate_up: vec![0.0; r * 2 * c.d_ff],
                 gated: vec![0.0; r * c.d_ff],
                 selected: vec![0.0; r * c.d_model],
+                products: Products::default(),
             },
-        }
+            threads,
+        })
+    }
+
+    /// Which arithmetic and instructions it computes with.
+    pub fn kernel_path(&self) -> KernelPath {
+        self.limits.kernel_path
     }
 
     /// As [`super::Executor::forward`].
@@ -91,87 +115,90 @@ impl CpuExecutor {
         let placement: Placement = network.plan.place(rows)?;
         let mut result = Vec::new();
         for pass in output.passes(rows.len(), self.limits.rows_per_pass)? {
-            trunk(&self.config, network, &mut self.scratch, placement.rows(pass.rows));
-            head(&self.config, &network.weights, &mut self.scratch, &pass.selected, output, &mut result);
+            let mut forward = Forward { c: &self.config, s: &mut self.scratch, threads: &*self.threads };
+            forward.trunk(network, placement.rows(pass.rows));
+            forward.head(&network.weights, &pass.selected, output, &mut result);
         }
         Ok(result)
     }
 }
 
-/// Rows through all layers; leaves the residual stream in `scratch.x`.
-fn trunk(c: &ModelConfig, network: &mut CpuNetwork, s: &mut Scratch, rows: PassRows<'_>) {
-    let weights = &*network.weights;
-    let n_rows = rows.ids.len() as u32;
-    let (d, f) = (c.d_model as u32, c.d_ff as u32);
-    let (n_heads, n_kv_heads, half_dim) = (c.n_heads as u32, c.n_kv_heads as u32, c.head_dim as u32 / 2);
-    let norm = RmsNormParams { n_rows, cols: d, eps: c.norm_eps };
-    let rope = RopeAppendParams { n_rows, n_heads, n_kv_heads, half_dim };
-    let scale = 1.0 / (c.head_dim as f32).sqrt();
-    let attend = AttentionParams { n_rows, n_heads, n_kv_heads, half_dim, scale };
-    let qkv_width = (n_heads + 2 * n_kv_heads) * 2 * half_dim;
-
-    let gather = EmbedParams { n_rows, cols: d, n_table_rows: c.vocab_size as u32 };
-    embed(&gather, &view(&weights.embedding), rows.ids, &mut s.x); // [R, D]
-    for (layer, [keys, values]) in weights.layers.iter().zip(&mut network.cache) {
-        rms_norm(&norm, &s.x, &layer.attention_norm, &mut s.normed);
-        linear(n_rows, &layer.qkv, &s.normed, qkv_width, &mut s.qkv); // [R, (H + 2 G) K]
-        rope_append(&rope, rows.rotary, rows.slots, &mut s.qkv, keys, values);
-        attention(&attend, rows.spans, &s.qkv, keys, values, &mut s.attended); // [R, H K]
-        add_linear(n_rows, &layer.output, &s.attended, &mut s.x); // [R, D]
-        rms_norm(&norm, &s.x, &layer.mlp_norm, &mut s.normed);
-        linear(n_rows, &layer.gate_up, &s.normed, 2 * f, &mut s.gate_up); // [R, 2 F]
-        silu_mul(&SiluMulParams { n_rows, cols: f }, &s.gate_up, &mut s.gated); // [R, F]
-        add_linear(n_rows, &layer.down, &s.gated, &mut s.x); // [R, D]
-    }
+/// One pass.
+struct Forward<'a> {
+    c: &'a ModelConfig,
+    s: &'a mut Scratch,
+    threads: &'a dyn Parallel,
 }
 
-/// Final norm of the selected rows, and their logits where wanted, onto the end of `result`.
-fn head(
-    c: &ModelConfig,
-    weights: &Weights,
-    s: &mut Scratch,
-    selected: &[u32],
-    output: Output<'_>,
-    result: &mut Vec<f32>,
-) {
-    let (n_rows, d) = (selected.len() as u32, c.d_model);
-    if selected.is_empty() {
-        return;
+impl Forward<'_> {
+    /// Rows through all layers; leaves the residual stream in `x`.
+    fn trunk(&mut self, network: &mut CpuNetwork, rows: PassRows<'_>) {
+        let Self { c, s, threads } = self;
+        let r = rows.ids.len();
+        let n_rows = r as u32;
+        let (n_heads, n_kv_heads, half_dim) = (c.n_heads as u32, c.n_kv_heads as u32, c.head_dim as u32 / 2);
+        let norm = RmsNormParams { n_rows, cols: c.d_model as u32, eps: c.norm_eps };
+        let rope = RopeAppendParams { n_rows, n_heads, n_kv_heads, half_dim };
+        let scale = 1.0 / (c.head_dim as f32).sqrt();
+        let attend = AttentionParams { n_rows, n_heads, n_kv_heads, half_dim, scale };
+        let silu = SiluMulParams { n_rows, cols: c.d_ff as u32 };
+        let qkv_width = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim;
+        let room = &mut s.products;
+
+        network.weights.embedding.embed(rows.ids, &mut s.x[..r * c.d_model]); // [R, D]
+        for (layer, [keys, values]) in network.weights.layers.iter().zip(&mut network.cache) {
+            rms_norm(&norm, &s.x, &layer.attention_norm, &mut s.normed);
+            replace(r, &layer.qkv, &s.normed, (qkv_width, &mut s.qkv), room, *threads); // [R, (H + 2 G) K]
+            rope_append(&rope, rows.rotary, rows.slots, &mut s.qkv, keys, values);
+            attend_all(&attend, rows, &s.qkv, [keys, values], &mut s.attended, *threads); // [R, H K]
+            add(r, &layer.output, &s.attended, &mut s.x, room, *threads); // [R, D]
+            rms_norm(&norm, &s.x, &layer.mlp_norm, &mut s.normed);
+            replace(r, &layer.gate_up, &s.normed, (2 * c.d_ff, &mut s.gate_up), room, *threads); // [R, 2 F]
+            silu_mul(&silu, &s.gate_up, &mut s.gated); // [R, F]
+            add(r, &layer.down, &s.gated, &mut s.x, room, *threads); // [R, D]
+        }
     }
-    let residual = WeightView::from_f32(s.x.len() / d, d, &s.x);
-    let gather = EmbedParams { n_rows, cols: d as u32, n_table_rows: residual.rows as u32 };
-    embed(&gather, &residual, selected, &mut s.selected); // [N, D]
-    rms_norm(&RmsNormParams { n_rows, cols: d as u32, eps: c.norm_eps }, &s.selected, &weights.norm, &mut s.normed);
-    match output {
-        Output::Hidden => result.extend_from_slice(&s.normed[..selected.len() * d]),
-        Output::Logits(_) => {
-            let start = result.len();
-            result.resize(start + selected.len() * c.vocab_size, 0.0);
-            product(n_rows, &weights.embedding, &s.normed, (c.vocab_size as u32, 0, 0), &mut result[start..]); // [N, V]
+
+    /// Final norm of the selected rows, and their logits where wanted, onto the end of `result`.
+    fn head(&mut self, weights: &Weights<Linear>, selected: &[u32], output: Output<'_>, result: &mut Vec<f32>) {
+        let Self { c, s, threads } = self;
+        let (n_rows, d) = (selected.len(), c.d_model);
+        if selected.is_empty() {
+            return;
+        }
+        let residual = WeightView::from_f32(s.x.len() / d, d, &s.x);
+        for (row, out) in selected.iter().zip(s.selected.chunks_exact_mut(d)) {
+            residual.decode_row(*row as usize, out); // [N, D]
+        }
+        let norm = RmsNormParams { n_rows: n_rows as u32, cols: d as u32, eps: c.norm_eps };
+        rms_norm(&norm, &s.selected, &weights.norm, &mut s.normed);
+        match output {
+            Output::Hidden => result.extend_from_slice(&s.normed[..n_rows * d]),
+            Output::Logits(_) => {
+                let (start, v) = (result.len(), c.vocab_size);
+                result.resize(start + n_rows * v, 0.0);
+                let to = Placing { n_rows, n_outputs: v, stride: v, offset: 0, accumulate: false };
+                let out = &mut result[start..];
+                weights.embedding.multiply(&s.normed, &to, out, &mut s.products, *threads); // [N, V]
+            }
         }
     }
 }
 
-/// `out = x · W` for the parts of one layer.
-fn linear(n_rows: u32, parts: &[Part], x: &[f32], out_stride: u32, out: &mut [f32]) {
-    for part in parts {
-        product(n_rows, &part.matrix, x, (out_stride, part.first_output as u32, 0), out);
-    }
-}
-
-/// `out += x · W`.
-fn add_linear(n_rows: u32, matrix: &Matrix, x: &[f32], out: &mut [f32]) {
-    product(n_rows, matrix, x, (matrix.rows as u32, 0, 1), out);
-}
-
-fn product(n_rows: u32, matrix: &Matrix, x: &[f32], (stride, offset, accumulate): (u32, u32, u32), out: &mut [f32]) {
-    let params = MatmulParams {
-        n_rows,
-        cols: matrix.cols as u32,
-        n_outputs: matrix.rows as u32,
-        out_stride: stride,
-        out_offset: offset,
-        accumulate,
-    };
-    matmul(&params, &view(matrix), x, out);
+/// Attention of every row, cut among the threads.
+fn attend_all(
+    params: &AttentionParams,
+    rows: PassRows<'_>,
+    qkv: &[f32],
+    [keys, values]: [&[f32]; 2],
+    out: &mut [f32],
+    threads: &dyn Parallel,
+) {
+    let n_groups = rows.ids.len() * params.n_kv_heads as usize;
+    let of_group = params.n_heads as usize / params.n_kv_heads as usize * params.half_dim as usize * 2;
+    let of_piece = n_groups.div_ceil(threads.n_threads());
+    threads.for_chunks(&mut out[..n_groups * of_group], of_piece * of_group, &|piece, out| {
+        let first = piece * of_piece;
+        attention_of(params, first..(first + of_piece).min(n_groups), rows.spans, qkv, [keys, values], out);
+    });
 }

@@ -4,7 +4,7 @@ use crate::config::ConfigError;
 use crate::quant::QuantError;
 use crate::sampling::SamplingError;
 use crate::tokenizer::TokenizerError;
-use beckon_shaders::GpuError;
+use beckon_shaders::{GpuError, KernelPath};
 
 /// Why the engine cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,12 @@ pub enum EngineError {
     /// Sampling settings, or logits that are none.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// Instructions that are not there.
+    #[error("kernel path {path}: this processor or this build lacks it; take another or `KernelPath::fastest()`")]
+    KernelPath {
+        /// Which path.
+        path: KernelPath,
+    },
     /// A tensor that cannot be stored.
     #[error("tensor {name}: {source}")]
     Tensor {

@@ -3,6 +3,7 @@
 
 use super::{EngineError, cpu, gpu};
 use crate::config::ModelConfig;
+use beckon_shaders::KernelPath;
 use std::ops::Range;
 
 /// Sizes that are fixed when an engine is made.
@@ -16,13 +17,15 @@ pub struct Limits {
     pub n_seqs: usize,
     /// Rows of a pass; longer prompts take several passes.
     pub rows_per_pass: usize,
-    /// The CPU keeps a network's weights as plain f32 where they take at most this; larger ones stay in
-    /// their blocks and are decoded during every pass.
+    /// On [`KernelPath::F32`] the CPU keeps a network's weights as plain f32 where they take at most this;
+    /// larger ones stay in their blocks and are decoded during every pass.
     pub plain_bytes: usize,
+    /// What the CPU computes with.
+    pub kernel_path: KernelPath,
 }
 
 impl Limits {
-    /// The product's sizes for a network.
+    /// The product's sizes for a network, in f32.
     pub fn of(config: &ModelConfig) -> Self {
         Self {
             prompt_tokens: config.max_seq_len,
@@ -30,7 +33,13 @@ impl Limits {
             n_seqs: 8,
             rows_per_pass: 64,
             plain_bytes: 64 << 20,
+            kernel_path: KernelPath::F32,
         }
+    }
+
+    /// The same sizes with the fastest path of this processor.
+    pub fn fastest(self) -> Self {
+        Self { kernel_path: KernelPath::fastest(), ..self }
     }
 }
 
@@ -96,7 +105,7 @@ impl Output<'_> {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there is one of them
 pub enum Executor {
-    /// The kernels' CPU twins.
+    /// The kernels' CPU twins, or their fast forms.
     Cpu(cpu::CpuExecutor),
     /// WGSL on wgpu.
     Gpu(gpu::GpuExecutor),
@@ -111,10 +120,10 @@ impl Executor {
         }
     }
 
-    /// What people call the device.
+    /// What people call the device; on the CPU with its [`KernelPath`].
     pub fn device_name(&self) -> String {
         match self {
-            Self::Cpu(_) => "CPU".to_owned(),
+            Self::Cpu(executor) => format!("CPU, {}", executor.kernel_path()),
             Self::Gpu(executor) => executor.adapter_name().to_owned(),
         }
     }

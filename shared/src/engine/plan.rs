@@ -175,8 +175,16 @@ impl Lens {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shaders::KernelPath;
 
-    const LIMITS: Limits = Limits { prompt_tokens: 4, suffix_tokens: 3, n_seqs: 2, rows_per_pass: 8, plain_bytes: 0 };
+    const LIMITS: Limits = Limits {
+        prompt_tokens: 4,
+        suffix_tokens: 3,
+        n_seqs: 2,
+        rows_per_pass: 8,
+        plain_bytes: 0,
+        kernel_path: KernelPath::F32,
+    };
 
     fn plan() -> Plan {
         Plan::new(LIMITS, 10, 4, 10_000.0)

@@ -1,5 +1,7 @@
 //! The engine on a small random checkpoint: equivalences, determinism, errors, and CPU against GPU.
 
+mod int8;
+
 use super::*;
 use crate::checkpoint::{Formats, Lineage, Parts, PolicyParts, RewardConfig};
 use crate::config::{reward_head_names, tensor_names};

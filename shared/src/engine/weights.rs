@@ -6,38 +6,39 @@ use crate::quant::{BlockFormat, Matrix};
 use crate::tensor::DenseTensor;
 use beckon_shaders::{WeightFormat, WeightView};
 
-/// Trunk of policy or reward model. Dimension key as in [`crate::config`].
+/// Trunk of policy or reward model, its matrices in the form M that an executor computes with. Dimension key as
+/// in [`crate::config`].
 #[derive(Debug)]
-pub(super) struct Weights {
+pub(super) struct Weights<M = Matrix> {
     /// `[V, D]`, also the output matrix.
-    pub embedding: Matrix,
-    pub layers: Vec<Layer>,
+    pub embedding: M,
+    pub layers: Vec<Layer<M>>,
     /// Final norm `[D]`.
     pub norm: Vec<f32>,
 }
 
 /// One block of the trunk.
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(super) struct Layer<M = Matrix> {
     /// `[D]`.
     pub attention_norm: Vec<f32>,
     /// Together `[(H + 2 G) K, D]`.
-    pub qkv: Vec<Part>,
+    pub qkv: Vec<Part<M>>,
     /// `[D, H K]`.
-    pub output: Matrix,
+    pub output: M,
     /// `[D]`.
     pub mlp_norm: Vec<f32>,
     /// Together `[2 F, D]`.
-    pub gate_up: Vec<Part>,
+    pub gate_up: Vec<Part<M>>,
     /// `[D, F]`.
-    pub down: Matrix,
+    pub down: M,
 }
 
 /// Some of the outputs of a linear layer.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct Part<M = Matrix> {
     pub first_output: usize,
-    pub matrix: Matrix,
+    pub matrix: M,
 }
 
 impl Weights {
@@ -84,9 +85,23 @@ impl Weights {
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         std::iter::once(&self.embedding).chain(self.layers.iter().flat_map(Layer::matrices))
     }
-}
 
-impl Weights {
+    /// The same weights with every matrix in another form.
+    pub fn map<M>(self, mut to: impl FnMut(Matrix) -> M) -> Weights<M> {
+        let embedding = to(self.embedding);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in self.layers {
+            let Layer { attention_norm, qkv, output, mlp_norm, gate_up, down } = layer;
+            let mut parts = |parts: Vec<Part>| -> Vec<Part<M>> {
+                let part = |Part { first_output, matrix }| Part { first_output, matrix: to(matrix) };
+                parts.into_iter().map(part).collect()
+            };
+            let (qkv, gate_up) = (parts(qkv), parts(gate_up));
+            layers.push(Layer { attention_norm, qkv, output: to(output), mlp_norm, gate_up, down: to(down) });
+        }
+        Weights { embedding, layers, norm: self.norm }
+    }
+
     /// The same weights as plain f32 where that takes at most `max_bytes`; the CPU then decodes nothing
     /// during a pass. The values, and so the results, are the same to the bit.
     pub fn plain_up_to(mut self, max_bytes: usize) -> Self {

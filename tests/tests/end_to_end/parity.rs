@@ -1,15 +1,17 @@
 //! The same checkpoint gives the same greedy tokens on Burn flex with the dequantized weights, on the CPU
 //! executor, on WGSL under Vulkan, and on WGSL in a browser.
 //!
-//! The CPU executor is the reference that each of the others is compared with, logits included. A step whose two
-//! best logits lie within the tolerance may go either way; it is counted, and ends the comparison of its prompt.
+//! The CPU executor in f32 is the reference that each of the others is compared with, logits included. Its integer
+//! paths round activations to 8 bits, so they have a tolerance of their own, but agree among each other, natively and
+//! in a browser, to the bit. A step whose two best logits lie within the tolerance may go either way; it is counted,
+//! and ends the comparison of its prompt.
 
 use crate::trained::trained;
 use beckon_server::model::device::block_on;
 use beckon_server::model::llama::Llama;
 use beckon_shaders::{GpuContext, KernelSpec};
 use beckon_shared::checkpoint::Checkpoint;
-use beckon_shared::engine::{Engine, GreedyStep, Parity, parity};
+use beckon_shared::engine::{Engine, GreedyStep, Limits, Parity, parity};
 use beckon_shared::prompt::{Prompt, Role, Turn};
 use beckon_tests::browser::{Page, WebGpu};
 use beckon_tests::process::{Server, root};
@@ -19,6 +21,10 @@ use serde_json::{Value, json};
 /// Largest absolute difference of a logit between two executors. Logits are of order 10 and sums of up to 768
 /// products in f32, in another order on each executor.
 const LOGIT_TOLERANCE: f32 = 5e-3;
+/// The same between f32 and 8-bit activations, whose roundings are of 1 part in 254 of a block's largest value.
+const INT8_TOLERANCE: f32 = 0.5;
+/// The same between two integer paths.
+const INT8_PATHS_TOLERANCE: f32 = 0.0;
 /// Longest suggestion that is compared.
 const N_TOKENS: usize = 10;
 
@@ -88,8 +94,28 @@ fn burn_steps(llama: &Llama, engine: &Engine, prompt: &Prompt, written: &[Greedy
 
 #[track_caller]
 fn assert_parity(what: &str, parity: &Parity) {
+    assert_parity_within(what, parity, LOGIT_TOLERANCE);
+}
+
+#[track_caller]
+fn assert_parity_within(what: &str, parity: &Parity, tolerance: f32) {
     eprintln!("{what}: {parity:?}");
-    assert!(parity.holds(LOGIT_TOLERANCE), "{what}: {parity:?}, tolerance {LOGIT_TOLERANCE}");
+    assert!(parity.holds(tolerance), "{what}: {parity:?}, tolerance {tolerance}");
+}
+
+/// The engine that a page has on its CPU, on this machine's instructions.
+fn integer_engine(checkpoint: &Checkpoint) -> Engine {
+    Engine::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model).fastest()).unwrap()
+}
+
+#[test]
+fn eight_bit_activations_stay_near_f32() {
+    for (name, checkpoint) in checkpoints() {
+        let (mut exact, mut fast) = (Engine::cpu(&checkpoint).unwrap(), integer_engine(&checkpoint));
+        let found = block_on(parity::compare(&mut exact, &mut fast, &prompts(), N_TOKENS, INT8_TOLERANCE)).unwrap();
+        assert_parity_within(&format!("{name}: f32 and {}", fast.executor().device_name()), &found, INT8_TOLERANCE);
+        assert!(found.max_logit_diff > LOGIT_TOLERANCE, "{name}: 8 bits were used: {found:?}");
+    }
 }
 
 #[test]
@@ -181,7 +207,7 @@ fn step_of_page(page: &Value, stride: usize, reference: Option<&GreedyStep>) -> 
 }
 
 /// Compares the page's report with the reference's steps.
-fn parity_of_report(report: &Value, reference: &[Vec<GreedyStep>]) -> Parity {
+fn parity_of_report(report: &Value, reference: &[Vec<GreedyStep>], tolerance: f32) -> Parity {
     let stride = usize::try_from(report["sample_stride"].as_u64().expect("a stride")).expect("a stride");
     let of_page = report["prompts"].as_array().expect("prompts");
     assert_eq!(of_page.len(), reference.len());
@@ -189,7 +215,7 @@ fn parity_of_report(report: &Value, reference: &[Vec<GreedyStep>]) -> Parity {
     for (page, steps) in of_page.iter().zip(reference) {
         let page = page.as_array().expect("steps").iter().enumerate();
         let page: Vec<_> = page.map(|(i, step)| step_of_page(step, stride, steps.get(i))).collect();
-        sum.merge(&Parity::of_steps(steps, &page, LOGIT_TOLERANCE));
+        sum.merge(&Parity::of_steps(steps, &page, tolerance));
     }
     sum
 }
@@ -201,7 +227,7 @@ fn a_report_of_the_page_is_compared_to_the_last_logit() {
         let step = json!({"token": token, "top": [[1, best], [3, 2.0]], "sample": [0.0, 1.0, sampled], "max_abs": 3.0});
         json!({"sample_stride": 2, "prompts": [[step]]})
     };
-    let holds = |report: &Value| parity_of_report(report, &steps).holds(LOGIT_TOLERANCE);
+    let holds = |report: &Value| parity_of_report(report, &steps, LOGIT_TOLERANCE).holds(LOGIT_TOLERANCE);
     assert!(holds(&report(1, 3.0, -1.0)));
     assert!(!holds(&report(1, 3.1, -1.0)), "best logit");
     assert!(!holds(&report(1, 3.0, -1.1)), "sampled logit");
@@ -222,16 +248,22 @@ fn wgsl_in_the_browser_agrees_with_the_cpu_executor() {
     page.wait("window.beckon", 60, || (page.eval("typeof window.beckon?.greedy") == "function").then_some(()));
     let texts = Value::from(serde_json::to_string(&prompts()).unwrap());
     for (name, checkpoint) in checkpoints() {
-        let reference = greedy(&mut Engine::cpu(&checkpoint).unwrap(), &prompts());
-        for executor in ["gpu", "cpu"] {
+        let exact = greedy(&mut Engine::cpu(&checkpoint).unwrap(), &prompts());
+        let fast = greedy(&mut integer_engine(&checkpoint), &prompts());
+        for (executor, reference, tolerance) in [
+            ("gpu", &exact, LOGIT_TOLERANCE),
+            ("cpu-f32", &exact, LOGIT_TOLERANCE),
+            ("cpu", &fast, INT8_PATHS_TOLERANCE),
+        ] {
             let call = format!("window.beckon.greedy({:?}, {texts}, {N_TOKENS}, {executor:?})", checkpoint.id);
             let report: Value = serde_json::from_str(page.eval(&call).as_str().expect("JSON text")).unwrap();
-            assert_eq!(report["executor"], executor);
+            assert_eq!(report["executor"], executor[..3]);
             let adapter = report["adapter"].as_str().expect("an adapter");
             // browsers hide the adapter's name; the flag of this Chromium makes it SwiftShader
             assert_eq!(adapter.contains("BrowserWebGpu"), executor == "gpu", "{adapter}");
-            let what = format!("{name}: browser, {executor} ({adapter}), and CPU executor");
-            assert_parity(&what, &parity_of_report(&report, &reference));
+            assert_eq!(adapter.contains("int8"), executor == "cpu", "{adapter}");
+            let what = format!("{name}: browser, {executor} ({adapter}), and native CPU executor");
+            assert_parity_within(&what, &parity_of_report(&report, reference, tolerance), tolerance);
         }
     }
     assert_eq!(page.errors(), Vec::<String>::new());

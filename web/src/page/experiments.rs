@@ -169,14 +169,7 @@ fn Experiment(experiment: ExperimentStatus, act: Callback<Command>) -> impl Into
             <button type="button" data-testid=testid disabled=!legal on:click=move |_| steer(action, None)>{label}</button>
         }
     };
-    let decide = config.arms.iter().map(|arm| {
-        let name = arm.name.clone();
-        let label = format!("{} wins", arm.name);
-        view! {
-            <button type="button" data-testid="experiment-decide" disabled=state != ExperimentState::Stopped
-                on:click=move |_| steer(ExperimentCommand::Decide, Some(name.clone()))>{label}</button>
-        }
-    });
+    let decide = decide_buttons(&experiment, Callback::new(move |arm| steer(ExperimentCommand::Decide, Some(arm))));
     let arms = config.arms.iter().map(|arm| format!("{}: {}", arm.name, source_text(&arm.source))).collect::<Vec<_>>();
     view! {
         <section class="card" data-testid="experiment-row" data-experiment=id.clone() data-state=shown>
@@ -191,7 +184,7 @@ fn Experiment(experiment: ExperimentStatus, act: Callback<Command>) -> impl Into
                 {button("Start", "experiment-start", ExperimentCommand::Start)}
                 {button("Stop", "experiment-stop", ExperimentCommand::Stop)}
                 {button("Kill switch", "experiment-kill", ExperimentCommand::Kill)}
-                {decide.collect_view()}
+                {decide}
                 <button type="button" data-testid="experiment-key" on:click=new_key>"New ingest key"</button>
                 <button type="button" on:click=move |_| look()>"Look again"</button>
             </div>
@@ -207,6 +200,20 @@ fn Experiment(experiment: ExperimentStatus, act: Callback<Command>) -> impl Into
             })}
         </section>
     }
+}
+
+/// One button an arm, that says it won.
+fn decide_buttons(experiment: &ExperimentStatus, decide: Callback<String>) -> impl IntoView + use<> {
+    let too_early = experiment.state != ExperimentState::Stopped;
+    let names = experiment.config.arms.iter().map(|arm| arm.name.clone());
+    let button = move |name: String| {
+        let label = format!("{name} wins");
+        view! {
+            <button type="button" data-testid="experiment-decide" disabled=too_early
+                on:click=move |_| decide.run(name.clone())>{label}</button>
+        }
+    };
+    names.map(button).collect_view()
 }
 
 fn source_text(source: &Source) -> String {

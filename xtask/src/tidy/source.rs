@@ -19,7 +19,7 @@ fn product_lines(file: &File) -> impl Iterator<Item = (usize, &str)> {
 
 /// Unit tests in a file of their own, as `a/tests.rs`.
 fn is_unit_tests(file: &File) -> bool {
-    file.path.ends_with("/tests.rs")
+    file.path.ends_with("/tests.rs") || file.path.contains("/src/") && file.path.contains("/tests/")
 }
 
 /// A rule's own words would be found in this folder.

@@ -32,7 +32,7 @@ fn a_stage_that_is_over_cannot_be_tuned() {
     let sft = parse(r#"{"sft": {"learning_rate": 0.001}}"#);
     assert_eq!(sft.check(Some(Stage::Sft)), Ok(()));
     assert_eq!(sft.check(Some(Stage::Garm)), Err(TuningError::Over { stage: Stage::Sft }));
-    let rl = parse(r#"{"rl": {"kl_beta": 0.2, "fusion_weights": [1, 1, 1, 1, 1]}}"#);
+    let rl = parse(r#"{"rl": {"kl_beta": 0.2, "fusion_weights": [1, 1, 1, 1, 1, 1]}}"#);
     assert_eq!(rl.check(Some(Stage::Data)), Ok(()));
     assert_eq!(rl.check(Some(Stage::Export)), Err(TuningError::Over { stage: Stage::Rl }));
 }

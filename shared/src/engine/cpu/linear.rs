@@ -1,0 +1,128 @@
+//! A matrix as the CPU executor multiplies with it: plain or in blocks with f32 activations, or in panels with
+//! activations in 8 bits.
+
+use crate::engine::parallel::Parallel;
+use crate::engine::weights::{Part, view};
+use crate::quant::{BlockFormat, Matrix};
+use beckon_shaders::kernels::embed::{EmbedParams, embed};
+use beckon_shaders::kernels::matmul::{MatmulParams, matmul};
+use beckon_shaders::kernels::matmul_int8::{Int8, Int8Rows, Placing, matmul_int8, place};
+use beckon_shaders::{KernelPath, OUTPUTS, Panels};
+
+/// Pieces that a product is cut into for each thread, so that a slow thread holds nobody up for long.
+const PIECES_PER_THREAD: usize = 4;
+
+/// A matrix `[N, C]` of either arithmetic.
+#[derive(Debug)]
+pub(super) enum Linear {
+    /// f32 activations: the truth.
+    F32(Matrix),
+    /// 8-bit activations.
+    Int8(Int8, Panels),
+}
+
+/// Room for a product, kept from one to the next.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Products {
+    rows: Int8Rows,
+    /// `[panels, R, 16]`.
+    by_panel: Vec<f32>,
+}
+
+impl Linear {
+    /// The form for a path; a plain matrix stays as it is on every path.
+    pub fn new(matrix: Matrix, path: KernelPath) -> Self {
+        match Int8::new(path) {
+            Some(int8) if matrix.format != BlockFormat::F32 => Self::Int8(int8, Panels::pack(&view(&matrix))),
+            _ => Self::F32(matrix),
+        }
+    }
+
+    /// N.
+    pub fn n_outputs(&self) -> usize {
+        match self {
+            Self::F32(matrix) => matrix.rows,
+            Self::Int8(_, panels) => panels.rows(),
+        }
+    }
+
+    /// Rows of the matrix with these ids into out `[R, C]`; the same values on every path.
+    pub fn embed(&self, ids: &[u32], out: &mut [f32]) {
+        match self {
+            Self::F32(matrix) => {
+                let (n_rows, cols, n_table_rows) = (ids.len() as u32, matrix.cols as u32, matrix.rows as u32);
+                embed(&EmbedParams { n_rows, cols, n_table_rows }, &view(matrix), ids, out);
+            }
+            Self::Int8(_, panels) => {
+                for (id, out) in ids.iter().zip(out.chunks_exact_mut(panels.cols())) {
+                    panels.decode_row((*id as usize).min(panels.rows() - 1), out);
+                }
+            }
+        }
+    }
+
+    /// Products of x `[R, C]` with the matrix to where `to` says.
+    pub fn multiply(&self, x: &[f32], to: &Placing, out: &mut [f32], room: &mut Products, threads: &dyn Parallel) {
+        match self {
+            Self::F32(matrix) => {
+                let params = MatmulParams {
+                    n_rows: to.n_rows as u32,
+                    cols: matrix.cols as u32,
+                    n_outputs: matrix.rows as u32,
+                    out_stride: to.stride as u32,
+                    out_offset: to.offset as u32,
+                    accumulate: u32::from(to.accumulate),
+                };
+                matmul(&params, &view(matrix), x, out);
+            }
+            Self::Int8(int8, panels) => {
+                let Products { rows, by_panel } = room;
+                rows.quantize(*int8, panels.format(), (to.n_rows, panels.cols()), x);
+                let (n_panels, of_panel) = (panels.n_panels(), to.n_rows * OUTPUTS);
+                by_panel.resize(n_panels * of_panel, 0.0);
+                let n_pieces = if threads.n_threads() > 1 { threads.n_threads() * PIECES_PER_THREAD } else { 1 };
+                let of_piece = n_panels.div_ceil(n_pieces);
+                threads.for_chunks(by_panel, of_piece * of_panel, &|piece, out| {
+                    let first = piece * of_piece;
+                    matmul_int8(*int8, panels, first..(first + of_piece).min(n_panels), rows, out);
+                });
+                place(to, by_panel, out);
+            }
+        }
+    }
+}
+
+/// `out = x · W` for the parts of one layer.
+pub(super) fn replace(
+    n_rows: usize,
+    parts: &[Part<Linear>],
+    x: &[f32],
+    (stride, out): (usize, &mut [f32]),
+    room: &mut Products,
+    threads: &dyn Parallel,
+) {
+    for Part { first_output, matrix } in parts {
+        let n_outputs = matrix.n_outputs();
+        let to = Placing { n_rows, n_outputs, stride, offset: *first_output, accumulate: false };
+        matrix.multiply(x, &to, out, room, threads);
+    }
+}
+
+/// `out += x · W`.
+pub(super) fn add(
+    n_rows: usize,
+    matrix: &Linear,
+    x: &[f32],
+    out: &mut [f32],
+    room: &mut Products,
+    threads: &dyn Parallel,
+) {
+    let n_outputs = matrix.n_outputs();
+    matrix.multiply(
+        x,
+        &Placing { n_rows, n_outputs, stride: n_outputs, offset: 0, accumulate: true },
+        out,
+        room,
+        threads,
+    );
+}
