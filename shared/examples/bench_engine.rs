@@ -123,6 +123,7 @@ fn checkpoint(model: ModelConfig, format: impl Fn(&str) -> BlockFormat) -> Check
         format_version: beckon_shared::checkpoint::FORMAT_VERSION,
         name: "bench".into(),
         model,
+        prompt_format: None,
         reward: Some(RewardConfig { variance_floor: 0.01, feature_dims, kappa: 0.1 }),
         lineage,
         tokenizer: (0, 0),
