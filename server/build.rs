@@ -1,7 +1,7 @@
 //! Prepares what the server embeds: the page's folder (a note where the page is not built yet) and the optional assets.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const NOTE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Beckon</title>\
 <p>This beckon was built before its page. Run <code>cargo xtask build-page</code>, then build the server again \
@@ -20,8 +20,7 @@ fn main() {
 
     let mut code = String::new();
     for (name, file) in [("NANO", "nano.beckon"), ("SAMPLE", "sample.jsonl")] {
-        let path = root.join("assets").join(file);
-        let value = embed(&path);
+        let value = if root.join("assets").join(file).exists() { embed(file) } else { "None".into() };
         writeln!(code, "const {name}: Option<&[u8]> = {value};").expect("a string takes everything");
     }
     // the folder, so that a file that appears later is noticed
@@ -30,6 +29,7 @@ fn main() {
     std::fs::write(out.join("assets.rs"), code).expect("OUT_DIR can be written");
 }
 
-fn embed(path: &Path) -> String {
-    if path.exists() { format!("Some(include_bytes!({path:?}))") } else { "None".into() }
+/// By way of `env!`, which Cargo watches: a build directory that two clones share must not point into the other one.
+fn embed(file: &str) -> String {
+    format!("Some(include_bytes!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/assets/{file}\")))")
 }
