@@ -24,7 +24,8 @@ use crate::stage::{Observer, StageContext, StageError, garm, rl, sft};
 use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::ModelConfig;
-use beckon_shared::control::{CheckpointInfo, RunConfig, Stage};
+use beckon_shared::control::{CheckpointInfo, RlConfig, RunConfig, Stage};
+use beckon_shared::lexical::{Judge, LexicalModel};
 use beckon_shared::preference::{Dataset, PreferenceError, Split, dataset_from_records};
 use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
@@ -202,7 +203,7 @@ pub fn run_as(
     origin: &Origin,
     observer: &mut dyn Observer,
 ) -> Result<PipelineOutcome, PipelineError> {
-    let trained = train(dir, config, records, Baseline::BradleyTerry, observer)?;
+    let trained = train(dir, config, records, Baseline::BradleyTerry, None, observer)?;
     let run = measure::RunFacts { dir, config, records, origin, changes: observer.changes() };
     let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
     let report = measure::report(&run, &trained, &checkpoint, observer)?;
@@ -210,7 +211,7 @@ pub fn run_as(
     Ok(PipelineOutcome { checkpoint_path, checkpoint, report })
 }
 
-/// The stages that learn: Data, SFT, GaRM, RL.
+/// The stages that learn: Data, SFT, GaRM, RL. `truth` is watched during RL where it is known.
 ///
 /// # Errors
 /// As [`run`].
@@ -219,6 +220,7 @@ pub fn train(
     config: &RunConfig,
     records: &[Sourced],
     baseline: Baseline,
+    truth: Option<&dyn Judge>,
     observer: &mut dyn Observer,
 ) -> Result<Trained, PipelineError> {
     claim(dir, config, records)?;
@@ -252,19 +254,53 @@ pub fn train(
             })?)
         }
     };
+    let judge = LexicalModel::judge(&dataset.held_out.pairs);
     let rl = stage(&dir.join("rl"), config, 3, &device, observer, |ctx| {
-        let inputs = RlInputs {
-            tokenizer: &tokenizer,
-            model: &model,
-            policy: &sft.policy,
-            reward: &garm.reward,
-            reward_config: &garm.config,
-            prompts: &dataset.train.prompts,
-            bc: &dataset.train.sft,
-        };
-        rl::run(ctx, &inputs, &config.rl)
+        let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
+        rl::run(ctx, &RlInputs { judge, truth, ..rl_inputs(&tokenizer, &model, &sft, &garm, &dataset) }, &config.rl)
     })?;
     Ok(Trained { dataset, tokenizer, model, device, device_name, sft, garm, baseline, rl })
+}
+
+/// RL once more, with other settings, from what a run has learnt before it: for ablations. Kept in `dir/NAME`.
+///
+/// # Errors
+/// As [`run`].
+pub fn rl_variant(
+    (dir, name): (&Path, &str),
+    config: &RunConfig,
+    rl: &RlConfig,
+    trained: &Trained,
+    truth: Option<&dyn Judge>,
+    observer: &mut dyn Observer,
+) -> Result<RlOutcome, PipelineError> {
+    let Trained { tokenizer, model, sft, garm, dataset, device, .. } = trained;
+    let judge = LexicalModel::judge(&dataset.held_out.pairs);
+    stage(&dir.join(name), config, 3, device, observer, |ctx| {
+        let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
+        rl::run(ctx, &RlInputs { judge, truth, ..rl_inputs(tokenizer, model, sft, garm, dataset) }, rl)
+    })
+}
+
+/// Without judge and truth.
+fn rl_inputs<'a>(
+    tokenizer: &'a Tokenizer,
+    model: &'a ModelConfig,
+    sft: &'a SftOutcome,
+    garm: &'a GarmOutcome,
+    dataset: &'a Dataset,
+) -> RlInputs<'a> {
+    RlInputs {
+        tokenizer,
+        model,
+        policy: &sft.policy,
+        reward: &garm.reward,
+        reward_config: &garm.config,
+        prompts: &dataset.train.prompts,
+        bc: &dataset.train.sft,
+        judge: None,
+        truth: None,
+    }
 }
 
 fn garm_inputs<'a>(

@@ -25,14 +25,6 @@ pub enum RunConfigError {
         /// What it should hold.
         expected: &'static str,
     },
-    /// A choice whose formulas are there (`beckon_shared::reward`) and which the RL stage does not make yet.
-    #[error("{field}: the RL stage knows only {expected} so far")]
-    NotTrained {
-        /// Path of the key.
-        field: &'static str,
-        /// What it does know.
-        expected: &'static str,
-    },
 }
 
 /// Reads a partial configuration; what it leaves out comes from its preset (nano where it names none).
@@ -108,7 +100,6 @@ pub fn validate(config: &RunConfig) -> Result<(), RunConfigError> {
     validate_counts(config)?;
     validate_rates(config)?;
     validate_reward(&config.rl)?;
-    validate_trained(&config.rl)?;
     config.preferences.validate().map_err(|fault| RunConfigError::Range {
         field: fault.field,
         value: fault.value,
@@ -165,6 +156,7 @@ fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
     real("garm.variance_floor", garm.variance_floor, smallest, 1.0, RATE)?;
     real("garm.variance_warmup", garm.variance_warmup, 0.0, 1.0, "0 to 1")?;
     real("rl.kl_budget_nats", rl.kl_budget_nats, smallest, 1e6, "above 0")?;
+    real("rl.veto_quantile", rl.veto_quantile, smallest, 1.0, RATE)?;
     for (field, value) in [
         ("sft.weight_decay", sft.weight_decay),
         ("sft.beta_w", sft.beta_w),
@@ -177,22 +169,6 @@ fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
         ("rl.bc_weight", rl.bc_weight),
     ] {
         real(field, value, 0.0, 1_000.0, NOT_NEGATIVE)?;
-    }
-    Ok(())
-}
-
-/// Refuses what would be read and then not done.
-fn validate_trained(rl: &RlConfig) -> Result<(), RunConfigError> {
-    let standard = RlConfig::default();
-    for (is_standard, field, expected) in [
-        (rl.effective == standard.effective, "rl.effective", "penalised"),
-        (rl.fusion == standard.fusion, "rl.fusion", "two_stage"),
-        (rl.advantage == standard.advantage, "rl.advantage", "leave_one_out"),
-        (rl.kl_placement == standard.kl_placement, "rl.kl_placement", "reward"),
-    ] {
-        if !is_standard {
-            return Err(RunConfigError::NotTrained { field, expected });
-        }
     }
     Ok(())
 }
@@ -225,7 +201,11 @@ fn validate_reward(rl: &RlConfig) -> Result<(), RunConfigError> {
 mod tests {
     use super::*;
     use beckon_shared::click_model::ClickModelKind;
+    use beckon_shared::garm::effective::EffectiveReward;
     use beckon_shared::preference::config::SplitKey;
+    use beckon_shared::reward::advantage::Advantage;
+    use beckon_shared::reward::fusion::Fusion;
+    use beckon_shared::reward::kl_controller::KlPlacement;
 
     fn check_refused(json: &str, needle: &str) {
         let error = run_config_from_json(json.as_bytes()).expect_err(json).to_string();
@@ -282,15 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_rl_stage_does_not_do_yet_is_refused_by_name() {
-        for (json, field) in [
-            (r#"{"rl": {"fusion": "soft_gate"}}"#, "rl.fusion"),
-            (r#"{"rl": {"advantage": "dapo"}}"#, "rl.advantage"),
-            (r#"{"rl": {"kl_placement": "loss"}}"#, "rl.kl_placement"),
-            (r#"{"rl": {"effective": {"kind": "kl_dro", "beta": 0.5}}}"#, "rl.effective"),
-        ] {
-            check_refused(json, field);
-        }
+    fn choices_of_the_rl_stage_are_read_by_name() {
+        let json = br#"{"rl": {"fusion": "soft_gate", "advantage": "dapo", "kl_placement": "loss",
+            "effective": {"kind": "kl_dro", "beta": 0.5}}}"#;
+        let rl = run_config_from_json(json).expect("valid").rl;
+        assert_eq!((rl.fusion, rl.advantage), (Fusion::SoftGate, Advantage::Dapo));
+        assert_eq!((rl.kl_placement, rl.effective), (KlPlacement::Loss, EffectiveReward::KlDro { beta: 0.5 }));
+        check_refused(r#"{"rl": {"veto_quantile": 0}}"#, "rl.veto_quantile is 0");
     }
 
     #[test]

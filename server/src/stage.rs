@@ -26,6 +26,10 @@ pub trait Observer {
     fn metric(&mut self, stage: Stage, step: usize, n_steps: usize, name: &str, value: f64);
     /// A line for people.
     fn log(&mut self, text: &str);
+    /// Something looks wrong and the stage goes on: a line for people that should not be overlooked.
+    fn alarm(&mut self, text: &str) {
+        self.log(text);
+    }
     /// Told once, before the first stage: the device in words, as [`crate::model::device::pick_device`] describes it.
     fn device(&mut self, _description: &str) {}
     /// Asked at every step of a stage, `step` steps being done: the values to use instead of the configuration's. A stage

@@ -168,6 +168,9 @@ pub struct RlConfig {
     pub aleatoric_penalty: f64,
     /// k_ep: pessimism towards epistemic spread.
     pub epistemic_penalty: f64,
+    /// Share of logged text whose epistemic spread lies below the veto's threshold: where GaRM knows less, it may not
+    /// praise (method B.3 (3)). 1 turns the veto off.
+    pub veto_quantile: f64,
     /// eta: behaviour-cloning term on SFT data.
     pub bc_weight: f64,
     /// What is maximised of a reward distribution.
@@ -194,6 +197,7 @@ impl Default for RlConfig {
             kl_budget_nats: 4.0,
             aleatoric_penalty: 0.25,
             epistemic_penalty: 1.0,
+            veto_quantile: 0.999,
             bc_weight: 0.05,
             effective: EffectiveReward::default(),
             weights: ComponentWeights::default(),

@@ -17,6 +17,7 @@ pub mod engine;
 pub mod garm;
 pub mod gguf;
 pub mod import;
+pub mod lexical;
 pub mod metrics;
 pub mod off_policy;
 pub mod preference;

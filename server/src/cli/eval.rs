@@ -76,6 +76,9 @@ struct SimulatorArgs {
     /// Conversations that the click rate is a mean over.
     #[arg(long, default_value_t = SimulatorConfig::default().n_prompts)]
     prompts: usize,
+    /// Run RL again without the OOD term, with single-stage fusion, and on the reward's mean alone.
+    #[arg(long)]
+    ablations: bool,
     /// Print JSON in place of a table.
     #[arg(long)]
     json: bool,
@@ -129,6 +132,7 @@ fn on_simulator(args: &SimulatorArgs) -> anyhow::Result<()> {
         n_impressions: args.impressions,
         n_users: args.users,
         n_prompts: args.prompts,
+        ablations: args.ablations,
     };
     let mut terminal = Terminal::new(interrupt_flag().context("cannot listen for Ctrl-C")?);
     let end = simulator::run(config, &args.out, &mut terminal);

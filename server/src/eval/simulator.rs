@@ -8,16 +8,21 @@ use super::mean_and_t_interval;
 use crate::model::batch::derived_seed;
 use crate::model::llama::Llama;
 use crate::model::reward::Scorer;
+use crate::pipeline::recorder::curves;
 use crate::pipeline::{self, Baseline, PipelineError, Trained};
+use crate::report::Curve;
 use crate::simulate::World;
 use crate::simulate::gold::Gold;
 use crate::stage::Observer;
 use crate::stage::sft::sequence_logps;
 use beckon_shared::click::{Record, Sourced};
 use beckon_shared::config::Preset;
-use beckon_shared::control::{RunConfig, Stage};
+use beckon_shared::control::{RlConfig, RunConfig, Stage};
+use beckon_shared::garm::effective::EffectiveReward;
+use beckon_shared::lexical::Judge;
 use beckon_shared::metrics::{mean, spearman};
 use beckon_shared::prompt::Prompt;
+use beckon_shared::reward::fusion::Fusion;
 use beckon_shared::tensor::TensorMap;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -38,16 +43,18 @@ pub struct SimulatorConfig {
     pub n_users: usize,
     /// Conversations that the gold CTR is a mean over.
     pub n_prompts: usize,
+    /// Whether RL runs again without each of its parts, see [`ablations`].
+    pub ablations: bool,
 }
 
 impl Default for SimulatorConfig {
     fn default() -> Self {
-        Self { n_seeds: 5, preset: Preset::Tiny, n_impressions: 16_000, n_users: 800, n_prompts: 96 }
+        Self { n_seeds: 5, preset: Preset::Tiny, n_impressions: 16_000, n_users: 800, n_prompts: 96, ablations: false }
     }
 }
 
 /// What one seed has shown.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeedFigures {
     /// Seed of world, log and run.
     pub seed: u64,
@@ -65,8 +72,41 @@ pub struct SeedFigures {
     pub reward_mean_spearman: f64,
     /// The same of its aleatoric standard deviation with the true one.
     pub aleatoric_std_spearman: f64,
+    /// RL's proxy and truth as it went on: `watched_proxy`, `watched_truth`.
+    pub rl_curves: Vec<Curve>,
+    /// RL without one of its parts, where asked for.
+    pub ablations: Vec<AblationFigures>,
     /// Seconds of training and judging.
     pub wall_secs: f64,
+}
+
+/// RL without one of its parts, from the same SFT policy and reward model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AblationFigures {
+    /// Which part.
+    pub name: String,
+    /// The policy's gold figures at the end.
+    pub gold: Gold,
+    /// As [`SeedFigures::rl_curves`].
+    pub curves: Vec<Curve>,
+}
+
+/// What RL is run without, by name: the full method of `rl` with one part taken away.
+pub fn ablations(rl: &RlConfig) -> Vec<(&'static str, RlConfig)> {
+    vec![
+        ("no OOD term", RlConfig { epistemic_penalty: 0.0, veto_quantile: 1.0, ..rl.clone() }),
+        ("single-stage fusion", RlConfig { fusion: Fusion::SumThenNormalise, ..rl.clone() }),
+        ("point reward", RlConfig { effective: EffectiveReward::Mean, veto_quantile: 1.0, ..rl.clone() }),
+    ]
+}
+
+/// The simulated users' true click rate.
+struct Truth<'a>(&'a World);
+
+impl Judge for Truth<'_> {
+    fn values(&self, prompt: &Prompt, texts: &[String]) -> Vec<f64> {
+        texts.iter().map(|text| self.0.true_ctr(prompt, text)).collect()
+    }
 }
 
 /// All seeds.
@@ -126,7 +166,7 @@ pub fn run_seed(
     let log = world.generate_log(config.n_impressions, config.n_users, run_config.seed);
     let records: Vec<Sourced> =
         log.into_iter().map(|i| Sourced { source: "simulated".into(), record: Record::Impression(i) }).collect();
-    let trained = pipeline::train(dir, run_config, &records, Baseline::None, observer)?;
+    let trained = pipeline::train(dir, run_config, &records, Baseline::None, Some(&Truth(&world)), observer)?;
     let prompts = world.sample_prompts(config.n_prompts, run_config.seed);
     let gold = |policy: &TensorMap| {
         let model = Llama::from_tensors(&trained.model, policy, &trained.device)?;
@@ -136,6 +176,15 @@ pub fn run_seed(
     let init_seed = derived_seed(derived_seed(run_config.seed, 1), 1);
     let untrained = Llama::init(&trained.model, init_seed, &trained.device)?;
     let (reward_mean_spearman, aleatoric_std_spearman) = against_truth(&world, &prompts, &trained)?;
+    let mut without = Vec::new();
+    for (name, rl) in ablations(&run_config.rl).into_iter().filter(|_| config.ablations) {
+        observer.log(&format!("simulator: {name}"));
+        let folder = format!("rl-{}", name.replace(' ', "-"));
+        let truth = Truth(&world);
+        let outcome = pipeline::rl_variant((dir, &folder), run_config, &rl, &trained, Some(&truth), observer)?;
+        let curves = watched(&dir.join(folder))?;
+        without.push(AblationFigures { name: name.to_owned(), gold: gold(&outcome.policy)?, curves });
+    }
     let figures = SeedFigures {
         seed: run_config.seed,
         untrained: gold_of(&world, &prompts, &untrained, &trained),
@@ -145,12 +194,19 @@ pub fn run_seed(
         best_ctr: mean(&prompts.iter().map(|x| world.best_ctr(x)).collect::<Vec<_>>()),
         reward_mean_spearman,
         aleatoric_std_spearman,
+        rl_curves: watched(&dir.join("rl"))?,
+        ablations: without,
         wall_secs: begun.elapsed().as_secs_f64(),
     };
     for (name, gold) in [("gold_ctr_sft", figures.sft), ("gold_ctr_rl", figures.rl)] {
         observer.metric(Stage::Eval, 1, 1, name, gold.ctr);
     }
     Ok(figures)
+}
+
+/// Proxy and truth along a run of RL.
+fn watched(dir: &Path) -> Result<Vec<Curve>, PipelineError> {
+    Ok(curves(dir)?.into_iter().filter(|curve| curve.name.starts_with("watched_")).collect())
 }
 
 fn gold_of(world: &World, prompts: &[Prompt], model: &Llama, trained: &Trained) -> Gold {
@@ -196,12 +252,22 @@ impl SimulatorFigures {
             let (ctr, interval) = mean_and_t_interval(&of(&|g| g.ctr));
             GoldRow { policy: policy.into(), ctr, interval, enumerated_mass: mean(&of(&|g| g.enumerated_mass)) }
         };
-        vec![
+        let mut rows = vec![
             row("untrained network", &|s| s.untrained),
             row("logging policy", &|s| s.logging),
             row("SFT", &|s| s.sft),
             row("RL", &|s| s.rl),
-        ]
+        ];
+        let names = self.seeds.first().map_or(&[][..], |s| &s.ablations).iter().enumerate();
+        rows.extend(names.map(|(i, ablation)| row(&format!("RL, {}", ablation.name), &|s| s.ablations[i].gold)));
+        rows
+    }
+
+    /// Gold CTR of full RL minus that of each ablation, paired by seed, with its 95% t-interval.
+    pub fn rl_minus_ablations(&self) -> Vec<(String, (f64, (f64, f64)))> {
+        let names = self.seeds.first().map_or(&[][..], |s| &s.ablations).iter().enumerate();
+        let difference = |i: usize| self.seeds.iter().map(|s| s.rl.ctr - s.ablations[i].gold.ctr).collect::<Vec<_>>();
+        names.map(|(i, ablation)| (ablation.name.clone(), mean_and_t_interval(&difference(i)))).collect()
     }
 
     /// Gold CTR of RL minus that of SFT, paired by seed, with its 95% t-interval.
@@ -217,15 +283,18 @@ impl SimulatorFigures {
             self.config.preset,
             self.config.n_impressions
         );
-        let _ = writeln!(text, "{:<20}{:>10}{:>24}{:>12}", "policy", "gold CTR", "95% over seeds", "in grammar");
+        let _ = writeln!(text, "{:<26}{:>10}{:>24}{:>12}", "policy", "gold CTR", "95% over seeds", "in grammar");
         for row in self.rows() {
             let interval = format!("{:.4} to {:.4}", row.interval.0, row.interval.1);
-            let _ = writeln!(text, "{:<20}{:>10.4}{interval:>24}{:>12.3}", row.policy, row.ctr, row.enumerated_mass);
+            let _ = writeln!(text, "{:<26}{:>10.4}{interval:>24}{:>12.3}", row.policy, row.ctr, row.enumerated_mass);
         }
         let of = |part: &dyn Fn(&SeedFigures) -> f64| mean(&self.seeds.iter().map(part).collect::<Vec<_>>());
-        let _ = writeln!(text, "{:<20}{:>10.4}", "best possible", of(&|s| s.best_ctr));
+        let _ = writeln!(text, "{:<26}{:>10.4}", "best possible", of(&|s| s.best_ctr));
         let (difference, (low, high)) = self.rl_minus_sft();
         let _ = writeln!(text, "\nRL minus SFT, paired by seed: {difference:+.4} ({low:+.4} to {high:+.4})");
+        for (name, (difference, (low, high))) in self.rl_minus_ablations() {
+            let _ = writeln!(text, "RL minus RL with {name}: {difference:+.4} ({low:+.4} to {high:+.4})");
+        }
         let _ = writeln!(
             text,
             "GaRM against the truth, rank correlation: mean {:.3}, aleatoric spread {:.3}",
@@ -267,6 +336,12 @@ mod tests {
                 best_ctr: 0.4,
                 reward_mean_spearman: 0.5,
                 aleatoric_std_spearman: 0.1,
+                rl_curves: Vec::new(),
+                ablations: vec![AblationFigures {
+                    name: "point reward".into(),
+                    gold: gold(rl - 0.01),
+                    curves: Vec::new(),
+                }],
                 wall_secs: 1.0,
             });
         let figures = SimulatorFigures { config: SimulatorConfig::default(), seeds: seeds.collect() };
@@ -277,5 +352,6 @@ mod tests {
         assert_close("high", high, 0.02 + 4.303 * 0.01 / 3f64.sqrt(), 1e-9);
         assert_close("SFT", figures.rows()[2].ctr, 0.2, 1e-12);
         assert!(figures.table().contains("RL minus SFT, paired by seed: +0.0200"));
+        assert!(figures.table().contains("RL minus RL with point reward: +0.0100"), "{}", figures.table());
     }
 }

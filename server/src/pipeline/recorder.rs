@@ -95,6 +95,10 @@ impl Observer for Recorder<'_> {
         self.inner.log(text);
     }
 
+    fn alarm(&mut self, text: &str) {
+        self.inner.alarm(text);
+    }
+
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
         self.inner.tuned(stage, step)
     }
@@ -126,6 +130,10 @@ impl Observer for Quiet<'_> {
 
     fn log(&mut self, text: &str) {
         self.0.log(text);
+    }
+
+    fn alarm(&mut self, text: &str) {
+        self.0.alarm(text);
     }
 
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {

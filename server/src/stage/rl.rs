@@ -9,12 +9,14 @@
 //! u_i   = gate, then Σ_m w_m z_im; z vetoed to <= 0 where GaRM is out of distribution   B.4.3, B.3 (3)
 //! k1_i  = log pi(y_i|x) - log pi_ref(y_i|x), inside the detached reward                 B.5.3
 //! A_i   = G/(G-1) (u_i - beta k1_i - mean), divided by the batch's standard deviation   B.4.3
-//! L     = -1/(G L_max) Σ_i Σ_t A_i log pi(y_it) + eta L_BC                              B.5.2
+//! L     = -1/(G L_max) Σ_i Σ_t c_it A_i log pi(y_it) + eta L_BC                         B.5.2
+//! c_it  = min(pi(y_it)/pi_rollout(y_it), 2): the engine that wrote is not the network that learns
 //! ```
 //!
-//! With one optimiser step per rollout batch the ratio pi/pi_old is 1 and every clip is inert, so neither
-//! is written here (references: `beckon_shared::reward::advantage`). beta follows a KL budget. There is no
-//! entropy bonus; the entropy is watched, and the KL and behaviour-cloning terms hold it.
+//! That is the default; `rl.effective`, `rl.fusion`, `rl.advantage` and `rl.kl_placement` choose others, each a
+//! function of `beckon_shared`. With one optimiser step per rollout batch the ratio pi/pi_old is 1 and every clip is
+//! inert, so neither is written here. beta follows a KL budget. There is no entropy bonus; the entropy is watched, and
+//! the KL and behaviour-cloning terms hold it. [`watch`] looks for reward hacking.
 //!
 //! That RL runs against GaRM plus heuristics with a two-stage fusion is the paper's; algorithm, fusion,
 //! penalties and schedules are our design (method A.2, B.5.1).
@@ -23,6 +25,7 @@
 
 pub mod fuse;
 pub mod rollout;
+pub mod watch;
 
 use super::folder::{Exact, Folder, obey};
 use super::sft::token_logps;
@@ -37,11 +40,13 @@ use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{RlConfig, Stage};
 use beckon_shared::engine::Score;
+use beckon_shared::lexical::Judge;
 use beckon_shared::metrics::diversity::distinct_n;
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::reward::components::NAMES;
 use beckon_shared::reward::kl::{k1, k3};
+use beckon_shared::reward::kl_controller::{KlController, KlPlacement};
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
 use burn::optim::GradientsParams;
@@ -53,14 +58,10 @@ use rand_chacha::ChaCha8Rng;
 use rollout::{Group, rollouts};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
+use watch::{LOOK_EVERY, Look, Looks};
 
 /// Steps in which the learning rate rises.
 const N_WARMUP_STEPS: usize = 20;
-/// Steps between two looks of the KL controller, its factor, and the dead band around the budget as a
-/// share of it.
-const KL_EVERY: usize = 20;
-const KL_FACTOR: f64 = 1.5;
-const KL_BAND: f64 = 0.5;
 /// Rollouts per behaviour-cloning sequence.
 const ROLLOUTS_PER_BC: usize = 8;
 /// Padded tokens of one part of a step.
@@ -70,6 +71,11 @@ const PROMPTS: u64 = 1;
 const ROLLOUTS: u64 = 2;
 const BC: u64 = 3;
 const CALIBRATION: u64 = 4;
+const WATCHED: u64 = 5;
+/// Largest importance weight of a token between the network that learns and the engine that wrote.
+const MAX_IMPORTANCE: f32 = 2.0;
+/// Before the names of the tensors of the best policy so far in a training state.
+const BEST: &str = "best.";
 
 /// What the stage learns from.
 pub struct RlInputs<'a> {
@@ -87,6 +93,10 @@ pub struct RlInputs<'a> {
     pub prompts: &'a [Prompt],
     /// Examples of the behaviour-cloning term, which also stand for logged text in the veto's threshold.
     pub bc: &'a [SftExample],
+    /// Gold: values suggestions, never trained on. With one the best policy is kept and a fall is an alarm.
+    pub judge: Option<&'a dyn Judge>,
+    /// The truth, where it is known (simulated users): shown beside the proxy, and nothing follows from it.
+    pub truth: Option<&'a dyn Judge>,
 }
 
 /// One point of the stage's curves.
@@ -110,6 +120,8 @@ pub struct RlStep {
     pub epistemic_std_mean: f64,
     /// Share of rollouts whose positive GaRM advantage was taken away.
     pub veto_rate: f64,
+    /// Mean |log pi - log pi_rollout| of a token, nats: how far the engine that writes is from the network.
+    pub rollout_gap: f64,
 }
 
 /// What the stage made.
@@ -129,13 +141,12 @@ type ScoreFn<'a> = &'a dyn Fn(&[Sequence]) -> Vec<Score>;
 struct Progress {
     /// Steps done.
     step: usize,
-    /// KL coefficient.
-    beta: Exact,
-    /// Sum of the KL since the controller last looked, nats.
-    kl_sum: Exact,
+    /// Of the KL controller: coefficient, sum, steps.
+    kl: (Exact, Exact, usize),
     /// Floors and veto threshold, frozen before the first step.
     calibration: Calibration,
-    curve: Vec<[Exact; 9]>,
+    looks: Looks,
+    curve: Vec<[Exact; 10]>,
 }
 
 /// Trains the policy, or goes on where `ctx.dir` says an earlier call stopped, or returns the result
@@ -156,7 +167,7 @@ fn train(
     score: ScoreFn,
 ) -> Result<RlOutcome, StageError> {
     let folder = Folder::new(&ctx.dir, "policy", fingerprint(ctx.seed, inputs, config));
-    if let Some((policy, curve)) = folder.load_result::<Vec<[Exact; 9]>>()? {
+    if let Some((policy, curve)) = folder.load_result::<Vec<[Exact; 10]>>()? {
         return Ok(RlOutcome { policy, curve: curve.into_iter().map(RlStep::from_exact).collect() });
     }
     let trainer = Trainer::new(inputs, config, score, ctx)?;
@@ -172,14 +183,14 @@ fn train(
             folder.save_state(state.to_tensors(), &state.progress)?;
         }
     }
-    let policy = state.model.to_tensors();
+    let policy = trainer.result(state.model.to_tensors(), &state.best, &state.progress, ctx);
     folder.save_result(policy.clone(), &state.progress.curve)?;
     Ok(RlOutcome { policy, curve: state.progress.curve.into_iter().map(RlStep::from_exact).collect() })
 }
 
 fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
     Fingerprint::default()
-        .with(&("rl", 1, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
+        .with(&("rl", 2, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
         .with(&(inputs.prompts, inputs.bc))
         .with_tensors(inputs.policy)
         .with_tensors(inputs.reward)
@@ -187,14 +198,16 @@ fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
 }
 
 impl RlStep {
-    fn to_exact(self) -> [Exact; 9] {
+    fn to_exact(self) -> [Exact; 10] {
         let Self { step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, .. } = self;
         let first = [step as f64, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2];
         let [a, b, c, d, e, f] = first.map(Exact);
-        [a, b, c, d, e, f, Exact(self.n_tokens_mean), Exact(self.epistemic_std_mean), Exact(self.veto_rate)]
+        let last = [self.n_tokens_mean, self.epistemic_std_mean, self.veto_rate, self.rollout_gap];
+        let [g, h, i, j] = last.map(Exact);
+        [a, b, c, d, e, f, g, h, i, j]
     }
 
-    fn from_exact(values: [Exact; 9]) -> Self {
+    fn from_exact(values: [Exact; 10]) -> Self {
         let [
             step,
             reward_mean,
@@ -205,6 +218,7 @@ impl RlStep {
             n_tokens_mean,
             epistemic_std_mean,
             veto_rate,
+            rollout_gap,
         ] = values.map(|v| v.0);
         let step = step as usize;
         Self {
@@ -217,6 +231,7 @@ impl RlStep {
             n_tokens_mean,
             epistemic_std_mean,
             veto_rate,
+            rollout_gap,
         }
     }
 }
@@ -225,6 +240,8 @@ impl RlStep {
 struct State {
     model: Llama,
     optimizer: AdamW,
+    /// The policy with the best gold so far; empty before the first.
+    best: TensorMap,
     progress: Progress,
 }
 
@@ -232,7 +249,20 @@ impl State {
     fn to_tensors(&self) -> TensorMap {
         let mut tensors = self.model.to_tensors();
         tensors.extend(self.optimizer.to_tensors());
+        tensors.extend(self.best.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
         tensors
+    }
+}
+
+impl Progress {
+    fn kl(&self) -> KlController {
+        let (beta, sum, n) = self.kl;
+        KlController::from_parts((beta.0, sum.0, n))
+    }
+
+    fn set_kl(&mut self, controller: KlController) {
+        let (beta, sum, n) = controller.parts();
+        self.kl = (Exact(beta), Exact(sum), n);
     }
 }
 
@@ -265,12 +295,23 @@ struct Part {
     now: Vec<f32>,
     /// log pi_ref of each token, `[N]`.
     reference: Vec<f32>,
+    /// log pi of each token as the engine drew it, `[N]`.
+    rollout: Vec<f32>,
+}
+
+impl Part {
+    /// min(pi/pi_rollout, 2) of each token, `[N]`.
+    fn importance(&self) -> Vec<f32> {
+        self.now.iter().zip(&self.rollout).map(|(now, then)| (now - then).exp().min(MAX_IMPORTANCE)).collect()
+    }
 }
 
 /// Log-probabilities of a step's rollouts, in nats: for each the tokens' under policy and reference.
 struct Logps {
     of_rollouts: Vec<Vec<(f64, f64)>>,
     n_tokens: usize,
+    /// Σ |log pi - log pi_rollout| over tokens.
+    gap_sum: f64,
 }
 
 impl Logps {
@@ -284,7 +325,9 @@ impl Logps {
                 of_rollouts[i] = span.clone().map(pair).collect();
             }
         }
-        Self { n_tokens: of_rollouts.iter().map(Vec::len).sum(), of_rollouts }
+        let gap = |(now, then): (&f32, &f32)| f64::from((now - then).abs());
+        let gap_sum = parts.iter().flat_map(|p| p.now.iter().zip(&p.rollout)).map(gap).sum();
+        Self { n_tokens: of_rollouts.iter().map(Vec::len).sum(), of_rollouts, gap_sum }
     }
 
     /// k1 of each rollout: log pi - log pi_ref of the whole suggestion.
@@ -331,19 +374,56 @@ impl<'a> Trainer<'a> {
         let model = self.policy(self.inputs.policy)?;
         let calibration = self.calibrate()?;
         ctx.observer.log(&calibration.summary());
-        let (beta, step) = (Exact(self.config.kl_beta), 0);
-        let progress = Progress { step, beta, kl_sum: Exact(0.0), calibration, curve: Vec::new() };
-        Ok(State { model, optimizer: AdamW::new(adamw()), progress })
+        let kl = (Exact(self.config.kl_beta), Exact(0.0), 0);
+        let progress = Progress { step: 0, kl, calibration, looks: Looks::default(), curve: Vec::new() };
+        let mut state = State { model, optimizer: AdamW::new(adamw()), best: TensorMap::new(), progress };
+        self.look(&mut state, ctx)?;
+        Ok(state)
     }
 
-    fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+    fn resume(&self, mut tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+        let own = tensors.clone().into_iter().filter_map(|(name, t)| Some((name.strip_prefix(BEST)?.to_owned(), t)));
+        let best: TensorMap = own.collect();
+        tensors.retain(|name, _| !name.starts_with(BEST));
         let optimizer = AdamW::restore(adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("rl: going on after step {}", progress.step));
-        Ok(State { model: self.policy(&tensors)?, optimizer, progress })
+        Ok(State { model: self.policy(&tensors)?, optimizer, best, progress })
     }
 
     fn policy(&self, tensors: &TensorMap) -> Result<Llama, ModelError> {
         Llama::from_tensors(self.inputs.model, tensors, &self.device)
+    }
+
+    /// Looks at the policy as it is, on prompts and draws that stay the same over the run, and keeps it where it is
+    /// the best yet.
+    fn look(&self, state: &mut State, ctx: &mut StageContext) -> Result<(), StageError> {
+        let prompts = self.prompts(WATCHED, 0, 2 * self.config.batch_prompts);
+        let policy = state.model.to_tensors();
+        let groups = self.write(&policy, &prompts, derived_seed(self.seed, WATCHED))?;
+        let scores = self.score_groups(&groups);
+        let progress = &mut state.progress;
+        let last = progress.curve.last().map(|p| RlStep::from_exact(*p));
+        let constants = (&progress.calibration, self.config);
+        let look = Look::at(progress.step, &groups, &scores, last, self.inputs, constants);
+        progress.looks.take(look, self.config.n_steps, ctx);
+        if progress.looks.last_is_best() {
+            state.best = policy;
+        }
+        Ok(())
+    }
+
+    /// The last policy, or the best one by gold where the last is clearly worse.
+    fn result(&self, last: TensorMap, best: &TensorMap, progress: &Progress, ctx: &mut StageContext) -> TensorMap {
+        match progress.looks.better_than_last() {
+            Some(step) => {
+                ctx.observer.alarm(&format!(
+                    "rl: the judge prefers the policy of step {step} to that of the last step by more than chance: it \
+                     is the result"
+                ));
+                best.clone()
+            }
+            None => last,
+        }
     }
 
     /// Component spreads of the SFT policy's rollouts, and how far logged text lies from GaRM's features:
@@ -381,7 +461,7 @@ impl<'a> Trainer<'a> {
         let step = state.progress.step;
         let tuned = ctx.observer.tuned(Stage::Rl, step);
         if let Some(beta) = tuned.kl_beta {
-            state.progress.beta = Exact(beta);
+            state.progress.kl.0 = Exact(beta);
         }
         let prompts = self.prompts(PROMPTS, step, self.config.batch_prompts);
         let mut rng_seed = ChaCha8Rng::seed_from_u64(derived_seed(self.seed, ROLLOUTS));
@@ -395,9 +475,15 @@ impl<'a> Trainer<'a> {
         let configured = self.config.weights.to_array();
         let weights = tuned.fusion_weights.as_deref().unwrap_or(&configured);
         let fused = state.progress.calibration.fuse(&groups, &scores, weights, self.config);
-        let advantages = fused.advantages(&logps.k1(), state.progress.beta.0);
+        let beta = state.progress.kl.0.0;
+        let (in_reward, in_loss) = match self.config.kl_placement {
+            KlPlacement::Reward => (beta, 0.0),
+            KlPlacement::Loss => (0.0, beta),
+            KlPlacement::Off => (0.0, 0.0),
+        };
+        let advantages = fused.advantages(&logps.k1(), in_reward, self.config);
 
-        let losses = self.losses(&state.model, parts, &advantages, step);
+        let losses = self.losses(&state.model, parts, &advantages, in_loss, step);
         let point = self.point(step + 1, &groups, &scores, &fused, &logps);
         let grads = GradientsParams::from_grads(losses.total.backward(), &state.model);
         let loss = scalar(losses.total);
@@ -413,6 +499,9 @@ impl<'a> Trainer<'a> {
         }
         state.model = model;
         self.advance(&mut state.progress, point);
+        if state.progress.step.is_multiple_of(LOOK_EVERY) || state.progress.step == self.config.n_steps {
+            self.look(&mut state, ctx)?;
+        }
         let n_tokens: usize = groups.iter().flat_map(|g| &g.sequences).map(|s| s.tokens.len()).sum();
         self.show(
             ctx,
@@ -433,27 +522,46 @@ impl<'a> Trainer<'a> {
     /// long conversation would otherwise pad every other prompt of the step to its length.
     fn parts(&self, model: &Llama, groups: &[Group], device: &Device) -> Vec<Part> {
         let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
+        let drawn: Vec<&Vec<f32>> = groups.iter().flat_map(|g| &g.logps).collect();
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let part = |rows: Vec<usize>| {
             let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
             let logps = token_logps(model, &batch, &self.device); // [N]
             let reference = host(token_logps(&self.reference, &batch, device)); // [N]
-            Part { now: host(logps.clone().inner()), reference, logps, batch, rows }
+            let rollout = rows.iter().flat_map(|&i| drawn[i]).copied().collect();
+            Part { now: host(logps.clone().inner()), reference, rollout, logps, batch, rows }
         };
         plan_sorted(&lengths, PART_TOKENS).into_iter().map(part).collect()
     }
 
-    /// -1/(n G L_max) Σ A log pi, plus eta times the cross-entropy of logged examples. A constant
-    /// normaliser: a mean over a rollout's own length would make long bad ones cheap.
-    fn losses(&self, model: &Llama, parts: Vec<Part>, advantages: &[f64], step: usize) -> Losses {
-        let constant = (advantages.len() * self.config.max_new_tokens) as f64;
+    /// -Σ_i w_i Σ_t c_it A_i log pi(y_it), plus the k2 term where the KL stands in the loss, plus eta times the
+    /// cross-entropy of logged examples. w is the algorithm's normaliser, by default 1/(n G L_max): a mean over a
+    /// rollout's own length would make long bad ones cheap.
+    fn losses(&self, model: &Llama, parts: Vec<Part>, advantages: &[f64], beta: f64, step: usize) -> Losses {
+        let constants = |values: Vec<f32>| {
+            let n = values.len();
+            Tensor::<1>::from_data(TensorData::new(values, [n]), &self.device).inner()
+        };
+        let mut lengths = vec![0; advantages.len()];
+        for part in &parts {
+            part.rows.iter().zip(&part.batch.spans).for_each(|(&i, span)| lengths[i] = span.len());
+        }
+        let normaliser = self.config.advantage.token_weights(&lengths, self.config.max_new_tokens);
         let mut total = Tensor::<1>::zeros([1], &self.device);
         for part in parts {
-            let scale: Vec<f32> = part.rows.iter().map(|&i| (-advantages[i] / constant) as f32).collect();
-            let scale = part.batch.per_target(&scale); // [N]
-            let n = scale.len();
-            total =
-                total + (part.logps * Tensor::<1>::from_data(TensorData::new(scale, [n]), &self.device).inner()).sum();
+            let of_tokens = |value: &dyn Fn(usize) -> f64| {
+                part.batch.per_target(&part.rows.iter().map(|&i| value(i) as f32).collect::<Vec<f32>>()) // [N]
+            };
+            let importance = part.importance();
+            let scale = of_tokens(&|i| -advantages[i] * normaliser[i]);
+            let scale = scale.iter().zip(importance).map(|(s, c)| s * c).collect();
+            total = total + (part.logps.clone() * constants(scale)).sum();
+            if beta > 0.0 {
+                // k2 = ½ (log pi - log pi_ref)²
+                let weight = constants(of_tokens(&|i| 0.5 * beta * normaliser[i]));
+                let distance = part.logps - constants(part.reference);
+                total = total + (distance.clone() * distance * weight).sum();
+            }
         }
         if self.bc.is_empty() || self.config.bc_weight == 0.0 {
             return Losses { total, bc: None };
@@ -478,24 +586,17 @@ impl<'a> Trainer<'a> {
             n_tokens_mean: logps.n_tokens as f64 / n,
             epistemic_std_mean: epistemic / n,
             veto_rate: fused.veto_rate(),
+            rollout_gap: logps.gap_sum / logps.n_tokens as f64,
         }
     }
 
-    /// Counts the step, and every 20 steps moves beta where the KL is more than half the budget off.
+    /// Counts the step, and lets the KL controller see it.
     fn advance(&self, progress: &mut Progress, point: RlStep) {
         progress.step += 1;
         progress.curve.push(point.to_exact());
-        progress.kl_sum.0 += point.kl_nats;
-        if !progress.step.is_multiple_of(KL_EVERY) {
-            return;
-        }
-        let (kl, budget) = (progress.kl_sum.0 / KL_EVERY as f64, self.config.kl_budget_nats);
-        progress.kl_sum = Exact(0.0);
-        if kl > (1.0 + KL_BAND) * budget {
-            progress.beta.0 *= KL_FACTOR;
-        } else if kl < (1.0 - KL_BAND) * budget {
-            progress.beta.0 /= KL_FACTOR;
-        }
+        let mut controller = progress.kl();
+        controller.observe(point.kl_nats, self.config.kl_budget_nats);
+        progress.set_kl(controller);
     }
 
     fn show(&self, ctx: &mut StageContext, progress: &Progress, fused: &Fused, others: &[(&str, f64)]) {
@@ -514,7 +615,8 @@ impl<'a> Trainer<'a> {
             ("n_tokens_mean", point.n_tokens_mean),
             ("epistemic_std_mean", point.epistemic_std_mean),
             ("veto_rate", point.veto_rate),
-            ("kl_beta", progress.beta.0),
+            ("rollout_gap", point.rollout_gap),
+            ("kl_beta", progress.kl.0.0),
         ] {
             metric(name, value);
         }

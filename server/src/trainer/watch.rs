@@ -64,6 +64,12 @@ impl Observer for Watch<'_> {
         self.shared.events.announce(&Event::Line { run_id, text: text.to_owned() });
     }
 
+    fn alarm(&mut self, text: &str) {
+        let run_id = self.shared.board().active.as_ref().map(|active| active.status.id.clone());
+        tracing::warn!(run = run_id.as_deref().unwrap_or_default(), "{text}");
+        self.shared.events.announce(&Event::Alarm { run_id, text: text.to_owned() });
+    }
+
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
         let mut board = self.shared.board();
         let Some(active) = &mut board.active else { return Tuned::default() };

@@ -1,7 +1,7 @@
 //! Keeps the policy's distance from its reference near a budget by moving the KL coefficient. Method B.5.3.
 //!
 //! beta *= 1.5 or /= 1.5 every 20 steps where the mean KL since the last look is more than half the budget off.
-//! A pure state machine, serialisable, so that a resumed run goes on with the same coefficient.
+//! A pure state machine; a resumed run goes on with the same [`KlController::parts`].
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ const BAND: f64 = 0.5;
 const RANGE: (f64, f64) = (1e-6, 1e3);
 
 /// The coefficient, and what was seen since the last look.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KlController {
     /// Coefficient.
     pub beta: f64,
@@ -40,6 +40,16 @@ impl KlController {
     /// Starts at `beta`.
     pub fn new(beta: f64) -> Self {
         Self { beta, sum: 0.0, n: 0 }
+    }
+
+    /// Coefficient, sum of the KL since the last look, steps since then.
+    pub fn parts(self) -> (f64, f64, usize) {
+        (self.beta, self.sum, self.n)
+    }
+
+    /// What [`KlController::parts`] was taken from.
+    pub fn from_parts((beta, sum, n): (f64, f64, usize)) -> Self {
+        Self { beta, sum, n }
     }
 
     /// Takes one step's mean KL per sequence, nats, and moves the coefficient at every 20th. `budget` may change

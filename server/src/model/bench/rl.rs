@@ -76,6 +76,8 @@ fn measure(setting: &Setting, tokenizer: &Tokenizer, prompts: &[Prompt], device:
         reward_config: &reward_config,
         prompts,
         bc: &[],
+        judge: None,
+        truth: None,
     };
     let mut optimizer = AdamW::new(AdamWConfig::default());
     let mut speeds = Vec::with_capacity(setting.n_steps);

@@ -7,22 +7,19 @@ use super::rollout::Group;
 use crate::stage::folder::Exact;
 use beckon_shared::control::RlConfig;
 use beckon_shared::engine::Score;
-use beckon_shared::garm::effective::penalised;
-use beckon_shared::reward::advantage::{leave_one_out, scale_by_batch_std};
+use beckon_shared::garm::Gaussian;
+use beckon_shared::garm::effective::SpreadReward;
+use beckon_shared::metrics::mean;
 use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, heuristics};
-use beckon_shared::reward::fusion::{FusedGroup, TwoStage, std_floor};
+use beckon_shared::reward::fusion::{TwoStage, std_floor};
 use beckon_shared::reward::gate::{Candidate, Gate};
 use serde::{Deserialize, Serialize};
 
 /// Logged suggestions behind the veto's threshold.
 pub const N_LOGGED: usize = 1_024;
-/// Quantile of the epistemic spread of logged text above which GaRM may not praise.
-const VETO_QUANTILE: f64 = 0.999;
 /// Bound of each z, and how far below the worst passing rollout a failing one is put.
 const CLIP: f64 = 3.0;
 const MARGIN: f64 = 1.0;
-/// Smallest standard deviation that a batch's advantages are divided by.
-const ADVANTAGE_STD_FLOOR: f64 = 0.1;
 
 /// What is measured once, on the SFT policy, and then frozen: a reward must not change under a curve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,21 +28,28 @@ pub struct Calibration {
     std_floors: Vec<Exact>,
     /// Largest epistemic spread that is taken for in-distribution.
     veto_above: Exact,
+    /// Mean and variance of the SFT policy's suggestions: what the win probability is a probability against.
+    reference: [Exact; 2],
 }
 
 impl Calibration {
     /// From rollouts of the SFT policy and scores of logged suggestions (none: no veto).
     pub fn of(groups: &[Group], scores: &[Vec<Score>], logged: &[Score], config: &RlConfig) -> Self {
-        let components: Vec<Vec<Vec<f64>>> = groups.iter().zip(scores).map(|(g, s)| components(g, s, config)).collect();
+        let rewards: Vec<SpreadReward> = scores.iter().flatten().map(spread_reward).collect();
+        let gaussians = rewards.iter().map(|r| r.gaussian(config.aleatoric_penalty, config.epistemic_penalty));
+        let (means, variances): (Vec<f64>, Vec<f64>) = gaussians.map(|g| (g.mean, g.variance)).unzip();
+        let reference = Gaussian::new(mean(&means), mean(&variances));
+        let components: Vec<Vec<Vec<f64>>> =
+            groups.iter().zip(scores).map(|(g, s)| components(g, s, config, reference)).collect();
         let floor = |m: usize| {
             let of_groups: Vec<Vec<f64>> = components.iter().map(|c| c[m].clone()).collect();
             Exact(std_floor(&of_groups, STD_FLOOR_MINIMUM[m]))
         };
-        let mut spreads: Vec<f64> = logged.iter().map(|s| f64::from(s.epistemic_std)).collect();
-        spreads.sort_by(f64::total_cmp);
-        let rank = (VETO_QUANTILE * spreads.len() as f64) as usize;
-        let veto_above = spreads.get(rank.min(spreads.len().saturating_sub(1))).copied().unwrap_or(f64::INFINITY);
-        Self { std_floors: (0..NAMES.len()).map(floor).collect(), veto_above: Exact(veto_above) }
+        Self {
+            std_floors: (0..NAMES.len()).map(floor).collect(),
+            veto_above: Exact(veto_threshold(logged, config.veto_quantile)),
+            reference: [Exact(reference.mean), Exact(reference.variance)],
+        }
     }
 
     /// A line for people.
@@ -78,9 +82,9 @@ impl Calibration {
                 .collect();
             let passed: Vec<bool> = gate.check(&group.prompt, &candidates).iter().map(Option::is_none).collect();
             let far: Vec<bool> = scores.iter().map(|s| f64::from(s.epistemic_std) > self.veto_above.0).collect();
-            let components = components(group, scores, config);
+            let components = components(group, scores, config, self.reference());
             let vetoed = std::cell::Cell::new(0);
-            let joined = fusion.fuse_adjusted(&components, &passed, |m, z| {
+            let utilities = config.fusion.utilities(&fusion, &components, &passed, |m, z| {
                 for (z, _) in z.iter_mut().zip(&far).filter(|(z, far)| m == 0 && **far && **z > 0.0) {
                     *z = 0.0;
                     vetoed.set(vetoed.get() + 1);
@@ -89,18 +93,37 @@ impl Calibration {
             fused.n_vetoed += vetoed.get();
             fused.n_failed += passed.iter().filter(|p| !**p).count();
             fused.components.push(components);
-            fused.groups.push(joined);
+            fused.utilities.push(utilities);
         }
         fused
     }
+
+    fn reference(&self) -> Gaussian {
+        Gaussian::new(self.reference[0].0, self.reference[1].0)
+    }
+}
+
+/// The epistemic spread that a share `quantile` of logged text stays below; infinite (no veto) for a share of 1,
+/// and without logged text.
+fn veto_threshold(logged: &[Score], quantile: f64) -> f64 {
+    let mut spreads: Vec<f64> = logged.iter().map(|s| f64::from(s.epistemic_std)).collect();
+    if quantile >= 1.0 || spreads.is_empty() {
+        return f64::INFINITY;
+    }
+    spreads.sort_by(f64::total_cmp);
+    spreads[((quantile * spreads.len() as f64) as usize).min(spreads.len() - 1)]
+}
+
+fn spread_reward(score: &Score) -> SpreadReward {
+    let [mean, aleatoric_std, epistemic_std] =
+        [score.reward_mean, score.aleatoric_std, score.epistemic_std].map(f64::from);
+    SpreadReward { mean, aleatoric_std, epistemic_std }
 }
 
 /// r1 to r6 of a group, `[M][G]`.
-fn components(group: &Group, scores: &[Score], config: &RlConfig) -> Vec<Vec<f64>> {
-    let garm = |s: &Score| {
-        let [mean, aleatoric, epistemic] = [s.reward_mean, s.aleatoric_std, s.epistemic_std].map(f64::from);
-        penalised(mean, aleatoric, epistemic, config.aleatoric_penalty, config.epistemic_penalty)
-    };
+fn components(group: &Group, scores: &[Score], config: &RlConfig, reference: Gaussian) -> Vec<Vec<f64>> {
+    let (aleatoric, epistemic) = (config.aleatoric_penalty, config.epistemic_penalty);
+    let garm = |s: &Score| config.effective.value(spread_reward(s), aleatoric, epistemic, reference);
     let mut components = vec![scores.iter().map(garm).collect()];
     components.extend(heuristics(&group.prompt, &group.texts));
     components
@@ -109,7 +132,8 @@ fn components(group: &Group, scores: &[Score], config: &RlConfig) -> Vec<Vec<f64
 /// A step's groups after both stages.
 #[derive(Debug, Clone, Default)]
 pub struct Fused {
-    groups: Vec<Option<FusedGroup>>,
+    /// u of each group, `[G]`; `None` where the group teaches nothing.
+    utilities: Vec<Option<Vec<f64>>>,
     components: Vec<Vec<Vec<f64>>>,
     n_failed: usize,
     n_vetoed: usize,
@@ -135,21 +159,21 @@ impl Fused {
         self.n_vetoed as f64 / self.n_rollouts() as f64
     }
 
-    /// A_i of every rollout: leave-one-out over u_i - beta k1_i within the group, divided by the batch's
-    /// standard deviation. `k1` runs over all rollouts. A group in which nothing passed gets zeros.
-    pub fn advantages(&self, k1: &[f64], beta: f64) -> Vec<f64> {
-        let mut first = 0;
-        let mut groups = Vec::with_capacity(self.groups.len());
-        for (group, components) in self.groups.iter().zip(&self.components) {
-            let n = components[0].len();
-            let k1 = &k1[first..first + n];
-            first += n;
-            groups.push(match group {
-                Some(g) => leave_one_out(&g.utility.iter().zip(k1).map(|(u, k)| u - beta * k).collect::<Vec<_>>()),
-                None => vec![0.0; n],
-            });
-        }
-        scale_by_batch_std(&groups, ADVANTAGE_STD_FLOOR).concat()
+    /// A_i of every rollout under the configured algorithm, from u_i - beta k1_i. `k1` runs over all rollouts, and
+    /// beta is 0 where the KL term stands elsewhere. A group that teaches nothing gets zeros.
+    pub fn advantages(&self, k1: &[f64], beta: f64, config: &RlConfig) -> Vec<f64> {
+        let sizes: Vec<usize> = self.components.iter().map(|c| c[0].len()).collect();
+        let mut k1 = k1.iter();
+        let groups: Vec<Option<Vec<f64>>> = self
+            .utilities
+            .iter()
+            .zip(&sizes)
+            .map(|(utilities, size)| {
+                let own: Vec<f64> = k1.by_ref().take(*size).copied().collect();
+                utilities.as_ref().map(|u| u.iter().zip(own).map(|(u, k)| u - beta * k).collect())
+            })
+            .collect();
+        config.advantage.of(&groups, &sizes).concat()
     }
 }
 
@@ -165,6 +189,7 @@ mod tests {
             prompt: Prompt::from_query("aloe vera"),
             texts: texts.iter().map(|t| (*t).to_owned()).collect(),
             finished: vec![true; texts.len()],
+            logps: vec![vec![-1.0]; texts.len()],
             sequences: vec![Sequence::new(&[3], &[4]); texts.len()],
         }
     }
@@ -189,9 +214,9 @@ mod tests {
         far[0][0] = score(3.0, 0.9);
         let after = calibration.fuse(&groups, &far, &config().weights.to_array(), &config());
         assert_close("one of four", after.veto_rate(), 0.25, 0.0);
-        let best = |f: &Fused| f.groups[0].as_ref().map_or(f64::NAN, |g| g.z[0][0]);
-        assert!(best(&before) > 1.0, "{}", best(&before));
-        assert_close("zeroed", best(&after), 0.0, 0.0);
+        let lead = |f: &Fused| f.utilities[0].as_ref().map_or(f64::NAN, |u| u[0] - u[2]);
+        assert!(lead(&before) > 1.0, "{}", lead(&before));
+        assert!(lead(&after) < lead(&before) - 1.0, "its praise was taken away: {}", lead(&after));
         assert_close("component 0", after.components[0][0][0], 3.0 - 0.25 * 0.4 - 0.9, 1e-6);
     }
 
@@ -204,7 +229,7 @@ mod tests {
         let calibration = Calibration::of(&groups, &scores, &[], &config());
         let fused = calibration.fuse(&groups, &scores, &config().weights.to_array(), &config());
         assert_close("failures", fused.gate_failure_rate(), 6.0 / 8.0, 0.0);
-        let a = fused.advantages(&[0.0; 8], 0.03);
+        let a = fused.advantages(&[0.0; 8], 0.03, &config());
         assert!(a[1].max(a[3]) < a[0].min(a[2]), "{a:?}");
         assert_eq!(a[4..], [0.0; 4]);
         assert_close("sum", a.iter().sum::<f64>(), 0.0, 1e-12);
@@ -216,7 +241,49 @@ mod tests {
         let scores = vec![vec![score(0.5, 0.1); 4]];
         let calibration = Calibration::of(&groups, &scores, &[], &config());
         let fused = calibration.fuse(&groups, &scores, &config().weights.to_array(), &config());
-        let (free, held) = (fused.advantages(&[0.0; 4], 1.0), fused.advantages(&[4.0, 0.0, 0.0, 0.0], 1.0));
+        let (free, held) =
+            (fused.advantages(&[0.0; 4], 1.0, &config()), fused.advantages(&[4.0, 0.0, 0.0, 0.0], 1.0, &config()));
         assert!(held[0] < free[0] - 0.3, "{free:?} {held:?}");
+    }
+
+    #[test]
+    fn a_share_of_one_is_no_veto() {
+        let logged: Vec<Score> = (0..100).map(|i| score(0.0, i as f32)).collect();
+        assert_close("nine in ten", veto_threshold(&logged, 0.9), 90.0, 0.0);
+        assert_eq!((veto_threshold(&logged, 1.0), veto_threshold(&[], 0.9)), (f64::INFINITY, f64::INFINITY));
+    }
+
+    #[test]
+    fn every_rule_and_algorithm_prefers_the_better_rollout() {
+        use beckon_shared::garm::effective::EffectiveReward;
+        use beckon_shared::reward::advantage::Advantage;
+        use beckon_shared::reward::fusion::Fusion;
+        let groups = [group(&["aloe vera gel", "aloe vera juice", "aloe vera hair", "aloe vera plant"])];
+        let scores = vec![vec![score(2.0, 0.1), score(0.0, 0.1), score(0.1, 0.1), score(-0.1, 0.1)]];
+        let rewards = [
+            EffectiveReward::Penalised,
+            EffectiveReward::Mean,
+            EffectiveReward::LowerBound { k: 1.0 },
+            EffectiveReward::WinProbability,
+        ];
+        let fusions = [Fusion::TwoStage, Fusion::SumThenNormalise, Fusion::NormaliseThenSum, Fusion::SoftGate];
+        let algorithms = [
+            Advantage::LeaveOneOut,
+            Advantage::DrGrpo,
+            Advantage::Grpo,
+            Advantage::Dapo,
+            Advantage::Gspo,
+            Advantage::ReinforcePlusPlus,
+        ];
+        for (effective, fusion) in rewards.into_iter().flat_map(|r| fusions.map(|f| (r, f))) {
+            for advantage in algorithms {
+                let config = RlConfig { effective, fusion, advantage, ..config() };
+                let calibration = Calibration::of(&groups, &scores, &[], &config);
+                let fused = calibration.fuse(&groups, &scores, &config.weights.to_array(), &config);
+                let a = fused.advantages(&[0.0; 4], 0.1, &config);
+                let best = a[1].max(a[2]).max(a[3]);
+                assert!(a[0] > best, "{effective:?} {fusion:?} {advantage:?}: {a:?}");
+            }
+        }
     }
 }

@@ -24,6 +24,8 @@ pub struct Group {
     pub texts: Vec<String>,
     /// Whether each ended itself.
     pub finished: Vec<bool>,
+    /// Log-probability of each token of each, as the engine drew it, nats.
+    pub logps: Vec<Vec<f32>>,
     /// Prompt and drawn tokens of each, for losses and scores.
     pub sequences: Vec<Sequence>,
 }
@@ -67,6 +69,7 @@ fn group(inputs: &RlInputs, prompt: &Prompt, rollouts: Vec<Rollout>, config: &Rl
         prompt: prompt.clone(),
         finished: rollouts.iter().map(|r| r.finished).collect(),
         sequences: rollouts.iter().map(|r| Sequence::new(&tokens, &r.tokens)).collect(),
+        logps: rollouts.iter().map(|r| r.logps.clone()).collect(),
         texts: rollouts.into_iter().map(|r| r.text).collect(),
     }
 }

@@ -18,6 +18,7 @@ const ENDINGS: [&str; 4] = ["near me", "for beginners", "history facts", "price 
 #[derive(Default)]
 struct Watcher {
     metrics: Vec<(usize, String, f64)>,
+    alarms: Vec<String>,
     n_asked: usize,
     cancel_at: Option<usize>,
 }
@@ -27,6 +28,9 @@ impl Observer for Watcher {
         self.metrics.push((step, name.to_owned(), value));
     }
     fn log(&mut self, _text: &str) {}
+    fn alarm(&mut self, text: &str) {
+        self.alarms.push(text.to_owned());
+    }
     fn control(&mut self) -> Control {
         self.n_asked += 1;
         if self.cancel_at == Some(self.n_asked) { Control::Cancel } else { Control::Continue }
@@ -57,6 +61,8 @@ impl World {
             reward_config: &self.reward_config,
             prompts: &self.prompts,
             bc: &self.bc,
+            judge: None,
+            truth: None,
         }
     }
 
@@ -197,12 +203,13 @@ fn the_budget_moves_beta_and_no_prompts_is_an_error() {
     let trainer = Trainer::new(&inputs, &config, &score, &ctx).expect("trainer");
     let beta_after = |kl: f64| {
         let calibration = trainer.calibrate().expect("calibration");
-        let mut progress = Progress { step: 0, beta: Exact(0.03), kl_sum: Exact(0.0), calibration, curve: Vec::new() };
-        let zero = RlStep::from_exact([Exact(0.0); 9]);
-        for _ in 0..KL_EVERY {
+        let kl_state = (Exact(0.03), Exact(0.0), 0);
+        let mut progress = Progress { step: 0, kl: kl_state, calibration, looks: Looks::default(), curve: Vec::new() };
+        let zero = RlStep::from_exact([Exact(0.0); 10]);
+        for _ in 0..beckon_shared::reward::kl_controller::EVERY {
             trainer.advance(&mut progress, RlStep { kl_nats: kl, ..zero });
         }
-        progress.beta.0
+        progress.kl().beta
     };
     assert_close("far above", beta_after(7.0), 0.045, 1e-12);
     assert_close("inside", beta_after(3.0), 0.03, 0.0);
@@ -211,6 +218,56 @@ fn the_budget_moves_beta_and_no_prompts_is_an_error() {
     let empty = RlInputs { prompts: &[], ..world.inputs() };
     let error = run(&mut context(dir.path(), &mut Watcher::default()), &empty, &config).expect_err("no prompts");
     assert!(matches!(error, StageError::NoData { stage: "rl", .. }), "{error}");
+}
+
+/// Likes what the reward likes, or the opposite.
+struct NearMe(f64);
+
+impl Judge for NearMe {
+    fn values(&self, _prompt: &Prompt, texts: &[String]) -> Vec<f64> {
+        texts.iter().map(|text| if text.ends_with("near me") { self.0 } else { 0.0 }).collect()
+    }
+}
+
+#[test]
+fn a_judge_who_dislikes_what_is_learnt_raises_an_alarm_and_gets_an_earlier_policy() {
+    let world = world();
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let config = RlConfig { kl_beta: 0.001, kl_budget_nats: 20.0, ..config(75) };
+    let outcome = |sign: f64| {
+        let (judge, dir) = (NearMe(sign), tempfile::tempdir().expect("folder"));
+        let inputs = RlInputs { judge: Some(&judge), truth: Some(&judge), ..world.inputs() };
+        let mut watcher = Watcher::default();
+        let outcome = train(&mut context(dir.path(), &mut watcher), &inputs, &config, &score).expect("training");
+        (outcome, watcher)
+    };
+    let (liked, quiet) = outcome(1.0);
+    let (disliked, loud) = outcome(-1.0);
+    let gold: Vec<f64> = quiet.metrics.iter().filter(|m| m.1 == "watched_gold").map(|m| m.2).collect();
+    assert_eq!(gold.len(), 4, "at 0, 25, 50, 75: {gold:?}");
+    assert!(gold[3] > gold[0] + 0.2, "{gold:?}");
+    assert!(quiet.alarms.iter().all(|a| !a.contains("judge prefers")), "{:?}", quiet.alarms);
+    assert!(loud.alarms.iter().any(|a| a.contains("judge prefers the policy of step 25")), "{:?}", loud.alarms);
+    assert_ne!(liked.policy, disliked.policy);
+    assert_eq!(liked.curve, disliked.curve, "a judge looks, and does not touch");
+}
+
+#[test]
+fn the_kl_term_in_the_loss_holds_the_policy_too() {
+    let world = world();
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let kl_after = |kl_placement, kl_beta| {
+        let dir = tempfile::tempdir().expect("folder");
+        // a budget that the controller leaves alone
+        let config = RlConfig { kl_placement, kl_beta, bc_weight: 0.0, ..config(15) };
+        let mut watcher = Watcher::default();
+        let outcome =
+            train(&mut context(dir.path(), &mut watcher), &world.inputs(), &config, &score).expect("training");
+        outcome.curve.last().map_or(f64::NAN, |s| s.kl_nats)
+    };
+    let free = kl_after(KlPlacement::Off, 3.0);
+    let held = kl_after(KlPlacement::Loss, 3.0);
+    assert!(held < 0.7 * free, "free {free}, held {held}");
 }
 
 #[test]
@@ -229,6 +286,7 @@ fn passes_use_every_item_once_and_points_come_back() {
         n_tokens_mean: 0.6,
         epistemic_std_mean: 0.7,
         veto_rate: 0.8,
+        rollout_gap: 0.9,
     };
     assert_eq!(RlStep::from_exact(point.to_exact()), point);
 }
