@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// Widest subgroup of a CPU in disguise that a browser offers (SwiftShader).
@@ -236,14 +236,19 @@ fn described(what: &str, error: &wgpu::Error) -> GpuError {
 
 type MapResult = Result<(), String>;
 
+/// How long a native caller waits for a callback that another thread's poll is about to make.
+const CALLBACK_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Resolves once the map callback has been called.
 #[derive(Default, Clone)]
-struct Mapped(Arc<Mutex<(Option<MapResult>, Option<Waker>)>>);
+struct Mapped(Arc<(Mutex<(Option<MapResult>, Option<Waker>)>, Condvar)>);
 
 impl Mapped {
     fn set(&self, result: MapResult) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, called) = &*self.0;
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 = Some(result);
+        called.notify_all();
         if let Some(waker) = state.1.take() {
             waker.wake();
         }
@@ -254,7 +259,14 @@ impl Future for Mapped {
     type Output = MapResult;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<MapResult> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, called) = &*self.0;
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if cfg!(not(target_arch = "wasm32")) {
+            // the device has done the work; where two threads polled it, the other one may still be on its way to our
+            // callback
+            let waited = called.wait_timeout_while(state, CALLBACK_WAIT, |(result, _)| result.is_none());
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         match state.0.take() {
             Some(result) => Poll::Ready(result),
             None => {

@@ -216,7 +216,7 @@ pub fn unit(stage: Stage, name: &str) -> &'static str {
         return "share";
     }
     match name {
-        "loss" | "held_out_loss" | "held_out_nll" | "nll" | "train_nll" => match stage {
+        "loss" | "validation_loss" | "held_out_loss" | "held_out_nll" | "nll" | "train_nll" => match stage {
             Stage::Sft => "nats/token",
             Stage::Garm => "nats/pair",
             _ => "",

@@ -155,7 +155,7 @@ fn garm(report: &Report) -> String {
     ));
     let _ = write!(
         html,
-        "<p>The temperature that would fit the held-out pairs best is {} (1 is calibrated, above 1 the model is too sure). All figures above are without it.</p>",
+        "<p>Temperature {}, fitted to pairs set aside from training (1: there were too few, or it was calibrated; above 1 the model was too sure); the means are divided by it in all figures.</p>",
         number(report.garm.temperature, 3)
     );
     html

@@ -71,6 +71,8 @@ const KAPPA_SHARE: f64 = 0.25;
 const CENTRING_WEIGHT: f64 = 1e-3;
 /// Share of the steps in which the learning rate rises.
 const RATE_WARMUP: f64 = 0.05;
+/// Fewest validation pairs that a temperature is fitted to; below, it would follow their noise.
+const MIN_CALIBRATION_PAIRS: usize = 200;
 /// Looks at the validation pairs over a whole run, and how many without improvement end it.
 const N_LOOKS: usize = 20;
 const PATIENCE: usize = 6;
@@ -98,7 +100,8 @@ pub struct GarmOutcome {
     pub reward: TensorMap,
     /// Constants of the heads.
     pub config: RewardConfig,
-    /// T of Φ(z/T) that fits the validation pairs best; reported only, it is not applied to anything.
+    /// T of Φ(z/T) that fits the validation pairs best. The means of `reward` are divided by it, so that what the
+    /// checkpoint says is calibrated; the spreads stay.
     pub temperature: f64,
 }
 
@@ -438,9 +441,17 @@ impl Trainer<'_> {
         reward.insert("whitening".into(), DenseTensor::new(vec![feature_dims, d], narrow(&fitted.matrix)));
         let kappa = KAPPA_SHARE * quantile(readings.iter().map(|r| r.reward.variance), 0.5);
 
-        let judged = if self.data.validation.is_empty() { &self.data.held_out } else { &self.data.validation };
-        let margins = self.margins(&model, judged, self.config.n_steps);
-        let temperature = if judged.is_empty() { 1.0 } else { best_temperature(|t| self.nll(&margins, judged, t)) };
+        let validation = &self.data.validation;
+        let margins = self.margins(&model, validation, self.config.n_steps);
+        let temperature = if validation.len() < MIN_CALIBRATION_PAIRS {
+            1.0
+        } else {
+            best_temperature(|t| self.nll(&margins, validation, t))
+        };
+        for name in ["mean_head.weight", "mean_head.bias"] {
+            let head = reward.get_mut(name).expect("a reward model has a mean head");
+            head.data.iter_mut().for_each(|x| *x = (f64::from(*x) / temperature) as f32);
+        }
         if let Some(Exact(nll)) = state.progress.best_nll {
             ctx.observer
                 .log(&format!("garm: validation likelihood {nll:.4} nats a pair, temperature {temperature:.3}"));

@@ -6,6 +6,7 @@
 //! count more per token. Not here: soft targets of a teacher (method B.1.5 with a > 0), since no
 //! teacher shares the vocabulary.
 
+use super::folder::Exact;
 use super::{Control, StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
@@ -16,12 +17,16 @@ use beckon_shared::config::{ConfigError, ModelConfig};
 use beckon_shared::control::{SftConfig, Stage};
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
-use beckon_shared::tensor::TensorMap;
+use beckon_shared::tensor::{DenseTensor, TensorMap};
 use beckon_shared::tokenizer::Tokenizer;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -29,8 +34,16 @@ use std::time::Instant;
 const WEIGHT_RANGE: (f64, f64) = (0.1, 5.0);
 /// Padded tokens of a batch that is only read.
 const READ_TOKENS: usize = 4_096;
-/// Examples behind the points of the held-out curve; its two ends use all of them.
-const N_CURVE_EXAMPLES: usize = 256;
+/// Looks at the validation loss over a run; the policy of the best one is the result.
+const N_LOOKS: usize = 20;
+/// Set aside from training: every 20th group of a source with at least 100, and of those at most 512 examples.
+const VALIDATION_EVERY: usize = 20;
+const MIN_GROUPS: usize = 100;
+const MAX_VALIDATION: usize = 512;
+/// Purpose of the seed that draws them.
+const VALIDATION: u64 = 2;
+/// Before the names of the best policy's tensors in a training state.
+const BEST: &str = "best.";
 
 /// What the stage learns from.
 pub struct SftInputs<'a> {
@@ -71,6 +84,8 @@ struct Progress {
     n_held_out_tokens: usize,
     held_out_nll_before: Option<f64>,
     held_out_nll: Option<f64>,
+    /// Step and value of the lowest validation loss.
+    best: Option<(usize, Exact)>,
 }
 
 /// Trains the policy, or goes on where `ctx.dir` says an earlier call stopped, or returns the
@@ -83,32 +98,32 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
     if let Some((policy, progress)) = files.load(&files.result)? {
         return Ok(outcome(policy, &progress));
     }
-    let data = Examples::encode(inputs, config)?;
+    let data = Examples::encode(inputs, config, ctx.seed)?;
     let mut run = match files.load(&files.state)? {
         Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, ctx)?,
         None => SftRun::start(inputs, config, &files, &data, ctx)?,
     };
-    let n_curve_steps = (config.n_steps / 10).max(1);
+    let n_look_steps = (config.n_steps / N_LOOKS).max(1);
     let mut epoch = Epoch::default();
     while run.progress.step < config.n_steps {
         files.obey(ctx, &run)?;
         let rows = epoch.batch(&data, config, ctx.seed, run.progress.step);
         run = run.step(ctx, config, &data, rows)?;
         let done = run.progress.step;
-        if done.is_multiple_of(n_curve_steps) && done < config.n_steps && !data.held_out.is_empty() {
-            let (nll, _) = held_out_nll(&run.model.valid(), data.curve());
-            ctx.observer.metric(Stage::Sft, done, config.n_steps, "held_out_loss", nll);
+        if done.is_multiple_of(n_look_steps) || done == config.n_steps {
+            run.look(ctx, config, &data);
         }
         if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
             files.save_state(&run)?;
         }
     }
-    let (nll, n_tokens) = held_out_nll(&run.model.valid(), &data.held_out);
+    let model = run.result(ctx, inputs, config)?;
+    let (nll, n_tokens) = held_out_nll(&model, &data.held_out);
     if n_tokens > 0 {
         ctx.observer.metric(Stage::Sft, config.n_steps, config.n_steps, "held_out_loss", nll);
     }
     run.progress.held_out_nll = (n_tokens > 0).then_some(nll);
-    let policy = run.model.to_tensors();
+    let policy = model.to_tensors();
     files.save_result(&policy, &run.progress)?;
     Ok(outcome(policy, &run.progress))
 }
@@ -173,11 +188,13 @@ struct Examples {
     train: Vec<Sequence>,
     weights: Vec<f32>,
     lengths: Vec<usize>,
+    /// Set aside from training, by group: decides which policy is kept. Empty where there are few groups.
+    validation: Vec<Sequence>,
     held_out: Vec<Sequence>,
 }
 
 impl Examples {
-    fn encode(inputs: &SftInputs, config: &SftConfig) -> Result<Self, StageError> {
+    fn encode(inputs: &SftInputs, config: &SftConfig, seed: u64) -> Result<Self, StageError> {
         if inputs.train.is_empty() {
             let hint = "import clicks, counts or conversations with a next query".into();
             return Err(StageError::NoData { stage: "sft", hint });
@@ -189,19 +206,35 @@ impl Examples {
         }
         let tokens =
             |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
-        let train: Vec<Sequence> = inputs.train.iter().map(tokens).collect();
+        let aside = validation_groups(inputs.train, seed);
+        let (validation, train): (Vec<&SftExample>, Vec<&SftExample>) =
+            inputs.train.iter().partition(|e| aside.contains(&(e.source.as_str(), e.group.as_str())));
+        let n_looked_at = validation.len().min(MAX_VALIDATION);
+        let weights = train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect();
+        let train: Vec<Sequence> = train.into_iter().map(tokens).collect();
         Ok(Self {
-            weights: inputs.train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect(),
+            weights,
             lengths: train.iter().map(|s| s.tokens.len()).collect(),
             train,
+            validation: (0..n_looked_at).map(|i| tokens(validation[i * validation.len() / n_looked_at])).collect(),
             held_out: inputs.held_out.iter().map(tokens).collect(),
         })
     }
+}
 
-    /// The part of the held-out examples that the curve reads.
-    fn curve(&self) -> &[Sequence] {
-        &self.held_out[..self.held_out.len().min(N_CURVE_EXAMPLES)]
+/// Every 20th of each source's groups, drawn by `seed`; none of a source with fewer than 100.
+fn validation_groups(examples: &[SftExample], seed: u64) -> BTreeSet<(&str, &str)> {
+    let groups: BTreeSet<(&str, &str)> = examples.iter().map(|e| (e.source.as_str(), e.group.as_str())).collect();
+    let sources: BTreeSet<&str> = groups.iter().map(|g| g.0).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(batch::derived_seed(seed, VALIDATION));
+    let mut aside = BTreeSet::new();
+    for source in sources {
+        let mut of_source: Vec<(&str, &str)> = groups.iter().filter(|g| g.0 == source).copied().collect();
+        of_source.shuffle(&mut rng);
+        let n = if of_source.len() < MIN_GROUPS { 0 } else { of_source.len() / VALIDATION_EVERY };
+        aside.extend(of_source.into_iter().take(n));
     }
+    aside
 }
 
 /// `exp(evidence / beta_w)` within bounds. A stored weight is `exp(evidence)` up to a factor, so
@@ -236,6 +269,8 @@ impl Epoch {
 struct SftRun {
     model: Llama,
     optimizer: AdamW,
+    /// The policy with the lowest validation loss so far; empty before the first look.
+    best: TensorMap,
     progress: Progress,
     device: Device,
 }
@@ -266,22 +301,58 @@ impl SftRun {
             n_held_out_tokens,
             held_out_nll_before: (n_held_out_tokens > 0).then_some(nll),
             held_out_nll: None,
+            best: None,
         };
-        Ok(Self { model, optimizer: AdamW::new(adamw(config)), progress, device })
+        Ok(Self { model, optimizer: AdamW::new(adamw(config)), best: TensorMap::new(), progress, device })
     }
 
     fn resume(
         inputs: &SftInputs,
         config: &SftConfig,
-        tensors: TensorMap,
+        mut tensors: TensorMap,
         progress: Progress,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
+        let own = |(name, tensor): (String, DenseTensor)| Some((name.strip_prefix(BEST)?.to_owned(), tensor));
+        let best: TensorMap = tensors.clone().into_iter().filter_map(own).collect();
+        tensors.retain(|name, _| !name.starts_with(BEST));
         let device = ctx.device.clone().autodiff();
         let model = Llama::from_tensors(inputs.model, &tensors, &device)?;
         let optimizer = AdamW::restore(adamw(config), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("sft: going on after step {}", progress.step));
-        Ok(Self { model, optimizer, progress, device })
+        Ok(Self { model, optimizer, best, progress, device })
+    }
+
+    /// Judges the policy on the validation examples and keeps it where it is the best yet.
+    fn look(&mut self, ctx: &mut StageContext, config: &SftConfig, data: &Examples) {
+        let step = self.progress.step;
+        if data.validation.is_empty() {
+            // nothing decides, but a curve is owed
+            if !data.held_out.is_empty() && step < config.n_steps {
+                let (nll, _) = held_out_nll(&self.model.valid(), &data.held_out);
+                ctx.observer.metric(Stage::Sft, step, config.n_steps, "held_out_loss", nll);
+            }
+            return;
+        }
+        let (nll, _) = held_out_nll(&self.model.valid(), &data.validation);
+        ctx.observer.metric(Stage::Sft, step, config.n_steps, "validation_loss", nll);
+        if self.progress.best.is_none_or(|(_, best)| nll < best.0) {
+            self.progress.best = Some((step, Exact(nll)));
+            self.best = self.model.to_tensors();
+        }
+    }
+
+    /// The policy with the lowest validation loss; the last one where there is no validation.
+    fn result(&self, ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Result<Llama, StageError> {
+        match self.progress.best {
+            Some((step, nll)) if step < config.n_steps => {
+                let text =
+                    format!("sft: validation loss was lowest ({:.4}) at step {step}: its policy is the result", nll.0);
+                ctx.observer.log(&text);
+                Ok(Llama::from_tensors(inputs.model, &self.best, &ctx.device)?)
+            }
+            _ => Ok(self.model.valid()),
+        }
     }
 
     /// One step on the examples `rows`: loss, gradient, clipped AdamW.
@@ -337,7 +408,7 @@ struct Files {
 impl Files {
     fn new(ctx: &StageContext, inputs: &SftInputs, config: &SftConfig) -> Self {
         let mut fingerprint = Fingerprint::default()
-            .with(&("sft", 1, ctx.seed, inputs.tokenizer.hash(), inputs.model, config))
+            .with(&("sft", 2, ctx.seed, inputs.tokenizer.hash(), inputs.model, config))
             .with(&(inputs.train, inputs.held_out));
         if let Some(init) = inputs.init {
             fingerprint = fingerprint.with_tensors(init);
@@ -374,6 +445,7 @@ impl Files {
     fn save_state(&self, run: &SftRun) -> Result<(), StateError> {
         let mut tensors = run.model.to_tensors();
         tensors.extend(run.optimizer.to_tensors());
+        tensors.extend(run.best.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
         save(&self.state, tensors, &run.progress)
     }
 

@@ -149,7 +149,7 @@ fn the_policy_learns_its_examples_and_reports_curves() {
     assert_close("first loss is near uniform", first, (network(&tokenizer()).vocab_size as f64).ln(), 0.3);
     let last = losses[55..].iter().sum::<f64>() / 5.0;
     assert!(last < 0.3 * first, "loss went from {first} to {last}");
-    assert_eq!(watcher.values("held_out_loss").len(), 11, "before, nine between, after");
+    assert_eq!(watcher.values("held_out_loss").len(), 21, "before, nineteen between, after");
     assert_eq!(watcher.values("tokens_per_sec").len(), 60);
     assert_close("peak learning rate", watcher.values("learning_rate")[2], 1e-2, 1e-12);
     assert_close("last learning rate", watcher.values("learning_rate")[59], 1e-3, 1e-12);
@@ -177,6 +177,47 @@ fn resuming_is_bit_equal_to_never_having_stopped() {
     assert!(second.logs.iter().any(|line| line.contains("after step 5")), "{:?}", second.logs);
     assert_eq!(bits(&resumed.policy), bits(&whole.policy));
     assert_eq!(resumed, whole);
+}
+
+/// Texts in which nothing can be learnt but by heart: the policy that is kept is an early one, also over a resume.
+#[test]
+fn the_policy_with_the_lowest_validation_loss_is_kept() {
+    let tokenizer = tokenizer();
+    let model = network(&tokenizer);
+    let word = |i: usize| TEXTS[i % TEXTS.len()].1.split(' ').next().unwrap_or("a");
+    let examples: Vec<SftExample> = (0..120)
+        .map(|i| SftExample {
+            group: format!("group {i}"),
+            suggestion: [word(i * 7), word(i * i + 3), word(i * 11 + i / 5)].join(" "),
+            ..example(TEXTS[i % TEXTS.len()], 1.0)
+        })
+        .collect();
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &[] };
+    let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let config = SftConfig { batch_tokens: 2_048, ..config(120) };
+    let run_in = |dir: &Path, watcher: &mut Watcher| {
+        let ctx = &mut StageContext {
+            device: Device::flex(),
+            dir: dir.to_owned(),
+            seed: 7,
+            save_every: 0,
+            observer: watcher,
+        };
+        run(ctx, &inputs, &config)
+    };
+    let mut watcher = Watcher::default();
+    let whole = run_in(straight.path(), &mut watcher).expect("training");
+    let losses = watcher.values("validation_loss");
+    assert_eq!(losses.len(), N_LOOKS);
+    assert!(
+        losses[N_LOOKS - 1] > losses.iter().copied().fold(f64::INFINITY, f64::min),
+        "it learns by heart: {losses:?}"
+    );
+    assert!(watcher.logs.iter().any(|line| line.contains("its policy is the result")), "{:?}", watcher.logs);
+    let mut first = Watcher { cancel_at: Some(100), ..Watcher::default() };
+    assert!(matches!(run_in(broken.path(), &mut first), Err(StageError::Cancelled)));
+    let resumed = run_in(broken.path(), &mut Watcher::default()).expect("training");
+    assert_eq!(bits(&resumed.policy), bits(&whole.policy));
 }
 
 #[test]
