@@ -250,8 +250,9 @@ impl RunConfig {
             seed: 0,
             device: DeviceChoice::Auto,
             preferences: PreferenceConfig::default(),
-            sft: SftConfig::default(),
-            garm: GarmConfig { feature_dims: 32, ..GarmConfig::default() },
+            // more than small data need: the policy with the lowest validation loss is kept
+            sft: SftConfig { n_steps: 2_500, ..SftConfig::default() },
+            garm: GarmConfig { feature_dims: 32, learning_rate: 1e-4, ..GarmConfig::default() },
             // the reward model of small click data is weak: stay close to SFT
             rl: RlConfig { n_steps: 60, learning_rate: 2e-5, kl_beta: 0.1, kl_budget_nats: 1.5, ..RlConfig::default() },
             save_every: 50,

@@ -233,7 +233,7 @@ impl Judge for NearMe {
 fn a_judge_who_dislikes_what_is_learnt_raises_an_alarm_and_gets_an_earlier_policy() {
     let world = world();
     let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
-    let config = RlConfig { kl_beta: 0.001, kl_budget_nats: 20.0, ..config(75) };
+    let config = RlConfig { kl_beta: 0.001, kl_budget_nats: 20.0, learning_rate: 2e-4, ..config(75) };
     let outcome = |sign: f64| {
         let (judge, dir) = (NearMe(sign), tempfile::tempdir().expect("folder"));
         let inputs = RlInputs { judge: Some(&judge), truth: Some(&judge), ..world.inputs() };

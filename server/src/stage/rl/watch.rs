@@ -19,12 +19,12 @@ pub const LOOK_EVERY: usize = 25;
 const N_STD_ERRORS: f64 = 2.0;
 
 /// One look at the policy; [`Reading`] in a form that a state file gives back bit for bit.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Look {
     step: usize,
     proxy: Exact,
-    /// Judge's mean and its standard error.
-    gold: Option<[Exact; 2]>,
+    /// Judge's mean for each prompt.
+    gold: Option<Vec<Exact>>,
     truth: Option<Exact>,
     kl_nats: Exact,
     distinct_2: Exact,
@@ -51,16 +51,14 @@ impl Look {
         spreads.sort_by(f64::total_cmp);
         let p99 = spreads.get(spreads.len() * 99 / 100).copied().unwrap_or(f64::INFINITY);
         // draws of one prompt are alike: a prompt's mean is one observation
-        let judged = |judge: &dyn Judge| {
-            let of_prompt = |g: &Group| mean(&judge.values(&g.prompt, &g.texts));
-            let (value, error) = mean_and_std_error(&groups.iter().map(of_prompt).collect::<Vec<_>>());
-            [Exact(value), Exact(error)]
+        let judged = |judge: &dyn Judge| -> Vec<Exact> {
+            groups.iter().map(|g| Exact(mean(&judge.values(&g.prompt, &g.texts)))).collect()
         };
         Self {
             step,
             proxy: Exact(fused.mean_of_component(0)),
             gold: inputs.judge.map(judged),
-            truth: inputs.truth.map(|truth| judged(truth)[0]),
+            truth: inputs.truth.map(|truth| Exact(mean(&plain(&judged(truth))))),
             kl_nats: Exact(last.map_or(0.0, |l| l.kl_nats)),
             distinct_2: Exact(distinct_n(&texts, 2)),
             n_tokens_mean: Exact(n_tokens as f64 / texts.len() as f64),
@@ -70,11 +68,11 @@ impl Look {
         }
     }
 
-    fn reading(self) -> Reading {
+    fn reading(&self) -> Reading {
         Reading {
             step: self.step,
             proxy: self.proxy.0,
-            gold: self.gold.map(|[mean, error]| (mean.0, error.0)),
+            gold: self.gold.as_deref().map(|gold| mean_and_std_error(&plain(gold))),
             kl_nats: self.kl_nats.0,
             distinct_2: self.distinct_2.0,
             n_tokens_mean: self.n_tokens_mean.0,
@@ -83,7 +81,7 @@ impl Look {
         }
     }
 
-    fn baseline(self) -> Baseline {
+    fn baseline(&self) -> Baseline {
         Baseline {
             distinct_2: self.distinct_2.0,
             n_tokens_mean: self.n_tokens_mean.0,
@@ -100,17 +98,18 @@ pub struct Looks(Vec<Look>);
 impl Looks {
     /// Takes a look, shows its figures, and raises what it finds.
     pub fn take(&mut self, look: Look, n_steps: usize, ctx: &mut StageContext) {
-        self.0.push(look);
         let mut show = |name: &str, value: f64| ctx.observer.metric(Stage::Rl, look.step, n_steps, name, value);
         show("watched_proxy", look.proxy.0);
-        if let Some([gold, _]) = look.gold {
-            show("watched_gold", gold.0);
+        if let Some(gold) = &look.gold {
+            show("watched_gold", mean(&plain(gold)));
         }
         if let Some(truth) = look.truth {
             show("watched_truth", truth.0);
         }
+        let step = look.step;
+        self.0.push(look);
         for alarm in self.alarms() {
-            ctx.observer.alarm(&format!("rl: step {}: {}", look.step, alarm.in_words()));
+            ctx.observer.alarm(&format!("rl: step {step}: {}", alarm.in_words()));
         }
     }
 
@@ -128,18 +127,24 @@ impl Looks {
     }
 
     /// The look whose policy is the result instead of the last one's: the best by gold, where the last has fallen
-    /// below it by more than chance. Both means stand on the same prompts and draws, so this is cautious.
+    /// below it by more than chance, prompt by prompt.
     pub fn better_than_last(&self) -> Option<usize> {
         let (best, last) = (self.best()?, self.0.last()?);
-        let ([high, of_high], [low, of_low]) = (best.gold?, last.gold?);
-        (high.0 - low.0 > N_STD_ERRORS * of_high.0.hypot(of_low.0)).then_some(best.step)
+        let lost: Vec<f64> =
+            best.gold.as_deref()?.iter().zip(last.gold.as_deref()?).map(|(high, low)| high.0 - low.0).collect();
+        let (mean, error) = mean_and_std_error(&lost);
+        (mean > N_STD_ERRORS * error && mean > 0.0).then_some(best.step)
     }
 
-    fn best(&self) -> Option<Look> {
-        let judged = self.0.iter().skip(1).filter_map(|look| look.gold.map(|gold| (gold[0].0, *look)));
+    fn best(&self) -> Option<&Look> {
+        let judged = self.0.iter().skip(1).filter_map(|look| Some((mean(&plain(look.gold.as_deref()?)), look)));
         // of equal ones the earlier
         judged.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, look)| look)
     }
+}
+
+fn plain(values: &[Exact]) -> Vec<f64> {
+    values.iter().map(|value| value.0).collect()
 }
 
 #[cfg(test)]
@@ -150,7 +155,7 @@ mod tests {
         let look = |(i, gold): (usize, &f64)| Look {
             step: i * LOOK_EVERY,
             proxy: Exact(i as f64),
-            gold: Some([Exact(*gold), Exact(0.1)]),
+            gold: Some([-0.2, 0.0, 0.2].map(|of_prompt| Exact(gold + of_prompt * (1.0 + i as f64))).to_vec()),
             truth: None,
             kl_nats: Exact(1.0),
             distinct_2: Exact(0.5),
@@ -164,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_best_policy_is_the_result_only_where_the_last_is_clearly_worse() {
-        assert_eq!(looks(&[0.0, 1.0, 0.9]).better_than_last(), None);
+        assert_eq!(looks(&[0.0, 1.0, 0.9]).better_than_last(), None, "0.1 of a standard error of 0.12");
         assert_eq!(looks(&[0.0, 1.0, 0.5]).better_than_last(), Some(25));
         assert_eq!(looks(&[5.0, 1.0, 1.0]).better_than_last(), None, "SFT is no result of RL");
         assert!(looks(&[0.0, 1.0, 1.2]).last_is_best() && !looks(&[0.0, 1.0, 1.0]).last_is_best());
