@@ -8,6 +8,7 @@ pub mod batch;
 pub mod bench;
 pub mod device;
 pub mod llama;
+pub mod lora;
 pub mod ops;
 pub mod optim;
 pub mod pretrained;

@@ -59,6 +59,9 @@ pub enum PipelineError {
         /// What would bring it.
         remedy: &'static str,
     },
+    /// Adapters, and nothing for them to adapt.
+    #[error("lora trains adapters of a parent's policy, and the run has no parent: give one, or leave lora out")]
+    NoBase,
     /// The folder holds another run.
     #[error("the folder holds a run with another configuration or other records; choose a new folder: {}", path.display())]
     OtherRun {
@@ -227,20 +230,28 @@ pub fn train(
     let (device, device_name) = pick_device(config.device)?;
     observer.device(&device_name);
     let parent = parent::load(dir, config)?;
+    if config.lora.is_some() && parent.is_none() {
+        return Err(PipelineError::NoBase);
+    }
     let (dataset, tokenizer) = prepare(dir, config, records, parent.as_ref(), observer)?;
-    let model = ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() };
+    let model = match &parent {
+        Some(parent) => parent.model.clone(),
+        None => ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() },
+    };
 
     let sft = stage(&dir.join("sft"), config, 1, &device, observer, |ctx| {
         let inputs = SftInputs {
             tokenizer: &tokenizer,
             model: &model,
             init: parent.as_ref().map(|parent| &parent.policy),
+            lora: config.lora,
             train: &dataset.train.sft,
             held_out: &dataset.held_out.sft,
         };
         sft::run(ctx, &inputs, &config.sft)
     })?;
-    let garm_inputs = |likelihood| garm_inputs(&tokenizer, &model, &sft, &dataset, likelihood);
+    let garm_inputs =
+        |likelihood| GarmInputs { lora: config.lora, ..garm_inputs(&tokenizer, &model, &sft, &dataset, likelihood) };
     let garm = stage(&dir.join("garm"), config, 2, &device, observer, |ctx| {
         garm::run(ctx, &garm_inputs(Likelihood::Probit), &config.garm)
     })?;
@@ -257,7 +268,11 @@ pub fn train(
     let judge = LexicalModel::judge(&dataset.held_out.pairs);
     let rl = stage(&dir.join("rl"), config, 3, &device, observer, |ctx| {
         let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-        rl::run(ctx, &RlInputs { judge, truth, ..rl_inputs(&tokenizer, &model, &sft, &garm, &dataset) }, &config.rl)
+        rl::run(
+            ctx,
+            &RlInputs { lora: config.lora, judge, truth, ..rl_inputs(&tokenizer, &model, &sft, &garm, &dataset) },
+            &config.rl,
+        )
     })?;
     Ok(Trained { dataset, tokenizer, model, device, device_name, sft, garm, baseline, rl })
 }
@@ -278,7 +293,11 @@ pub fn rl_variant(
     let judge = LexicalModel::judge(&dataset.held_out.pairs);
     stage(&dir.join(name), config, 3, device, observer, |ctx| {
         let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-        rl::run(ctx, &RlInputs { judge, truth, ..rl_inputs(tokenizer, model, sft, garm, dataset) }, rl)
+        rl::run(
+            ctx,
+            &RlInputs { lora: config.lora, judge, truth, ..rl_inputs(tokenizer, model, sft, garm, dataset) },
+            rl,
+        )
     })
 }
 
@@ -298,6 +317,7 @@ fn rl_inputs<'a>(
         reward_config: &garm.config,
         prompts: &dataset.train.prompts,
         bc: &dataset.train.sft,
+        lora: None,
         judge: None,
         truth: None,
     }
@@ -310,7 +330,15 @@ fn garm_inputs<'a>(
     dataset: &'a Dataset,
     likelihood: Likelihood,
 ) -> GarmInputs<'a> {
-    GarmInputs { tokenizer, model, init: &sft.policy, train: &dataset.train, held_out: &dataset.held_out, likelihood }
+    GarmInputs {
+        tokenizer,
+        model,
+        init: &sft.policy,
+        lora: None,
+        train: &dataset.train,
+        held_out: &dataset.held_out,
+        likelihood,
+    }
 }
 
 /// Runs one stage in `dir`, its curves recorded there. `purpose` derives its seed from the run's.

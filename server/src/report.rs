@@ -8,9 +8,9 @@ pub mod findings;
 pub mod html;
 pub mod plot;
 
-use crate::eval::null_as_nan;
 use crate::eval::policy::PolicyFigures;
 use crate::eval::reward::SourceFigures;
+use crate::eval::{null_as_nan, nulls_as_nan};
 use beckon_shared::control::RunConfig;
 use beckon_shared::engine::Score;
 use beckon_shared::preference::report::PreferenceReport;
@@ -45,6 +45,10 @@ pub struct Report {
     pub rl: RlReport,
     /// Policies on held-out prompts: after SFT, after RL.
     pub policies: Vec<PolicyFigures>,
+    /// What a judge of words says of RL's suggestions, made of held-out pairs that nothing was trained on; `None` where
+    /// there are too few.
+    #[serde(default)]
+    pub judged: Option<Judged>,
     /// Suggestions before and after RL for some held-out prompts.
     pub samples: Vec<SamplePrompt>,
     /// What the figures say, in sentences; negative results too.
@@ -74,6 +78,19 @@ impl Report {
 }
 
 /// Where a report comes from.
+/// RL against SFT in the eyes of [`beckon_shared::lexical::LexicalModel::judge`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Mean P(a suggestion of RL preferred to one of SFT), 0.5 for no difference.
+    #[serde(deserialize_with = "null_as_nan")]
+    pub rl_over_sft: f64,
+    /// Its 95% t-interval over prompts.
+    #[serde(deserialize_with = "nulls_as_nan")]
+    pub interval: (f64, f64),
+    /// Held-out prompts.
+    pub n_prompts: usize,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunLineage {
     /// SHA-256 over the records, hex.
@@ -150,7 +167,7 @@ pub struct SftReport {
 pub struct GarmReport {
     /// What the stage measured while training.
     pub curves: Vec<Curve>,
-    /// T that fits held-out pairs best as Φ(z/T); 1 is calibrated. The figures below are at T = 1.
+    /// T of Φ(z/T) fitted to pairs set aside from training; GaRM's means are divided by it.
     #[serde(deserialize_with = "null_as_nan")]
     pub temperature: f64,
     /// A table a data set.

@@ -132,6 +132,9 @@ fn validate_counts(config: &RunConfig) -> Result<(), RunConfigError> {
     count("sft.n_steps", sft.n_steps, 1, 10_000_000, STEPS)?;
     count("garm.n_steps", garm.n_steps, 1, 10_000_000, STEPS)?;
     count("rl.n_steps", rl.n_steps, 1, 10_000_000, STEPS)?;
+    if let Some(lora) = &config.lora {
+        count("lora.rank", lora.rank, 1, 256, "1 to 256")?;
+    }
     count("save_every", config.save_every, 1, 10_000_000, STEPS)?;
     count("sft.batch_tokens", sft.batch_tokens, 8, 1 << 22, "8 to 4,194,304")?;
     count("sft.n_warmup_steps", sft.n_warmup_steps, 0, 10_000_000, "at most 10,000,000")?;
@@ -153,6 +156,9 @@ fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
     real("sft.learning_rate", sft.learning_rate, smallest, 1.0, RATE)?;
     real("garm.learning_rate", garm.learning_rate, smallest, 1.0, RATE)?;
     real("rl.learning_rate", rl.learning_rate, smallest, 1.0, RATE)?;
+    if let Some(lora) = &config.lora {
+        real("lora.alpha", lora.alpha, smallest, 1_000.0, "above 0, at most 1,000")?;
+    }
     real("garm.variance_floor", garm.variance_floor, smallest, 1.0, RATE)?;
     real("garm.variance_warmup", garm.variance_warmup, 0.0, 1.0, "0 to 1")?;
     real("rl.kl_budget_nats", rl.kl_budget_nats, smallest, 1e6, "above 0")?;
@@ -268,6 +274,8 @@ mod tests {
         let rl = run_config_from_json(json).expect("valid").rl;
         assert_eq!((rl.fusion, rl.advantage), (Fusion::SoftGate, Advantage::Dapo));
         assert_eq!((rl.kl_placement, rl.effective), (KlPlacement::Loss, EffectiveReward::KlDro { beta: 0.5 }));
+        check_refused(r#"{"lora": {"rank": 0}}"#, "lora.rank is 0");
+        check_refused(r#"{"lora": {"alpha": 0}}"#, "lora.alpha is 0");
         check_refused(r#"{"rl": {"veto_quantile": 0}}"#, "rl.veto_quantile is 0");
     }
 

@@ -208,6 +208,35 @@ impl Default for RlConfig {
     }
 }
 
+/// Low-rank adaptation of a parent's policy: only thin matrices beside its weights are trained (arXiv 2106.09685).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// r: width of the matrices.
+    pub rank: usize,
+    /// What they write is multiplied by alpha / r.
+    pub alpha: f64,
+    /// Which weights have them.
+    pub targets: LoraTargets,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0, targets: LoraTargets::All }
+    }
+}
+
+/// Weights that get adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoraTargets {
+    /// Query, key, value and output.
+    Attention,
+    /// These and the feed-forward's three.
+    #[default]
+    All,
+}
+
 /// What a run is a function of, beside the data: configuration and seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -230,7 +259,11 @@ pub struct RunConfig {
     pub rl: RlConfig,
     /// Steps between saves of the training state.
     pub save_every: usize,
-    /// Id of the checkpoint whose policy SFT starts from; from scratch where there is none.
+    /// Train adapters in place of all weights; needs a parent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// Id of the checkpoint whose policy SFT starts from, and whose shape and tokenizer the run has; from scratch, in
+    /// the preset's shape, where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
 }
@@ -256,6 +289,7 @@ impl RunConfig {
             // the reward model of small click data is weak: stay close to SFT
             rl: RlConfig { n_steps: 60, learning_rate: 2e-5, kl_beta: 0.1, kl_budget_nats: 1.5, ..RlConfig::default() },
             save_every: 50,
+            lora: None,
             parent: None,
         };
         match preset {

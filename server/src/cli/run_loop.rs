@@ -4,9 +4,11 @@ use super::terminal::{Terminal, interrupt_flag};
 use super::{DeviceArg, Interrupted, typed};
 use crate::import::{files_of_folder, in_words, write_rejects};
 use crate::pipeline::lineage::Origin;
+use crate::pipeline::parent;
 use crate::run_config::run_config_from_json;
 use crate::trainer::{Job, RunError, run_pipeline};
 use anyhow::{Context, bail};
+use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::Preset;
 use beckon_shared::control::RunConfig;
@@ -50,6 +52,13 @@ pub struct LoopArgs {
     /// Where Burn computes.
     #[arg(long, value_enum)]
     pub device: Option<DeviceArg>,
+    /// Checkpoint to start from (*.beckon, as from `beckon model import` or an earlier loop) in place of random weights;
+    /// the run then has its shape and its tokenizer.
+    #[arg(long)]
+    pub base: Option<PathBuf>,
+    /// Train low-rank adapters of the base in place of all its weights.
+    #[arg(long, requires = "base")]
+    pub lora: bool,
     /// JSON file with a run configuration; what it leaves out comes from its preset.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -60,8 +69,14 @@ pub struct LoopArgs {
 /// # Errors
 /// In words for people; [`Interrupted`] after Ctrl-C with the state saved.
 pub fn run_loop(args: &LoopArgs) -> anyhow::Result<()> {
-    let config = configuration(args)?;
+    let mut config = configuration(args)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    if let Some(base) = &args.base {
+        let bytes = std::fs::read(base).with_context(|| format!("cannot read {}", base.display()))?;
+        let checkpoint = Checkpoint::decode(&bytes).with_context(|| format!("refused {}", base.display()))?;
+        parent::place(&args.out, &bytes)?;
+        config.parent = Some(checkpoint.id);
+    }
     let records = read_folder(&args.data, &args.out.join("rejects"))?;
     let interrupted = interrupt_flag().context("cannot listen for Ctrl-C")?;
     let mut terminal = Terminal::new(interrupted);
@@ -92,6 +107,9 @@ fn configuration(args: &LoopArgs) -> anyhow::Result<RunConfig> {
         && preset != config.preset
     {
         bail!("--preset and the preset of --config differ; leave one out");
+    }
+    if args.lora {
+        config.lora.get_or_insert_default();
     }
     config.seed = args.seed.unwrap_or(config.seed);
     config.device = args.device.map_or(config.device, Into::into);

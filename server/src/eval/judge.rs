@@ -37,7 +37,7 @@ pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde
 }
 
 /// `beckon eval reward`: figures of a checkpoint's reward model on held-out pairs of a log, a data set at
-/// a time, against a constant and the length of the text.
+/// a time, against a constant, the length of the text and its words.
 ///
 /// # Errors
 /// [`EvalError`].
@@ -59,8 +59,12 @@ pub fn reward(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde
             scores.extend(block_on(engine.score(&pair.prompt, &texts))?);
         }
         let (train, pairs): (Vec<&Pair>, Vec<&Pair>) = (train.iter().collect(), pairs.iter().collect());
-        let predictions =
-            [Predictions::garm(&scores), Predictions::length(&train, &pairs), Predictions::constant(pairs.len())];
+        let predictions = [
+            Predictions::garm(&scores),
+            Predictions::lexical(&train, &pairs),
+            Predictions::length(&train, &pairs),
+            Predictions::constant(pairs.len()),
+        ];
         sources.push(source_figures(source, &pairs, &predictions, seed));
     }
     Ok(serde_json::json!({ "checkpoint": checkpoint.id, "sources": sources }))

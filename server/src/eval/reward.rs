@@ -10,6 +10,7 @@ use super::{null_as_nan, nulls_as_nan};
 use crate::report::plot::ReliabilityPoint;
 use beckon_shared::click::{Counts, Record, Sourced};
 use beckon_shared::engine::Score;
+use beckon_shared::lexical::LexicalModel;
 use beckon_shared::metrics::{brier, ece, mean, nll, pair_accuracy, spearman};
 use beckon_shared::preference::Pair;
 use beckon_shared::special::normal_cdf;
@@ -26,7 +27,7 @@ const N_RESAMPLES: usize = 400;
 /// Figures of one model on one data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelFigures {
-    /// `GaRM`, `Bradley-Terry`, `length` or `constant`.
+    /// `GaRM`, `Bradley-Terry`, `TF-IDF`, `length` or `constant`.
     pub model: String,
     /// Share of pairs in the right order, ties half.
     #[serde(deserialize_with = "null_as_nan")]
@@ -131,6 +132,13 @@ impl Predictions {
     /// Always one half.
     pub fn constant(n_pairs: usize) -> Self {
         Self { model: "constant".into(), p: vec![0.5; n_pairs], std: None }
+    }
+
+    /// Logistic in the words' TF-IDF, fitted on training pairs of the data set.
+    pub fn lexical(train: &[&Pair], held_out: &[&Pair]) -> Self {
+        let model = LexicalModel::fit(train.iter().copied());
+        let p = held_out.iter().map(|pair| model.preference(&pair.chosen, &pair.rejected)).collect();
+        Self { model: "TF-IDF".into(), p, std: None }
     }
 
     /// Logistic in the difference of log lengths, its slope fitted on training pairs of the data set.

@@ -8,8 +8,8 @@
 //! Dimension key: `B` batch, `T` tokens, `D` width, `H` heads, `G` key-value heads, `K` head
 //! width, `V` vocabulary, `F` feed-forward width, `N` rows, that is selected tokens.
 
-use super::ModelError;
 use super::ops::{self, Rotary};
+use super::{ModelError, lora};
 use beckon_shared::config::{ModelConfig, tensor_names};
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use burn::module::{Module, Param};
@@ -38,14 +38,32 @@ pub struct Llama {
 #[derive(Module, Debug)]
 struct Block {
     attn_norm: Param<Tensor<1>>,
-    q: Param<Tensor<2>>,
-    k: Param<Tensor<2>>,
-    v: Param<Tensor<2>>,
-    o: Param<Tensor<2>>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
     mlp_norm: Param<Tensor<1>>,
-    gate: Param<Tensor<2>>,
-    up: Param<Tensor<2>>,
-    down: Param<Tensor<2>>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// A weight, with what it learns through where it is frozen itself.
+#[derive(Module, Debug)]
+struct Linear {
+    /// `[in, out]`.
+    weight: Param<Tensor<2>>,
+    adapter: Option<Adapter>,
+}
+
+/// See [`lora`].
+#[derive(Module, Debug)]
+struct Adapter {
+    /// `[in, r]`.
+    a: Param<Tensor<2>>,
+    /// `[r, out]`.
+    b: Param<Tensor<2>>,
+    scale: f64,
 }
 
 impl Llama {
@@ -60,7 +78,8 @@ impl Llama {
         Self::from_tensors(config, &init_tensors(config, seed), device)
     }
 
-    /// The network that `tensors` describe; other names in the map are ignored.
+    /// The network that `tensors` describe; other names in the map are ignored. Where there are adapters
+    /// ([`lora::attach`]) everything else is frozen.
     ///
     /// # Errors
     /// A configuration that cannot be, a missing tensor, a wrong shape.
@@ -71,19 +90,20 @@ impl Llama {
             let name = |part: &str| format!("model.layers.{i}.{part}.weight");
             Block {
                 attn_norm: vector(tensors, &name("input_layernorm"), device),
-                q: linear(tensors, &name("self_attn.q_proj"), device),
-                k: linear(tensors, &name("self_attn.k_proj"), device),
-                v: linear(tensors, &name("self_attn.v_proj"), device),
-                o: linear(tensors, &name("self_attn.o_proj"), device),
+                q: Linear::new(tensors, &name("self_attn.q_proj"), device),
+                k: Linear::new(tensors, &name("self_attn.k_proj"), device),
+                v: Linear::new(tensors, &name("self_attn.v_proj"), device),
+                o: Linear::new(tensors, &name("self_attn.o_proj"), device),
                 mlp_norm: vector(tensors, &name("post_attention_layernorm"), device),
-                gate: linear(tensors, &name("mlp.gate_proj"), device),
-                up: linear(tensors, &name("mlp.up_proj"), device),
-                down: linear(tensors, &name("mlp.down_proj"), device),
+                gate: Linear::new(tensors, &name("mlp.gate_proj"), device),
+                up: Linear::new(tensors, &name("mlp.up_proj"), device),
+                down: Linear::new(tensors, &name("mlp.down_proj"), device),
             }
         };
         let embed = &tensors["model.embed_tokens.weight"];
+        let embed = Param::from_data(TensorData::new(embed.data.clone(), embed.shape.clone()), device);
         Ok(Self {
-            embed: Param::from_data(TensorData::new(embed.data.clone(), embed.shape.clone()), device),
+            embed: if is_adapted(tensors) { embed.set_require_grad(false) } else { embed },
             layers: (0..config.n_layers).map(layer).collect(),
             norm: vector(tensors, "model.norm.weight", device),
             rotary: Rotary::new(config.max_seq_len, config.head_dim, config.rope_base, device),
@@ -94,7 +114,7 @@ impl Llama {
         })
     }
 
-    /// Every tensor under its Hugging Face name, copied to the host.
+    /// Every tensor under its Hugging Face name, copied to the host; adapters beside their weights.
     pub fn to_tensors(&self) -> TensorMap {
         let mut tensors = TensorMap::new();
         let mut put = |name: String, tensor| tensors.insert(name, tensor);
@@ -112,7 +132,13 @@ impl Llama {
                 ("mlp.up_proj", &layer.up),
                 ("mlp.down_proj", &layer.down),
             ] {
-                put(format!("model.layers.{i}.{part}.weight"), transposed(&dense(weight)));
+                let name = format!("model.layers.{i}.{part}.");
+                if let Some(Adapter { a, b, scale }) = &weight.adapter {
+                    put(format!("{name}{}", lora::A), transposed(&dense(a)));
+                    put(format!("{name}{}", lora::B), transposed(&dense(b)));
+                    put(lora::SCALE.into(), DenseTensor::new(vec![1], vec![*scale as f32]));
+                }
+                put(format!("{name}weight"), transposed(&dense(&weight.weight)));
             }
         }
         put("model.norm.weight".into(), dense(&self.norm));
@@ -163,9 +189,9 @@ impl Llama {
 
     /// Attention of one layer on normed rows `[B·T, D]`.
     fn attention(&self, layer: &Block, x: Tensor<2>, batch: usize) -> Tensor<2> {
-        let q = ops::linear(x.clone(), layer.q.val()); // [B·T, H·K]
-        let k = ops::linear(x.clone(), layer.k.val()); // [B·T, G·K]
-        let v = ops::linear(x, layer.v.val()); // [B·T, G·K]
+        let q = layer.q.forward(x.clone()); // [B·T, H·K]
+        let k = layer.k.forward(x.clone()); // [B·T, G·K]
+        let v = layer.v.forward(x); // [B·T, G·K]
         let [n, width] = q.dims();
         let shape = ops::Shape {
             batch,
@@ -174,17 +200,47 @@ impl Llama {
             kv_heads: self.n_kv_heads,
             head_dim: width / self.n_heads,
         };
-        ops::linear(ops::attention(q, k, v, &self.rotary, shape), layer.o.val()) // [B·T, D]
+        layer.o.forward(ops::attention(q, k, v, &self.rotary, shape)) // [B·T, D]
     }
 }
 
 impl Block {
     /// Feed-forward of one layer on normed rows `[B·T, D]`.
     fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = ops::linear(x.clone(), self.gate.val()); // [B·T, F]
-        let up = ops::linear(x, self.up.val()); // [B·T, F]
-        ops::linear(ops::swiglu(gate, up), self.down.val()) // [B·T, D]
+        let gate = self.gate.forward(x.clone()); // [B·T, F]
+        let up = self.up.forward(x); // [B·T, F]
+        self.down.forward(ops::swiglu(gate, up)) // [B·T, D]
     }
+}
+
+impl Linear {
+    /// The weight `name` with the adapter beside it, if there is one.
+    fn new(tensors: &TensorMap, name: &str, device: &Device) -> Self {
+        let weight = matrix(&tensors[name], device);
+        let Some(scale) = tensors.get(lora::SCALE) else { return Self { weight, adapter: None } };
+        let part = |part: &str| tensors.get(&format!("{}{part}", name.trim_end_matches("weight")));
+        let adapter = part(lora::A).zip(part(lora::B)).map(|(a, b)| Adapter {
+            a: matrix(a, device),
+            b: matrix(b, device),
+            scale: f64::from(scale.data[0]),
+        });
+        Self { weight: weight.set_require_grad(false), adapter }
+    }
+
+    /// Rows `[N, in]` to `[N, out]`.
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.adapter {
+            None => ops::linear(x, self.weight.val()),
+            Some(Adapter { a, b, scale }) => {
+                let through = ops::linear(ops::linear(x.clone(), a.val()), b.val()); // [N, out]
+                ops::linear(x, self.weight.val()) + through.mul_scalar(*scale)
+            }
+        }
+    }
+}
+
+fn is_adapted(tensors: &TensorMap) -> bool {
+    tensors.contains_key(lora::SCALE)
 }
 
 /// Fails on the first tensor that is missing or has another shape.
@@ -232,11 +288,13 @@ pub fn normals(rng: &mut impl Rng, n: usize, std: f64) -> Vec<f32> {
 
 fn vector(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<1>> {
     let tensor = &tensors[name];
-    Param::from_data(TensorData::new(tensor.data.clone(), tensor.shape.clone()), device)
+    let param = Param::from_data(TensorData::new(tensor.data.clone(), tensor.shape.clone()), device);
+    if is_adapted(tensors) { param.set_require_grad(false) } else { param }
 }
 
-fn linear(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<2>> {
-    let tensor = transposed(&tensors[name]);
+/// `[out, in]` as `[in, out]`.
+fn matrix(tensor: &DenseTensor, device: &Device) -> Param<Tensor<2>> {
+    let tensor = transposed(tensor);
     Param::from_data(TensorData::new(tensor.data, tensor.shape), device)
 }
 

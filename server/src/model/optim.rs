@@ -2,7 +2,7 @@
 //! Burn module, with one gradient-norm clip over all of them.
 //!
 //! Burn's own optimiser keeps its moments under parameter ids that are drawn anew in each process;
-//! this one keeps them under module paths (`layers.0.q`), so that a training state can be saved and
+//! this one keeps them under module paths (`layers.0.q.weight`), so that a training state can be saved and
 //! restored bit for bit. Decay touches matrices only, not norms, biases and vectors. On Burn's CPU backend a
 //! step is one pass over memory (`ops::fused::adamw`), which changes parameter and moments in place.
 
@@ -90,7 +90,7 @@ impl AdamW {
 
     /// One step; gives the changed model and the norm of the gradient before clipping.
     ///
-    /// `lr_scale` maps a module path (`layers.0.q`) to a factor on the learning rate `lr`; 1 is the
+    /// `lr_scale` maps a module path (`layers.0.q.weight`) to a factor on the learning rate `lr`; 1 is the
     /// rule, 0 freezes. Parameters without a gradient stay as they are. Where the norm is not
     /// finite nothing changes at all: the caller sees it in the norm and can stop.
     pub fn step<M: Module>(

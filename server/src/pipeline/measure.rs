@@ -3,6 +3,7 @@
 use super::lineage::{Origin, attribution, data_hash, is_simulated, sources};
 use super::recorder::{Recorder, curves, secs_of};
 use super::{PipelineError, Trained, create_dir, export};
+use crate::eval::mean_and_t_interval;
 use crate::eval::ngram::CachedNGram;
 use crate::eval::odd_text::odd_text;
 use crate::eval::policy::{SampleSize, Written, evenly, policy_figures, write_suggestions};
@@ -11,7 +12,8 @@ use crate::model::batch::{Sequence, derived_seed};
 use crate::model::reward::Scorer;
 use crate::model::state::write_atomic;
 use crate::report::{
-    GarmReport, REPORT_VERSION, Report, RlReport, RunLineage, SamplePrompt, SftReport, SourceCounts, findings, html,
+    GarmReport, Judged, REPORT_VERSION, Report, RlReport, RunLineage, SamplePrompt, SftReport, SourceCounts, findings,
+    html,
 };
 use crate::stage::Observer;
 use crate::stage::garm::GarmOutcome;
@@ -21,6 +23,8 @@ use beckon_shared::config::Preset;
 use beckon_shared::control::tuning::Change;
 use beckon_shared::control::{RunConfig, Stage};
 use beckon_shared::engine::Score;
+use beckon_shared::lexical::LexicalModel;
+use beckon_shared::metrics::mean;
 use beckon_shared::preference::{Pair, SftExample, Split};
 use beckon_shared::prompt::Prompt;
 use std::collections::BTreeSet;
@@ -105,6 +109,7 @@ fn measure(
     let before = write_suggestions(&export::pack(run, trained, &trained.sft.policy)?, prompts, size, seed)?;
     let after = write_suggestions(checkpoint, prompts, size, seed)?;
     let policies = vec![policy_figures("SFT", &before), policy_figures("RL", &after)];
+    let judged = LexicalModel::judge(&trained.dataset.held_out.pairs).map(|judge| judged(&judge, &before, &after));
     for (figures, name) in policies.iter().zip(["reward_mean_sft", "reward_mean_rl"]) {
         observer.metric(Stage::Eval, 1, 1, name, figures.reward_mean);
     }
@@ -120,6 +125,7 @@ fn measure(
         rl: RlReport { curves: curves(&run.dir.join("rl"))? },
         samples: samples(&before, &after),
         policies,
+        judged,
         findings: Vec::new(),
     })
 }
@@ -208,7 +214,11 @@ fn garm_report(run: &RunFacts, trained: &Trained, seed: u64) -> Result<GarmRepor
         let items = both_texts(&held_out);
         let mut predictions = vec![Predictions::garm(&garm.score(&items))];
         predictions.extend(rival.iter().map(|rival| Predictions::bradley_terry(&rival.score(&items))));
-        predictions.extend([Predictions::length(&train, &held_out), Predictions::constant(held_out.len())]);
+        predictions.extend([
+            Predictions::lexical(&train, &held_out),
+            Predictions::length(&train, &held_out),
+            Predictions::constant(held_out.len()),
+        ]);
         let mut figures = source_figures(source, &held_out, &predictions, seed);
         let counts = held_out_counts(run.records, source, &held_out);
         let items: Vec<(Prompt, String)> = counts.iter().map(|c| (c.prompt.clone(), c.text.clone())).collect();
@@ -228,6 +238,18 @@ fn garm_report(run: &RunFacts, trained: &Trained, seed: u64) -> Result<GarmRepor
 /// Chosen and rejected text of each pair in turn.
 fn both_texts(pairs: &[&Pair]) -> Vec<(Prompt, String)> {
     pairs.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect()
+}
+
+/// How often the judge prefers what RL writes: P(one of RL's over one of SFT's), a mean over all pairs of suggestions
+/// of a prompt, then over prompts.
+fn judged(judge: &LexicalModel, before: &[Written], after: &[Written]) -> Judged {
+    let of_prompt = |(before, after): (&Written, &Written)| {
+        let pairs = after.suggestions.iter().flat_map(|a| before.suggestions.iter().map(move |b| (a, b)));
+        mean(&pairs.map(|(a, b)| judge.preference(&a.text, &b.text)).collect::<Vec<_>>())
+    };
+    let of_prompts: Vec<f64> = before.iter().zip(after).map(of_prompt).collect();
+    let (rl_over_sft, interval) = mean_and_t_interval(&of_prompts);
+    Judged { rl_over_sft, interval, n_prompts: of_prompts.len() }
 }
 
 fn samples(before: &[Written], after: &[Written]) -> Vec<SamplePrompt> {

@@ -1,4 +1,5 @@
-//! The checkpoint that a run starts from: its policy instead of random numbers, its tokenizer instead of a new one.
+//! The checkpoint that a run starts from: its policy instead of random numbers, its tokenizer and its shape
+//! instead of new ones.
 //!
 //! In the loop: the arrow back from a checkpoint to SFT. The file lies in the run's folder, so a run needs nothing else when it
 //! goes on after an interruption; the configuration holds its id, which fixes the content. Quantization loses a little of the
@@ -20,6 +21,8 @@ const FILE: &str = "parent.beckon";
 pub struct Parent {
     /// Text to tokens.
     pub tokenizer: Tokenizer,
+    /// Shape of its network.
+    pub model: ModelConfig,
     /// Tensors by the names of the network.
     pub policy: TensorMap,
 }
@@ -36,7 +39,7 @@ pub fn place(dir: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
 /// The parent that `config` names, from the run's folder; `None` where it names none.
 ///
 /// # Errors
-/// The file is missing, damaged, another checkpoint, or of another shape than the preset's.
+/// The file is missing, damaged, or another checkpoint.
 pub fn load(dir: &Path, config: &RunConfig) -> Result<Option<Parent>, PipelineError> {
     let Some(id) = &config.parent else { return Ok(None) };
     let path = dir.join(FILE);
@@ -46,12 +49,7 @@ pub fn load(dir: &Path, config: &RunConfig) -> Result<Option<Parent>, PipelineEr
     if checkpoint.id != *id {
         return Err(damaged(format!("it is checkpoint {}, and the run starts from {id}", checkpoint.id)));
     }
-    let own = config.preset.model();
-    let theirs = ModelConfig { vocab_size: own.vocab_size, ..checkpoint.manifest.model.clone() };
-    if theirs != own {
-        let preset = config.preset;
-        return Err(damaged(format!("the parent's network is not that of preset {preset:?}; take the preset it has")));
-    }
     let tokenizer = checkpoint.tokenizer()?;
-    Ok(Some(Parent { tokenizer, policy: checkpoint.dense("policy") }))
+    let policy = checkpoint.dense("policy");
+    Ok(Some(Parent { tokenizer, model: checkpoint.manifest.model, policy }))
 }

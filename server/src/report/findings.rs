@@ -88,5 +88,19 @@ fn rl_sentences(report: &Report) -> Vec<String> {
             change("copies of the query", before.copy_rate, after.copy_rate)
         ));
     }
+    sentences.extend(report.judged.map(judged_sentence));
     sentences
+}
+
+fn judged_sentence(judged: Judged) -> String {
+    let (low, high) = judged.interval;
+    let verdict = match () {
+        () if low > 0.5 => "prefers RL",
+        () if high < 0.5 => "prefers SFT",
+        () => "sees no clear difference",
+    };
+    format!(
+        "A judge of words, made of held-out pairs, {verdict}: P(RL over SFT) {:.3} ({low:.3} to {high:.3}) over {} prompts.",
+        judged.rl_over_sft, judged.n_prompts
+    )
 }

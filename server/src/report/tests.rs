@@ -68,6 +68,7 @@ fn report(sure: f64, held_out_nll: f64, rewards: &[f64]) -> Report {
             }],
         },
         rl: RlReport { curves: vec![curve("reward_mean", rewards), curve("kl_nats", &[0.0, 1.0])] },
+        judged: None,
         policies: vec![policy_figures("SFT", &[]), policy_figures("RL", &[])],
         samples: vec![SamplePrompt {
             prompt: Prompt::from_query("is 1 < 2"),
@@ -118,4 +119,12 @@ fn findings_name_losses_as_losses() {
 
     let even = findings::findings(&report(0.5, 2.7, &[1.0, 0.5])).join("\n");
     assert!(even.contains("not distinguishable from chance") && even.contains("undecided against constant"), "{even}");
+
+    for (interval, verdict) in
+        [((0.51, 0.6), "prefers RL"), ((0.4, 0.6), "sees no clear difference"), ((0.4, 0.49), "prefers SFT")]
+    {
+        let judged = Some(Judged { rl_over_sft: 0.5, interval, n_prompts: 9 });
+        let text = findings::findings(&Report { judged, ..report(0.8, 2.0, &[0.0, 1.0]) }).join("\n");
+        assert!(text.contains(verdict), "{text}");
+    }
 }

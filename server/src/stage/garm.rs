@@ -33,6 +33,7 @@ pub mod whitening;
 use super::folder::{Exact, Folder, obey};
 use super::{StageContext, StageError};
 use crate::model::batch::{Batch, Sequence, derived_seed};
+use crate::model::lora;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 pub use crate::model::reward::likelihood::Likelihood;
 use crate::model::reward::likelihood::{bradley_terry_loss, ordinal_loss, pair_loss, prior_loss};
@@ -40,7 +41,7 @@ use crate::model::reward::{Reading, RewardModel};
 use crate::model::state::Fingerprint;
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
-use beckon_shared::control::{GarmConfig, Stage};
+use beckon_shared::control::{GarmConfig, LoraConfig, Stage};
 use beckon_shared::garm::Gaussian;
 use beckon_shared::garm::anchor::THRESHOLDS;
 use beckon_shared::garm::normal::log_phi;
@@ -85,6 +86,8 @@ pub struct GarmInputs<'a> {
     pub model: &'a ModelConfig,
     /// SFT policy, the trunk's start.
     pub init: &'a TensorMap,
+    /// Adapters to train in place of the trunk's weights; the heads are always trained.
+    pub lora: Option<LoraConfig>,
     /// To learn from.
     pub train: &'a Split,
     /// To watch.
@@ -177,8 +180,8 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
 
 fn fingerprint(seed: u64, inputs: &GarmInputs, config: &GarmConfig) -> String {
     Fingerprint::default()
-        .with(&("garm", 1, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
-        .with(&(&inputs.train.pairs, &inputs.train.anchors, &inputs.held_out.pairs))
+        .with(&("garm", 2, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
+        .with(&(&inputs.train.pairs, &inputs.train.anchors, &inputs.held_out.pairs, inputs.lora))
         .with_tensors(inputs.init)
         .hex()
 }
@@ -221,7 +224,8 @@ impl Trainer<'_> {
     fn start(&self, ctx: &mut StageContext) -> Result<State, StageError> {
         let (base, floor) = (self.data.base_mean(), self.config.variance_floor);
         let seed = derived_seed(self.seed, 1);
-        let model = RewardModel::init(self.inputs.model, self.inputs.init, base, floor, seed, &self.device)?;
+        let trunk = lora::with_adapters(self.inputs.init, self.inputs.model, self.inputs.lora, self.seed);
+        let model = RewardModel::init(self.inputs.model, &trunk, base, floor, seed, &self.device)?;
         let optimizer = AdamW::new(self.adamw());
         let mut state = State { model, optimizer, progress: Progress::default(), best: TensorMap::new() };
         ctx.observer.log(&self.data.summary());
@@ -429,7 +433,7 @@ impl Trainer<'_> {
 
     /// Best weights, whitening, kappa and temperature.
     fn finish(&self, state: State, ctx: &mut StageContext) -> Result<GarmOutcome, StageError> {
-        let mut reward = if state.best.is_empty() { state.model.to_tensors() } else { state.best };
+        let mut reward = lora::merge(if state.best.is_empty() { state.model.to_tensors() } else { state.best });
         let model = RewardModel::from_tensors(self.inputs.model, &reward, self.config.variance_floor, &self.device)?;
         let readings = self.read(&model, &self.data.logged);
         let feature_dims = self.config.feature_dims.min(self.inputs.model.d_model);

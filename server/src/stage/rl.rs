@@ -33,12 +33,13 @@ use super::{StageContext, StageError};
 use crate::model::ModelError;
 use crate::model::batch::{Batch, Sequence, derived_seed, plan_sorted};
 use crate::model::llama::Llama;
+use crate::model::lora;
 use crate::model::optim::{AdamW, AdamWConfig};
 use crate::model::reward::Scorer;
 use crate::model::state::Fingerprint;
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
-use beckon_shared::control::{RlConfig, Stage};
+use beckon_shared::control::{LoraConfig, RlConfig, Stage};
 use beckon_shared::engine::Score;
 use beckon_shared::lexical::Judge;
 use beckon_shared::metrics::diversity::distinct_n;
@@ -93,6 +94,8 @@ pub struct RlInputs<'a> {
     pub prompts: &'a [Prompt],
     /// Examples of the behaviour-cloning term, which also stand for logged text in the veto's threshold.
     pub bc: &'a [SftExample],
+    /// Adapters to train in place of all weights.
+    pub lora: Option<LoraConfig>,
     /// Gold: values suggestions, never trained on. With one the best policy is kept and a fall is an alarm.
     pub judge: Option<&'a dyn Judge>,
     /// The truth, where it is known (simulated users): shown beside the proxy, and nothing follows from it.
@@ -183,7 +186,7 @@ fn train(
             folder.save_state(state.to_tensors(), &state.progress)?;
         }
     }
-    let policy = trainer.result(state.model.to_tensors(), &state.best, &state.progress, ctx);
+    let policy = trainer.result(lora::merge(state.model.to_tensors()), &state.best, &state.progress, ctx);
     folder.save_result(policy.clone(), &state.progress.curve)?;
     Ok(RlOutcome { policy, curve: state.progress.curve.into_iter().map(RlStep::from_exact).collect() })
 }
@@ -191,7 +194,7 @@ fn train(
 fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
     Fingerprint::default()
         .with(&("rl", 2, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
-        .with(&(inputs.prompts, inputs.bc))
+        .with(&(inputs.prompts, inputs.bc, inputs.lora))
         .with_tensors(inputs.policy)
         .with_tensors(inputs.reward)
         .hex()
@@ -371,7 +374,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn start(&self, ctx: &mut StageContext) -> Result<State, StageError> {
-        let model = self.policy(self.inputs.policy)?;
+        let start = lora::with_adapters(self.inputs.policy, self.inputs.model, self.inputs.lora, self.seed);
+        let model = self.policy(&start)?;
         let calibration = self.calibrate()?;
         ctx.observer.log(&calibration.summary());
         let kl = (Exact(self.config.kl_beta), Exact(0.0), 0);
@@ -398,7 +402,7 @@ impl<'a> Trainer<'a> {
     /// the best yet.
     fn look(&self, state: &mut State, ctx: &mut StageContext) -> Result<(), StageError> {
         let prompts = self.prompts(WATCHED, 0, 2 * self.config.batch_prompts);
-        let policy = state.model.to_tensors();
+        let policy = lora::merge(state.model.to_tensors());
         let groups = self.write(&policy, &prompts, derived_seed(self.seed, WATCHED))?;
         let scores = self.score_groups(&groups);
         let progress = &mut state.progress;
@@ -466,7 +470,7 @@ impl<'a> Trainer<'a> {
         let prompts = self.prompts(PROMPTS, step, self.config.batch_prompts);
         let mut rng_seed = ChaCha8Rng::seed_from_u64(derived_seed(self.seed, ROLLOUTS));
         rng_seed.set_stream(step as u64);
-        let groups = self.write(&state.model.to_tensors(), &prompts, rand::Rng::random(&mut rng_seed))?;
+        let groups = self.write(&lora::merge(state.model.to_tensors()), &prompts, rand::Rng::random(&mut rng_seed))?;
         let written = begun.elapsed().as_secs_f64();
 
         let parts = self.parts(&state.model, &groups, &ctx.device);

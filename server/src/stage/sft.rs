@@ -10,11 +10,12 @@ use super::folder::Exact;
 use super::{Control, StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
+use crate::model::lora;
 use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 use crate::model::state::{Fingerprint, StateError, TrainState};
 use beckon_shared::config::{ConfigError, ModelConfig};
-use beckon_shared::control::{SftConfig, Stage};
+use beckon_shared::control::{LoraConfig, SftConfig, Stage};
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
@@ -53,6 +54,8 @@ pub struct SftInputs<'a> {
     pub model: &'a ModelConfig,
     /// Weights to start from; fresh ones where there are none.
     pub init: Option<&'a TensorMap>,
+    /// Adapters to train in place of all weights; read only beside `init`.
+    pub lora: Option<LoraConfig>,
     /// To learn from.
     pub train: &'a [SftExample],
     /// To judge by.
@@ -123,7 +126,7 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
         ctx.observer.metric(Stage::Sft, config.n_steps, config.n_steps, "held_out_loss", nll);
     }
     run.progress.held_out_nll = (n_tokens > 0).then_some(nll);
-    let policy = model.to_tensors();
+    let policy = lora::merge(model.to_tensors());
     files.save_result(&policy, &run.progress)?;
     Ok(outcome(policy, &run.progress))
 }
@@ -285,7 +288,10 @@ impl SftRun {
     ) -> Result<Self, StageError> {
         let device = ctx.device.clone().autodiff();
         let model = match inputs.init {
-            Some(tensors) => Llama::from_tensors(inputs.model, tensors, &device)?,
+            Some(tensors) => {
+                let tensors = lora::with_adapters(tensors, inputs.model, inputs.lora, ctx.seed);
+                Llama::from_tensors(inputs.model, &tensors, &device)?
+            }
             None => Llama::init(inputs.model, batch::derived_seed(ctx.seed, 1), &device)?,
         };
         let (nll, n_held_out_tokens) = held_out_nll(&model.valid(), &data.held_out);
@@ -409,7 +415,7 @@ impl Files {
     fn new(ctx: &StageContext, inputs: &SftInputs, config: &SftConfig) -> Self {
         let mut fingerprint = Fingerprint::default()
             .with(&("sft", 2, ctx.seed, inputs.tokenizer.hash(), inputs.model, config))
-            .with(&(inputs.train, inputs.held_out));
+            .with(&(inputs.train, inputs.held_out, inputs.lora));
         if let Some(init) = inputs.init {
             fingerprint = fingerprint.with_tensors(init);
         }

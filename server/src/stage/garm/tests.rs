@@ -125,6 +125,7 @@ fn train(
         init: &init,
         train: &train,
         held_out: &held_out,
+        lora: None,
         likelihood,
     };
     let mut ctx =
@@ -241,6 +242,7 @@ fn bad_inputs_are_named() {
         init: &init,
         train: &empty,
         held_out: &empty,
+        lora: None,
         likelihood: Likelihood::Probit,
     };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");

@@ -61,6 +61,7 @@ impl World {
             reward_config: &self.reward_config,
             prompts: &self.prompts,
             bc: &self.bc,
+            lora: None,
             judge: None,
             truth: None,
         }
@@ -95,7 +96,8 @@ fn world() -> &'static World {
         let bc: Vec<SftExample> = TOPICS.iter().flat_map(|t| ENDINGS.map(|e| example(t, e))).collect();
         let dir = tempfile::tempdir().expect("folder");
         let mut watcher = Watcher::default();
-        let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &bc, held_out: &[] };
+        let inputs =
+            SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &bc, held_out: &[] };
         let config = SftConfig {
             n_steps: 120,
             batch_tokens: 256,
@@ -268,6 +270,19 @@ fn the_kl_term_in_the_loss_holds_the_policy_too() {
     let free = kl_after(KlPlacement::Off, 3.0);
     let held = kl_after(KlPlacement::Loss, 3.0);
     assert!(held < 0.7 * free, "free {free}, held {held}");
+}
+
+#[test]
+fn adapters_learn_beside_a_frozen_policy() {
+    let (world, dir) = (world(), tempfile::tempdir().expect("folder"));
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let inputs = RlInputs { lora: Some(LoraConfig::default()), ..world.inputs() };
+    let outcome = train(&mut context(dir.path(), &mut Watcher::default()), &inputs, &config(30), &score);
+    let outcome = outcome.expect("training");
+    assert!(outcome.policy.keys().eq(world.policy.keys()), "merged");
+    assert_eq!(outcome.policy["model.embed_tokens.weight"], world.policy["model.embed_tokens.weight"]);
+    let (first, last) = (outcome.curve[0].reward_mean, outcome.curve[29].reward_mean);
+    assert!(last > first + 0.2, "proxy from {first} to {last}");
 }
 
 #[test]

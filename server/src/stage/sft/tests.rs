@@ -95,7 +95,7 @@ fn train_from(
     let model = network(&tokenizer);
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
     let (learn, held_out) = examples.split_at(6);
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init, train: learn, held_out };
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init, lora: None, train: learn, held_out };
     let mut ctx =
         StageContext { device: Device::flex(), dir: folder.to_owned(), seed: 7, save_every: 4, observer: watcher };
     run(&mut ctx, &inputs, config)
@@ -123,8 +123,14 @@ fn a_chat_format_trains_like_our_own() {
     assert_ne!(tokenizer.end(), beckon_shared::tokenizer::END);
     let model = network(&tokenizer);
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
-    let inputs =
-        SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &examples[..2] };
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: None,
+        lora: None,
+        train: &examples,
+        held_out: &examples[..2],
+    };
     let folder = tempfile::tempdir().expect("folder");
     let mut watcher = Watcher::default();
     let dir = folder.path().to_owned();
@@ -192,7 +198,8 @@ fn the_policy_with_the_lowest_validation_loss_is_kept() {
             ..example(TEXTS[i % TEXTS.len()], 1.0)
         })
         .collect();
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &[] };
+    let inputs =
+        SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &examples, held_out: &[] };
     let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let config = SftConfig { batch_tokens: 2_048, ..config(120) };
     let run_in = |dir: &Path, watcher: &mut Watcher| {
@@ -268,13 +275,14 @@ fn no_examples_and_a_small_vocabulary_are_errors() {
         save_every: 4,
         observer: &mut watcher,
     };
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &[], held_out: &[] };
+    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &[], held_out: &[] };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
     assert!(matches!(error, StageError::NoData { stage: "sft", .. }), "{error}");
 
     let small = ModelConfig { vocab_size: 64, ..model.clone() };
     let examples = [example(TEXTS[0], 1.0)];
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &small, init: None, train: &examples, held_out: &[] };
+    let inputs =
+        SftInputs { tokenizer: &tokenizer, model: &small, init: None, lora: None, train: &examples, held_out: &[] };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("tokens would not fit").to_string();
     assert!(error.contains("vocab_size is 64"), "{error}");
 }
@@ -286,7 +294,8 @@ fn without_held_out_examples_the_outcome_says_so() {
     let model = network(&tokenizer);
     let mut watcher = Watcher::default();
     let examples = [example(TEXTS[0], 1.0)];
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, train: &examples, held_out: &[] };
+    let inputs =
+        SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &examples, held_out: &[] };
     let mut ctx = StageContext {
         device: Device::flex(),
         dir: folder.path().into(),
@@ -305,6 +314,41 @@ fn training_goes_on_from_given_weights() {
     let first = train(a.path(), &config(20), &mut Watcher::default()).expect("training");
     let second = train_from(b.path(), &config(1), &mut Watcher::default(), Some(&first.policy)).expect("training");
     assert_close("starts where the first ended", second.held_out_nll_before, first.held_out_nll, 1e-9);
+}
+
+#[test]
+fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
+    let tokenizer = tokenizer();
+    let model = network(&tokenizer);
+    let base = Llama::init(&model, 3, &Device::flex()).expect("network").to_tensors();
+    let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: Some(&base),
+        lora: Some(LoraConfig { rank: 8, ..LoraConfig::default() }),
+        train: &examples,
+        held_out: &examples[..2],
+    };
+    let run_in = |dir: &Path, watcher: &mut Watcher| {
+        let ctx = &mut StageContext {
+            device: Device::flex(),
+            dir: dir.to_owned(),
+            seed: 7,
+            save_every: 4,
+            observer: watcher,
+        };
+        run(ctx, &inputs, &config(40))
+    };
+    let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let whole = run_in(straight.path(), &mut Watcher::default()).expect("training");
+    assert!(whole.held_out_nll < 0.9 * whole.held_out_nll_before, "{} nats", whole.held_out_nll);
+    assert!(whole.policy.keys().eq(base.keys()), "merged");
+    assert_eq!(whole.policy["model.embed_tokens.weight"], base["model.embed_tokens.weight"]);
+    let mut first = Watcher { cancel_at: Some(11), ..Watcher::default() };
+    assert!(matches!(run_in(broken.path(), &mut first), Err(StageError::Cancelled)));
+    let resumed = run_in(broken.path(), &mut Watcher::default()).expect("training");
+    assert_eq!(bits(&resumed.policy), bits(&whole.policy));
 }
 
 #[test]

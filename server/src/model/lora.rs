@@ -1,0 +1,146 @@
+//! Low-rank adaptation: a frozen network learns through a product of two thin matrices beside each weight
+//! (Hu et al. 2021, arXiv 2106.09685).
+//!
+//! In the loop: how SFT, GaRM and RL train a pretrained model on two cores. `y = x·W + s·(x·A)·B` with `A [in, r]`
+//! normal, `B [r, out]` zero at first and `s = alpha / r`. Adapters are tensors beside the weights' own
+//! ([`attach`]); [`Llama::from_tensors`](super::llama::Llama::from_tensors) finds them there and freezes the rest.
+//! What a stage hands on is merged ([`merge`]), so nothing behind it knows of adapters.
+
+use super::batch::derived_seed;
+use super::llama::normals;
+use beckon_shared::config::ModelConfig;
+use beckon_shared::control::{LoraConfig, LoraTargets};
+use beckon_shared::tensor::{DenseTensor, TensorMap};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// s, `[1]`; its presence means that there are adapters.
+pub const SCALE: &str = "lora.scale";
+/// Behind a weight's name without `weight`: A as `[r, in]` and B as `[out, r]`, as PEFT keeps them.
+pub const A: &str = "lora_A.weight";
+/// See [`A`].
+pub const B: &str = "lora_B.weight";
+
+const ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+const FEED_FORWARD: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+
+/// Puts fresh adapters beside the weights of a network: they change nothing yet.
+///
+/// # Panics
+/// If a weight of the configuration is missing.
+pub fn attach(mut tensors: TensorMap, model: &ModelConfig, lora: &LoraConfig, seed: u64) -> TensorMap {
+    let feed_forward = if lora.targets == LoraTargets::All { &FEED_FORWARD[..] } else { &[] };
+    let mut rng = ChaCha8Rng::seed_from_u64(derived_seed(seed, 1));
+    for layer in 0..model.n_layers {
+        for part in ATTENTION.iter().chain(feed_forward) {
+            let name = format!("model.layers.{layer}.{part}.");
+            let [n_out, n_in] = tensors[&format!("{name}weight")].shape[..] else { panic!("{name}weight is a matrix") };
+            let a = normals(&mut rng, lora.rank * n_in, 1.0 / (n_in as f64).sqrt());
+            tensors.insert(format!("{name}{A}"), DenseTensor::new(vec![lora.rank, n_in], a));
+            tensors
+                .insert(format!("{name}{B}"), DenseTensor::new(vec![n_out, lora.rank], vec![0.0; n_out * lora.rank]));
+        }
+    }
+    let scale = (lora.alpha / lora.rank as f64) as f32;
+    tensors.insert(SCALE.into(), DenseTensor::new(vec![1], vec![scale]));
+    tensors
+}
+
+/// A copy of a network's tensors, with fresh adapters where `lora` asks for them.
+///
+/// # Panics
+/// As [`attach`].
+pub fn with_adapters(tensors: &TensorMap, model: &ModelConfig, lora: Option<LoraConfig>, seed: u64) -> TensorMap {
+    match lora {
+        Some(lora) => attach(tensors.clone(), model, &lora, seed),
+        None => tensors.clone(),
+    }
+}
+
+/// The same network with its adapters folded into the weights: `W + s·B·A`. Without adapters nothing changes.
+pub fn merge(mut tensors: TensorMap) -> TensorMap {
+    let Some(scale) = tensors.remove(SCALE) else { return tensors };
+    let names: Vec<String> = tensors.keys().filter_map(|name| Some(name.strip_suffix(A)?.to_owned())).collect();
+    for name in names {
+        let take = |tensors: &mut TensorMap, part: &str| tensors.remove(&format!("{name}{part}"));
+        let (Some(a), Some(b)) = (take(&mut tensors, A), take(&mut tensors, B)) else { continue };
+        if let Some(weight) = tensors.get_mut(&format!("{name}weight")) {
+            add_product(weight, &b, &a, scale.data[0]);
+        }
+    }
+    tensors
+}
+
+/// `w += s·b·a`, w `[out, in]`, b `[out, r]`, a `[r, in]`.
+fn add_product(w: &mut DenseTensor, b: &DenseTensor, a: &DenseTensor, s: f32) {
+    let (n_in, rank) = (w.shape[1], a.shape[0]);
+    for (row, factors) in w.data.chunks_exact_mut(n_in).zip(b.data.chunks_exact(rank)) {
+        for (factor, direction) in factors.iter().zip(a.data.chunks_exact(n_in)) {
+            row.iter_mut().zip(direction).for_each(|(w, a)| *w += s * factor * a);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::llama::Llama;
+    use crate::model::optim::{AdamW, AdamWConfig};
+    use beckon_shared::config::Preset;
+    use beckon_shared::metrics::assert_close;
+    use burn::optim::GradientsParams;
+    use burn::tensor::{Device, Int, Tensor};
+
+    fn lora(targets: LoraTargets) -> LoraConfig {
+        LoraConfig { rank: 4, alpha: 8.0, targets }
+    }
+
+    fn logits(model: &Llama, device: &Device) -> Tensor<3> {
+        let tokens = Tensor::<2, Int>::from_data([[1, 5, 9, 2, 7]], device);
+        model.logits(model.hidden(tokens))
+    }
+
+    fn values(tensor: Tensor<3>) -> Vec<f32> {
+        tensor.into_data().try_into_vec().expect("f32")
+    }
+
+    #[test]
+    fn adapters_alone_learn_and_merging_changes_no_output() {
+        let config = ModelConfig { vocab_size: 40, d_model: 32, n_layers: 2, ..Preset::Tiny.model() };
+        for targets in [LoraTargets::Attention, LoraTargets::All] {
+            let device = Device::flex().autodiff();
+            let base = Llama::init(&config, 3, &device).expect("network").to_tensors();
+            let tensors = attach(base.clone(), &config, &lora(targets), 5);
+            let mut model = Llama::from_tensors(&config, &tensors, &device).expect("network");
+            let plain = Llama::from_tensors(&config, &base, &Device::flex()).expect("network");
+            let before = values(logits(&model, &device).inner());
+            assert_eq!(before, values(logits(&plain, &Device::flex())), "fresh adapters change nothing");
+            let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+            for _ in 0..3 {
+                let loss = logits(&model, &device).square().mean();
+                let grads = GradientsParams::from_grads(loss.backward(), &model);
+                model = optimizer.step(model, grads, 1e-2, &|_| 1.0).0;
+            }
+            let learnt = model.to_tensors();
+            assert!(base.iter().all(|(name, tensor)| learnt[name] == *tensor), "the base is frozen");
+            let n_adapters = learnt.keys().filter(|name| name.ends_with(A)).count();
+            assert_eq!(n_adapters, if targets == LoraTargets::All { 14 } else { 8 });
+            let after = values(logits(&model, &device).inner());
+            assert!(after.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3), "adapters learn");
+            let merged = merge(learnt.clone());
+            assert!(merged.keys().eq(base.keys()));
+            let merged = Llama::from_tensors(&config, &merged, &Device::flex()).expect("network");
+            for (a, b) in values(logits(&merged, &Device::flex())).iter().zip(&after) {
+                assert_close("merged", f64::from(*a), f64::from(*b), 1e-5);
+            }
+            let again = Llama::from_tensors(&config, &learnt, &device).expect("network");
+            assert_eq!(values(logits(&again, &device).inner()), after, "a saved state comes back");
+        }
+    }
+
+    #[test]
+    fn without_adapters_nothing_is_merged() {
+        let tensors = TensorMap::from([("a.weight".to_owned(), DenseTensor::new(vec![1, 1], vec![2.0]))]);
+        assert_eq!(merge(tensors.clone()), tensors);
+    }
+}
