@@ -77,7 +77,6 @@ impl Report {
     }
 }
 
-/// Where a report comes from.
 /// RL against SFT in the eyes of [`beckon_shared::lexical::LexicalModel::judge`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
@@ -91,6 +90,7 @@ pub struct Judged {
     pub n_prompts: usize,
 }
 
+/// Where a report comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunLineage {
     /// SHA-256 over the records, hex.

@@ -104,14 +104,14 @@ fn a_certificate_that_is_none_is_named() {
     assert!(error.contains("cert.pem"), "{error}");
 }
 
-/// Sends orders and reads until there are as many answers: answers, and events in between.
+/// Sends orders and reads until there are as many answers and an event of a run, which may come in any order.
 fn converse(url: &str, orders: &[&str]) -> (Vec<(String, u16, serde_json::Value)>, Vec<Event>) {
     let (mut socket, _) = tungstenite::connect(url).expect("connects");
     for order in orders {
         socket.send(Message::text(*order)).expect("sent");
     }
     let (mut answers, mut events) = (Vec::new(), Vec::new());
-    while answers.len() < orders.len() {
+    while answers.len() < orders.len() || !events.iter().any(|event| matches!(event, Event::Run(_))) {
         let message = socket.read().expect("a message");
         match serde_json::from_str(message.to_text().expect("text")).expect("a reply") {
             Reply::Answer { key, status, body } => answers.push((key, status, body)),

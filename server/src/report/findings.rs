@@ -1,7 +1,7 @@
 //! The figures in sentences. A comparison is called a win only where its interval excludes zero; the
 //! rest is said to be undecided or lost.
 
-use super::Report;
+use super::{Judged, Report};
 use crate::eval::reward::SourceFigures;
 
 /// Share of steps averaged at either end of an RL curve.

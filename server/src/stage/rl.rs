@@ -23,7 +23,9 @@
 //!
 //! Dimension key: `B` sequences of a step, `G` rollouts a prompt, `T` tokens, `N` suggestion tokens.
 
+pub mod curve;
 pub mod fuse;
+mod part;
 pub mod rollout;
 pub mod watch;
 
@@ -46,13 +48,14 @@ use beckon_shared::metrics::diversity::distinct_n;
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::reward::components::NAMES;
-use beckon_shared::reward::kl::{k1, k3};
 use beckon_shared::reward::kl_controller::{KlController, KlPlacement};
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use curve::RlStep;
 use fuse::{Calibration, Fused};
+use part::{Logps, Part};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -73,8 +76,6 @@ const ROLLOUTS: u64 = 2;
 const BC: u64 = 3;
 const CALIBRATION: u64 = 4;
 const WATCHED: u64 = 5;
-/// Largest importance weight of a token between the network that learns and the engine that wrote.
-const MAX_IMPORTANCE: f32 = 2.0;
 /// Before the names of the tensors of the best policy so far in a training state.
 const BEST: &str = "best.";
 
@@ -100,31 +101,6 @@ pub struct RlInputs<'a> {
     pub judge: Option<&'a dyn Judge>,
     /// The truth, where it is known (simulated users): shown beside the proxy, and nothing follows from it.
     pub truth: Option<&'a dyn Judge>,
-}
-
-/// One point of the stage's curves.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RlStep {
-    /// From 1.
-    pub step: usize,
-    /// Proxy: mean GaRM reward mu - k_al sigma_al - k_ep sigma_ep over rollouts.
-    pub reward_mean: f64,
-    /// Share of rollouts that fail the hard gate.
-    pub gate_failure_rate: f64,
-    /// Mean KL(pi || pi_ref) per suggestion, by k3 summed over tokens.
-    pub kl_nats: f64,
-    /// Mean -log pi per suggestion token, nats.
-    pub entropy: f64,
-    /// Distinct word bigrams over all bigrams of the rollouts.
-    pub distinct_2: f64,
-    /// Mean suggestion length, its end included.
-    pub n_tokens_mean: f64,
-    /// Mean sigma_ep.
-    pub epistemic_std_mean: f64,
-    /// Share of rollouts whose positive GaRM advantage was taken away.
-    pub veto_rate: f64,
-    /// Mean |log pi - log pi_rollout| of a token, nats: how far the engine that writes is from the network.
-    pub rollout_gap: f64,
 }
 
 /// What the stage made.
@@ -200,45 +176,6 @@ fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
         .hex()
 }
 
-impl RlStep {
-    fn to_exact(self) -> [Exact; 10] {
-        let Self { step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, .. } = self;
-        let first = [step as f64, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2];
-        let [a, b, c, d, e, f] = first.map(Exact);
-        let last = [self.n_tokens_mean, self.epistemic_std_mean, self.veto_rate, self.rollout_gap];
-        let [g, h, i, j] = last.map(Exact);
-        [a, b, c, d, e, f, g, h, i, j]
-    }
-
-    fn from_exact(values: [Exact; 10]) -> Self {
-        let [
-            step,
-            reward_mean,
-            gate_failure_rate,
-            kl_nats,
-            entropy,
-            distinct_2,
-            n_tokens_mean,
-            epistemic_std_mean,
-            veto_rate,
-            rollout_gap,
-        ] = values.map(|v| v.0);
-        let step = step as usize;
-        Self {
-            step,
-            reward_mean,
-            gate_failure_rate,
-            kl_nats,
-            entropy,
-            distinct_2,
-            n_tokens_mean,
-            epistemic_std_mean,
-            veto_rate,
-            rollout_gap,
-        }
-    }
-}
-
 /// Policy, optimiser and counters.
 struct State {
     model: Llama,
@@ -285,68 +222,6 @@ struct Trainer<'a> {
 struct Losses {
     total: Tensor<1>,
     bc: Option<Tensor<1>>,
-}
-
-/// Rollouts of like length.
-struct Part {
-    /// Indices over all rollouts of the step.
-    rows: Vec<usize>,
-    batch: Batch,
-    /// log pi of each token, with autodiff, `[N]`.
-    logps: Tensor<1>,
-    /// Their values.
-    now: Vec<f32>,
-    /// log pi_ref of each token, `[N]`.
-    reference: Vec<f32>,
-    /// log pi of each token as the engine drew it, `[N]`.
-    rollout: Vec<f32>,
-}
-
-impl Part {
-    /// min(pi/pi_rollout, 2) of each token, `[N]`.
-    fn importance(&self) -> Vec<f32> {
-        self.now.iter().zip(&self.rollout).map(|(now, then)| (now - then).exp().min(MAX_IMPORTANCE)).collect()
-    }
-}
-
-/// Log-probabilities of a step's rollouts, in nats: for each the tokens' under policy and reference.
-struct Logps {
-    of_rollouts: Vec<Vec<(f64, f64)>>,
-    n_tokens: usize,
-    /// Σ |log pi - log pi_rollout| over tokens.
-    gap_sum: f64,
-}
-
-impl Logps {
-    /// Brings the parts' rows back into the order of the rollouts.
-    fn gather(parts: &[Part]) -> Self {
-        let n = parts.iter().map(|p| p.rows.len()).sum();
-        let mut of_rollouts = vec![Vec::new(); n];
-        for part in parts {
-            for (&i, span) in part.rows.iter().zip(&part.batch.spans) {
-                let pair = |k: usize| (f64::from(part.now[k]), f64::from(part.reference[k]));
-                of_rollouts[i] = span.clone().map(pair).collect();
-            }
-        }
-        let gap = |(now, then): (&f32, &f32)| f64::from((now - then).abs());
-        let gap_sum = parts.iter().flat_map(|p| p.now.iter().zip(&p.rollout)).map(gap).sum();
-        Self { n_tokens: of_rollouts.iter().map(Vec::len).sum(), of_rollouts, gap_sum }
-    }
-
-    /// k1 of each rollout: log pi - log pi_ref of the whole suggestion.
-    fn k1(&self) -> Vec<f64> {
-        self.of_rollouts.iter().map(|tokens| tokens.iter().map(|(p, q)| k1(*p, *q)).sum()).collect()
-    }
-
-    /// k3 summed over all tokens: unbiased for the sum of the rollouts' KL, and never negative.
-    fn k3_sum(&self) -> f64 {
-        self.of_rollouts.iter().flatten().map(|(p, q)| k3(*p, *q)).sum()
-    }
-
-    /// log pi summed over all tokens.
-    fn sum(&self) -> f64 {
-        self.of_rollouts.iter().flatten().map(|(p, _)| p).sum()
-    }
 }
 
 impl<'a> Trainer<'a> {

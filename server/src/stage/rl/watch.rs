@@ -1,9 +1,10 @@
 //! Looks for reward hacking while the policy trains (method B.5.5): the same prompts with the same draws every so
 //! many steps, the training reward beside a judge's that training never sees, and alarms in words.
 
+use super::curve::RlStep;
 use super::fuse::Calibration;
 use super::rollout::Group;
-use super::{RlInputs, RlStep, StageContext};
+use super::{RlInputs, StageContext};
 use crate::stage::folder::Exact;
 use beckon_shared::control::{RlConfig, Stage};
 use beckon_shared::engine::Score;
