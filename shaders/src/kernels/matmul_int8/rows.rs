@@ -35,7 +35,7 @@ pub struct Int8Rows {
     layout: Option<Layout>,
     /// `[tiles, C / 32, words of a block, rows of the tile]`.
     words: Vec<u32>,
-    /// `[tiles, C / 32, rows of the tile]`, as the next two; what [`Layout::total_gain`] says is taken out.
+    /// `[tiles, C / 32, rows of the tile]`, as the next two.
     scales: Vec<f32>,
     /// Scale times the sum of the bytes.
     scaled_sums: Vec<f32>,
@@ -67,16 +67,14 @@ impl Int8Rows {
         self.scales.resize(n_rows * n_blocks, 0.0);
         self.scaled_sums.resize(n_rows * n_blocks, 0.0);
         self.sums.resize(n_rows * n_blocks, 0);
-        let (places, gains) = (places(layout.order, format), layout.gains());
+        let places = places(layout.order, format);
         for (row, x) in x[..n_rows * cols].chunks_exact(cols).enumerate() {
             let (first, in_tile) = (row - row % tile, row % tile);
             let of_tile = tile.min(n_rows - first);
             for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let Bytes { bytes, scale, sum } = quantize_block(x);
                 let at = first * n_blocks + block * of_tile + in_tile;
-                // a power of 2 and scales above 1e-33: nothing is rounded
-                self.scales[at] = scale / layout.total_gain();
-                (self.scaled_sums[at], self.sums[at]) = (scale * sum as f32, sum);
+                (self.scales[at], self.scaled_sums[at], self.sums[at]) = (scale, scale * sum as f32, sum);
                 let words = &mut self.words[(first * n_blocks + block * of_tile) * n_words..][..of_tile * n_words];
                 let words = words[in_tile..].iter_mut().step_by(of_tile);
                 match layout.order {
@@ -86,9 +84,8 @@ impl Int8Rows {
                         }
                     }
                     Order::Halves => {
-                        let gains = gains.iter().cycle();
-                        for ((word, [low, high]), gain) in words.zip(places.as_chunks::<2>().0).zip(gains) {
-                            let half = |i: u8| u32::from((bytes[usize::from(i) % BLOCK] << gain) as u16);
+                        for (word, [low, high]) in words.zip(places.as_chunks::<2>().0) {
+                            let half = |i: u8| u32::from(bytes[usize::from(i) % BLOCK] as u16);
                             *word = half(*low) | half(*high) << 16;
                         }
                     }
@@ -139,24 +136,6 @@ impl Layout {
         };
         let few = matches!(int8.path(), KernelPath::Int8Simd128 | KernelPath::Int8RelaxedSimd);
         Self { order, format, tile: if few { 4 } else { TILE } }
-    }
-
-    /// By how many bits the bytes of each word of a step are shifted up. Halves have room for it, and the product
-    /// then need not shift as many of its codes down: see [`super::simd128`].
-    fn gains(self) -> [u8; 4] {
-        match (self.order, self.format) {
-            (Order::Halves, WeightFormat::Q4) => [4, 0, 4, 4],
-            _ => [0; 4],
-        }
-    }
-
-    /// What a block's sum of products is multiplied with by shifts of rows and codes; the scales make up for it.
-    fn total_gain(self) -> f32 {
-        match (self.order, self.format) {
-            (Order::Bytes, _) => 1.0,
-            (Order::Halves, WeightFormat::Q4) => 16.0,
-            (Order::Halves, _) => 256.0,
-        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! The integer product with WebAssembly's vectors: 4 outputs a register, rows in 16-bit halves.
 //!
 //! WebAssembly multiplies no bytes, but it multiplies halves and adds them in pairs. A word of a weight is two
-//! halves; masks and shifts take two of its codes at a time out of it, without a shuffle. Where a mask alone does, the
-//! code stays above its place: the rows make up for it, so that a sum of Q4 is 16 times and one of Q8 256 times what it
-//! stands for, and the rows' scales take that out again (powers of 2: no bit changes).
+//! halves; masks and shifts take two of its codes at a time out of it, without a shuffle.
 
 use super::rows::Int8Rows;
 use super::tile::{self, Simd};
@@ -30,9 +28,13 @@ pub(super) fn words(line: &Line, part: usize) -> v128 {
 /// Adds products of bytes, Q8.
 #[inline(always)]
 pub(super) fn add_q8<const P: usize, const R: usize>(words: [v128; P], rows: &[[u32; R]], sums: &mut [[v128; R]; P]) {
-    // each byte in the upper half of its place
-    add_halves(words.map(|w| i16x8_shl(w, 8)), &rows[0], sums);
-    add_halves(words.map(|w| v128_and(w, u16x8_splat(0xff00))), &rows[1], sums);
+    for odd in [false, true] {
+        let mut codes = words;
+        for p in 0..P {
+            codes[p] = i16x8_shr(if odd { words[p] } else { i16x8_shl(words[p], 8) }, 8);
+        }
+        add_halves(codes, &rows[usize::from(odd)], sums);
+    }
 }
 
 /// Adds the products of two codes of each output with two halves of each row.
@@ -90,11 +92,13 @@ impl Simd for Simd128 {
 
     #[inline(always)]
     fn add_q4<const P: usize, const R: usize>(self, words: [v128; P], rows: &[[u32; R]], sums: &mut [[v128; R]; P]) {
-        // the second nibble of a half stays 16 times too large; the rows' bytes are where the others' are not
-        add_halves(words.map(|w| v128_and(w, u16x8_splat(0x000f))), &rows[0], sums);
-        add_halves(words.map(|w| v128_and(w, u16x8_splat(0x00f0))), &rows[1], sums);
-        add_halves(words.map(|w| v128_and(u16x8_shr(w, 8), u16x8_splat(0x000f))), &rows[2], sums);
-        add_halves(words.map(|w| u16x8_shr(w, 12)), &rows[3], sums);
+        for i in 0..4 {
+            let mut codes = words;
+            for p in 0..P {
+                codes[p] = v128_and(u16x8_shr(words[p], 4 * i), u16x8_splat(15));
+            }
+            add_halves(codes, &rows[i as usize], sums);
+        }
     }
 
     #[inline(always)]
