@@ -16,6 +16,7 @@ mod math;
 mod packed;
 mod panel;
 mod ready;
+pub mod softmax;
 mod weight;
 
 pub use compare::{assert_all_close, max_diff_within};

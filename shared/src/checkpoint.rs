@@ -309,6 +309,27 @@ fn check_tokenizer(tokenizer: &Tokenizer, model: &ModelConfig) -> Result<(), Che
     Err(CheckpointError::Manifest { field: "model.vocab_size".to_owned(), reason })
 }
 
+/// Exactly the expected tensors, each of its shape (vectors as one-row F32 matrices) and finite.
+fn check_matrices(
+    tensors: &BTreeMap<String, Matrix>,
+    expected: &[(String, Vec<usize>)],
+) -> Result<(), CheckpointError> {
+    for (name, want) in expected {
+        let matrix = tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor { name: name.clone() })?;
+        let got = if want.len() == 1 { vec![matrix.cols] } else { vec![matrix.rows, matrix.cols] };
+        if got != *want || want.len() == 1 && (matrix.rows, matrix.format) != (1, BlockFormat::F32) {
+            return Err(CheckpointError::WrongShape { name: name.clone(), got, want: want.clone() });
+        }
+        if !matrix.is_finite() {
+            return Err(CheckpointError::NotFinite { name: name.clone() });
+        }
+    }
+    match tensors.keys().find(|name| !expected.iter().any(|(known, _)| known == *name)) {
+        Some(name) => Err(CheckpointError::UnknownTensor { name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
 impl Checkpoint {
     /// Packs trained tensors. `policy` holds [`tensor_names`], `reward` the same and [`reward_head_names`],
     /// both without prefix. The same input gives the same id.
@@ -363,20 +384,28 @@ impl Checkpoint {
         check_tokenizer(parts.tokenizer, parts.model)?;
         let expected = policy_tensors(parts.model);
         let tensors: BTreeMap<_, _> = policy.into_iter().map(|(name, m)| (format!("policy.{name}"), m)).collect();
-        for (name, want) in &expected {
-            let matrix = tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor { name: name.clone() })?;
-            let got = if want.len() == 1 { vec![matrix.cols] } else { vec![matrix.rows, matrix.cols] };
-            if got != *want || want.len() == 1 && (matrix.rows, matrix.format) != (1, BlockFormat::F32) {
-                return Err(CheckpointError::WrongShape { name: name.clone(), got, want: want.clone() });
-            }
-            if !matrix.is_finite() {
-                return Err(CheckpointError::NotFinite { name: name.clone() });
-            }
-        }
-        if let Some(name) = tensors.keys().find(|name| !expected.iter().any(|(known, _)| known == *name)) {
-            return Err(CheckpointError::UnknownTensor { name: name.clone() });
-        }
+        check_matrices(&tensors, &expected)?;
         Self::made(parts, None, tensors, &expected)
+    }
+
+    /// The same policy with a reward model: `tensors` holds [`tensor_names`] and [`reward_head_names`] without prefix,
+    /// vectors as one-row F32 matrices. Nothing is quantized anew; a trunk that is the policy's takes no room in the
+    /// file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::build`].
+    pub fn with_reward(self, reward: RewardConfig, tensors: BTreeMap<String, Matrix>) -> Result<Self, CheckpointError> {
+        let model = self.manifest.model.clone();
+        check_reward(&reward, &model)?;
+        let tokenizer = self.tokenizer()?;
+        let expected = expected_tensors(&model, reward.feature_dims);
+        let mut all = self.tensors;
+        all.retain(|name, _| name.starts_with("policy."));
+        all.extend(tensors.into_iter().map(|(name, matrix)| (format!("reward.{name}"), matrix)));
+        check_matrices(&all, &expected)?;
+        let (name, lineage) = (self.manifest.name, self.manifest.lineage);
+        let parts = PolicyParts { name, model: &model, lineage, tokenizer: &tokenizer };
+        Self::made(parts, Some(reward), all, &expected)
     }
 
     fn made(

@@ -4,8 +4,7 @@
 //! In the loop: between the engine's logits and a suggestion, and in RL rollouts. Runs on the host in
 //! f64, so the same logits and seed give the same tokens on every executor. Dimension key: `V` vocabulary.
 
-mod softmax;
-
+use beckon_shaders::softmax;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -138,10 +137,7 @@ impl Sampler {
         if all && p >= 1.0 {
             return invert_all(uniform * mass, logits, peak, steepness);
         }
-        let by_rank = |a: &usize, b: &usize| {
-            // no NaN here; the two zeros are equal
-            logits[*b].partial_cmp(&logits[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b))
-        };
+        let by_rank = |a: &usize, b: &usize| by_rank(logits, *a, *b);
         let mut kept: Vec<usize> = if all {
             // tokens below this weight have less than 1 - p of the mass together, so that none of them is in the
             // smallest sufficient set; half of it, against rounding
@@ -149,10 +145,7 @@ impl Sampler {
             let floor = peak + least.ln() / steepness;
             (0..logits.len()).filter(|i| f64::from(logits[*i]) >= floor).collect()
         } else {
-            let mut ranked: Vec<usize> = (0..logits.len()).collect();
-            ranked.select_nth_unstable_by(k - 1, by_rank);
-            ranked.truncate(k);
-            ranked
+            first_ranks(logits, k)
         };
         kept.sort_unstable_by(by_rank);
         let weight = |i: usize| softmax::exp_of_negative((f64::from(logits[i]) - peak) * steepness);
@@ -165,6 +158,36 @@ impl Sampler {
         kept.truncate(enough.map_or(kept.len(), |last| last + 1));
         invert(uniform, kept.iter().map(|i| (*i, weight(*i))))
     }
+}
+
+/// Order of tokens by falling logit, then by id. No NaN here; the two zeros are equal.
+fn by_rank(logits: &[f32], a: usize, b: usize) -> Ordering {
+    logits[b].partial_cmp(&logits[a]).unwrap_or(Ordering::Equal).then(a.cmp(&b))
+}
+
+/// The `k` tokens that rank first, in any order; `k` is 1 to the number of tokens.
+///
+/// Tokens come by rising id, so one whose logit is not above the worst of `k` seen cannot be among the first: nearly
+/// all of a vocabulary costs a comparison each, a whole selection about a tenth of one over all ids.
+fn first_ranks(logits: &[f32], k: usize) -> Vec<usize> {
+    let mut kept: Vec<usize> = Vec::with_capacity(2 * k);
+    let mut floor = f32::NEG_INFINITY;
+    let keep_k = |kept: &mut Vec<usize>| {
+        let (_, last, _) = kept.select_nth_unstable_by(k - 1, |a, b| by_rank(logits, *a, *b));
+        let floor = logits[*last];
+        kept.truncate(k);
+        floor
+    };
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > floor || kept.len() < k {
+            kept.push(token);
+            if kept.len() == 2 * k {
+                floor = keep_k(&mut kept);
+            }
+        }
+    }
+    keep_k(&mut kept);
+    kept
 }
 
 /// The first index at which the running sum of all weights passes `threshold`, which is below their sum; a part
@@ -254,6 +277,28 @@ mod tests {
             shares[sampler.draw(logits).unwrap().token as usize] += 1.0 / f64::from(n);
         }
         shares
+    }
+
+    #[test]
+    fn the_first_ranks_are_those_of_a_whole_sort() {
+        for n in [1, 2, 7, 100, 1000] {
+            // many ties, infinities and both zeros among them
+            let value = |i: usize| match i * 7919 % 23 {
+                0 => f32::NEG_INFINITY,
+                1 => -0.0,
+                2 => 0.0,
+                x => (x as f32 - 11.0) / 4.0,
+            };
+            for logits in [(0..n).map(value).collect::<Vec<_>>(), vec![f32::NEG_INFINITY; n], vec![1.0; n]] {
+                let mut sorted: Vec<usize> = (0..n).collect();
+                sorted.sort_by(|a, b| by_rank(&logits, *a, *b));
+                for k in [1, 2, 3, 40, n / 2, n].into_iter().filter(|k| (1..=n).contains(k)) {
+                    let mut first = first_ranks(&logits, k);
+                    first.sort_by(|a, b| by_rank(&logits, *a, *b));
+                    assert_eq!(first, sorted[..k], "{k} of {n}");
+                }
+            }
+        }
     }
 
     fn softmax(logits: &[f32], temperature: f64) -> Vec<f64> {

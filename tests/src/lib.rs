@@ -5,8 +5,11 @@
 
 pub mod browser;
 pub mod client;
+pub mod npm;
 pub mod process;
 pub mod sample;
+pub mod site;
+pub mod wllama;
 
 use std::time::{Duration, Instant};
 

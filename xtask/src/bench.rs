@@ -2,24 +2,27 @@
 //!
 //! A bench is an example whose name starts with `bench_`, in any crate, or a verb of `beckon bench`. It prints a
 //! JSON object a line: `name, device, unit, ours, rival, rival_name, ratio`. A ratio above 1 means that ours is
-//! better, both sides measured in the same run; where no rival can run, the three are null.
+//! better, both sides measured in the same run; where no rival can run, the three are null. `bench_NAME` alone runs
+//! where there is one (`decode`, `suggest`, `q4`, `engine`); any other NAME is a part of a figure's name.
 //!
 //! Training steps (`beckon bench`) are measured in [`N_ROUNDS`] rounds, ours and the rival's in turn, so that both
 //! see the same machine; both sides of a figure are medians over the rounds.
 
 mod torch;
 
-use crate::project::{Project, spelled, succeed};
+use crate::model;
+use crate::page;
+use crate::project::{CargoTarget, Project, spelled, succeed};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use torch::Torch;
 
 /// Which figures, and how to print them.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Part of a figure's name; without it all.
+    /// A bench, or part of a figure's name; without it all.
     name: Option<String>,
     /// One JSON object a line instead of text.
     #[arg(long)]
@@ -29,6 +32,8 @@ pub struct Options {
 /// What `beckon bench` is asked for: verb and size.
 const OF_SERVER: [(&str, &str); 6] =
     [("sft", "5m"), ("sft", "33m"), ("garm", "5m"), ("garm", "33m"), ("rl", "5m"), ("rl", "33m")];
+/// Examples that measure the page as it is built, with the real model.
+const OF_PAGE: [&str; 2] = ["bench_decode", "bench_suggest"];
 /// Rounds of a training step.
 const N_ROUNDS: usize = 5;
 
@@ -37,13 +42,13 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     let name = options.name.as_deref().unwrap_or_default();
     let mut commands = Vec::new();
     let targets = project.targets()?;
-    let examples: Vec<_> =
-        targets.iter().filter(|target| target.kind == "example" && target.name.starts_with("bench_")).collect();
+    let examples = benches(&targets, name);
+    let model = if examples.iter().any(|example| OF_PAGE.contains(example)) { prepare_page(project)? } else { None };
     let mut build = project.cargo(["build", "--release", "--workspace"]);
     for example in &examples {
-        build.args(["--example", &example.name]);
-        let mut command = Command::new(project.target.join("release/examples").join(&example.name));
-        command.args(&options.name);
+        build.args(["--example", example]);
+        let mut command = Command::new(project.target.join("release/examples").join(example));
+        command.args(&options.name).envs(model.iter().map(|file| (model::VARIABLE, file)));
         commands.push(command);
     }
     ensure!(!examples.is_empty(), "no example is named bench_*");
@@ -69,6 +74,26 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     }
     ensure!(n_figures > 0, "no figure is named like `{name}`");
     Ok(())
+}
+
+/// Examples to run: the bench of that name alone, or all of them, which pick their figures.
+fn benches<'a>(targets: &'a [CargoTarget], name: &str) -> Vec<&'a str> {
+    let examples = targets.iter().filter(|target| target.kind == "example").map(|target| &*target.name);
+    let all: Vec<&str> = examples.filter(|example| example.starts_with("bench_")).collect();
+    match all.iter().find(|example| example.strip_prefix("bench_") == Some(name)) {
+        Some(own) => vec![own],
+        None => all,
+    }
+}
+
+/// Builds the page and fetches the model; without the model its benches say that they were not run.
+fn prepare_page(project: &Project) -> Result<Option<PathBuf>> {
+    page::run(project, &page::Options::default())?;
+    let model = model::fetch();
+    if let Err(error) = &model {
+        eprintln!("no model for the page's figures: {error:#}");
+    }
+    Ok(model.ok())
 }
 
 /// One training step in rounds, ours and PyTorch's in turn.
@@ -163,6 +188,25 @@ mod tests {
         let alone = figure(r#"{"name":"sft_step","device":"cpu","unit":"tokens/s","ours":2.0}"#).unwrap();
         assert!(alone["ratio"].is_null() && line(&alone).contains("no rival"), "{alone}");
         assert!(figure("{").is_err());
+    }
+
+    #[test]
+    fn a_bench_of_the_name_runs_alone() {
+        let target = |kind: &str, name: &str| CargoTarget {
+            package: "beckon-tests".to_owned(),
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+        };
+        let targets = [
+            target("example", "bench_engine"),
+            target("bin", "bench_q4"),
+            target("example", "bench_decode"),
+            target("example", "schema"),
+        ];
+        assert_eq!(benches(&targets, "decode"), ["bench_decode"]);
+        for part in ["", "decode_8", "q4", "schema"] {
+            assert_eq!(benches(&targets, part), ["bench_engine", "bench_decode"], "{part}");
+        }
     }
 
     #[test]

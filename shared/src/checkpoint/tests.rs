@@ -214,6 +214,35 @@ fn a_policy_alone_is_a_checkpoint_of_format_2() {
 }
 
 #[test]
+fn a_policy_gets_a_reward_model_and_a_shared_trunk_takes_no_room() {
+    let model = Preset::Tiny.model();
+    let alone = policy_alone(&model, &tokenizer()).unwrap();
+    let trunk = |(name, m): (&String, &Matrix)| (name["policy.".len()..].to_owned(), m.clone());
+    let mut reward: BTreeMap<String, Matrix> = alone.tensors.iter().map(trunk).collect();
+    for (name, shape) in reward_head_names(&model, DIMS) {
+        let n_values = shape.iter().product::<usize>();
+        let dense = DenseTensor::new(shape, vec![0.5; n_values]);
+        reward.insert(name, Matrix::from_dense(&dense, BlockFormat::F32).unwrap());
+    }
+    let config = RewardConfig { variance_floor: 0.01, feature_dims: DIMS, kappa: 0.25 };
+    let both = alone.clone().with_reward(config.clone(), reward.clone()).unwrap();
+    let file = both.encode().unwrap();
+    let back = Checkpoint::decode(&file).unwrap();
+    assert_eq!((&back.id, &back.tensors), (&both.id, &both.tensors));
+    assert_eq!(back.manifest.reward.as_ref(), Some(&config));
+    let range =
+        |name: &str| back.manifest.tensors.iter().find(|e| e.name == name).map(|e| (e.offset, e.n_bytes)).unwrap();
+    assert_eq!(range("policy.model.embed_tokens.weight"), range("reward.model.embed_tokens.weight"));
+    // once more: what was there goes
+    assert_eq!(both.clone().with_reward(config.clone(), reward.clone()).unwrap().id, both.id);
+    reward.remove("mean_head.bias");
+    let refused = alone.with_reward(config.clone(), reward).unwrap_err();
+    assert!(matches!(refused, CheckpointError::MissingTensor { .. }), "{refused}");
+    let narrow = RewardConfig { feature_dims: 0, ..config };
+    assert!(matches!(both.with_reward(narrow, BTreeMap::new()), Err(CheckpointError::Manifest { .. })));
+}
+
+#[test]
 fn a_prompt_format_goes_with_the_tokenizer() {
     let model = Preset::Tiny.model();
     let json = tokenizer().to_json().replace("<|end|>", "<|im_end|>");

@@ -8,17 +8,15 @@
 //! handed to the page by this program. The rival is installed by npm into a folder that is thrown away.
 
 mod onnx;
-mod server;
 
 use anyhow::{Context, Result, ensure};
 use beckon_shaders::kernels::matmul::MatmulParams;
 use beckon_shaders::kernels::product::Tiling;
 use beckon_shaders::{PackedWeight, Product, WeightFormat, WeightView, f32_from_f16};
 use beckon_tests::browser::{Page, WebGpu};
+use beckon_tests::npm;
+use beckon_tests::site::Site;
 use serde_json::{Value, json};
-use server::Site;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The rival, exactly.
 const RIVAL: &str = "onnxruntime-web@1.30.0";
@@ -64,11 +62,12 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let dir = tempfile::tempdir()?;
-    let Some(ort) = installed(dir.path())? else {
+    let Some(modules) = npm::installed(dir.path(), RIVAL)? else {
         eprintln!("q4 not run: it needs npm to install {RIVAL}");
         return Ok(());
     };
-    let (site, url) = Site::start(ort)?;
+    let ort = modules.join("onnxruntime-web/dist");
+    let (site, url) = Site::start(vec![("/ort/", ort)])?;
     site.put("/", "<!doctype html><title>q4</title><script type=module src=page.js></script>");
     site.put("/page.js", include_str!("page.js"));
     site.put("/kernel.wgsl", Product::Matmul.spec().source);
@@ -91,21 +90,6 @@ fn main() -> Result<()> {
     }
     ensure!(page.errors().is_empty(), "console: {:?}", page.errors());
     Ok(())
-}
-
-/// Installs the rival; `None` where there is no npm.
-fn installed(dir: &Path) -> Result<Option<PathBuf>> {
-    let npm = Command::new("npm")
-        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--silent", "--prefix"])
-        .arg(dir)
-        .arg(RIVAL)
-        .status();
-    let status = match npm {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.context("npm")?,
-    };
-    ensure!(status.success(), "npm install {RIVAL} failed ({status})");
-    Ok(Some(dir.join("node_modules/onnxruntime-web/dist")))
 }
 
 /// Whether the adapter is a CPU, as the product judges it, and its name.

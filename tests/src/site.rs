@@ -1,4 +1,4 @@
-//! The bench page's files on 127.0.0.1, from memory and from the rival's folder; one thread, plain HTTP/1.1.
+//! A bench page's files on 127.0.0.1, from memory and from folders; one thread, plain HTTP/1.1.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -6,11 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What is served: bytes by path, and a folder under `/ort/`.
+/// What is served: bytes by path, and files of folders below a path each.
 #[derive(Clone)]
 pub struct Site {
     files: Arc<Mutex<HashMap<String, Vec<u8>>>>,
-    ort: PathBuf,
+    /// A path that starts and ends with `/`, and what lies below it.
+    folders: Vec<(&'static str, PathBuf)>,
 }
 
 impl Site {
@@ -18,10 +19,10 @@ impl Site {
     ///
     /// # Errors
     /// No port is free.
-    pub fn start(ort: PathBuf) -> std::io::Result<(Self, String)> {
+    pub fn start(folders: Vec<(&'static str, PathBuf)>) -> std::io::Result<(Self, String)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}/", listener.local_addr()?);
-        let site = Self { files: Arc::default(), ort };
+        let site = Self { files: Arc::default(), folders };
         let served = site.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -65,9 +66,35 @@ impl Site {
     }
 
     fn find(&self, path: &str) -> Option<Vec<u8>> {
-        match path.strip_prefix("/ort/") {
-            Some(name) if !name.contains('/') => std::fs::read(self.ort.join(name)).ok(),
-            _ => self.files.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned(),
+        let held = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
+        held.or_else(|| {
+            let (name, dir) = self.folders.iter().find_map(|(at, dir)| Some((path.strip_prefix(at)?, dir)))?;
+            // names of these folders' own files only
+            let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.');
+            if name.split('/').all(is_plain) { std::fs::read(dir.join(name)).ok() } else { None }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_give_their_own_files_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("in")).expect("a folder inside");
+        for name in ["secret", "in/a.js"] {
+            std::fs::write(dir.path().join(name), name).expect("a file");
+        }
+        let (site, _) =
+            Site::start(vec![("/x/", dir.path().join("in")), ("/all/", dir.path().into())]).expect("a port");
+        site.put("/x/b.js", "held");
+        assert_eq!(site.find("/x/a.js").as_deref(), Some(&b"in/a.js"[..]));
+        assert_eq!(site.find("/all/in/a.js").as_deref(), Some(&b"in/a.js"[..]));
+        assert_eq!(site.find("/x/b.js").as_deref(), Some(&b"held"[..]));
+        for path in ["/x/../secret", "/x/", "/x//a.js", "/y/a.js", "/x/none"] {
+            assert_eq!(site.find(path), None, "{path}");
         }
     }
 }
