@@ -35,6 +35,7 @@ pub const PAGE: &str = "/docs";
         tags::promote, tags::list, tags::roll_back, tags::history,
         experiments::list, experiments::create, experiments::show, experiments::delete, experiments::command,
         experiments::new_key, experiments::assignment, experiments::ingest, experiments::results,
+        experiments::harvest::export, experiments::harvest::harvest,
         events::listen, control::open,
         tokens::list, tokens::create, tokens::delete, audit::list,
     ),
