@@ -406,8 +406,12 @@ fn json_file(path: &Path) -> anyhow::Result<Value> {
 }
 
 fn print(value: &Value) -> anyhow::Result<()> {
-    if !value.is_null() {
-        println!("{value:#}");
+    if value.is_null() {
+        return Ok(());
     }
-    Ok(())
+    match writeln!(std::io::stdout(), "{value:#}") {
+        // whoever reads has seen enough, as `head`
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the answer"),
+    }
 }

@@ -79,5 +79,11 @@ fn visit(args: &SimulateArgs, experiment: &str) -> anyhow::Result<()> {
         eprintln!("{} of {} simulated users, {} clicks", visits.n_users, traffic.n_users, visits.n_clicks);
     })?;
     println!("{}", serde_json::to_string(&visits)?);
+    if visits.n_clicks == 0 && visits.n_exposures > visits.n_empty {
+        eprintln!(
+            "nobody clicked: simulated users only want what the simulated world knows, so let at least one arm be a checkpoint \
+             that was trained on its log"
+        );
+    }
     Ok(())
 }

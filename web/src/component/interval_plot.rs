@@ -84,7 +84,7 @@ fn axis_of(rows: &[IntervalRow], zero: bool) -> (f64, f64) {
         (Some(own), _) => own,
         (None, all) => all.unwrap_or((0.0, 1.0)),
     };
-    curve::axis(low, high)
+    if low == high { curve::axis(low - 0.01, high + 0.01) } else { curve::axis(low, high) }
 }
 
 #[cfg(test)]

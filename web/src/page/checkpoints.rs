@@ -219,7 +219,7 @@ fn OtherTag(id: StoredValue<String>, act: Callback<(Command, String)>) -> impl I
             <summary>"Another tag"</summary>
             <form class="form-row" on:submit=set>
                 <label>"Tag"
-                    <input type="text" required placeholder="staging" pattern="[a-z0-9-]{1,40}" data-testid="checkpoint-tag"
+                    <input type="text" required placeholder="staging" pattern=r"[a-z0-9\-]{1,40}" data-testid="checkpoint-tag"
                         title="1 to 40 lower-case letters, digits and dashes" prop:value=move || tag.get()
                         on:input=move |ev| tag.set(event_target_value(&ev))/>
                 </label>

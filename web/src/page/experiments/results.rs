@@ -57,6 +57,9 @@ pub fn ResultsView(results: Results) -> impl IntoView {
 #[component]
 fn ReportView(report: Report) -> impl IntoView {
     let Report { arms, sample_ratio, sample_ratio_by, comparisons, assumptions, warnings, .. } = report;
+    let clicked = arms.iter().any(|arm| arm.n_clicks > 0.0);
+    // without a click there is no difference to draw
+    let comparisons = if clicked { comparisons } else { Vec::new() };
     let split = match sample_ratio.is_mismatch() {
         true => view! { <p class="error" role="alert" data-testid="sample-ratio" data-state="mismatch">
         "Users are missing from an arm, so nothing can be claimed: find out where they are lost." </p> }
@@ -77,6 +80,7 @@ fn ReportView(report: Report) -> impl IntoView {
     view! {
         <h3>"Click rate"</h3>
         <IntervalPlot rows=arms.iter().map(arm_row).collect() tick=percent zero=false/>
+        {(!clicked).then(|| view! { <p class="muted">"Nobody has clicked yet."</p> })}
         <p class="muted">"Clicked slates per slate shown; bars are ± 1.96 standard errors over users."</p>
         {split}
         {suspicious}
@@ -89,13 +93,18 @@ fn ReportView(report: Report) -> impl IntoView {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
 fn arm_row(arm: &ArmFigures) -> IntervalRow {
     let rate = arm.ctr.map_or_else(|| "–".to_owned(), |ctr| format::percent(ctr, 2));
     IntervalRow {
         label: arm.arm.clone(),
         mark: arm.ctr,
         interval: arm.ctr.zip(arm.ctr_std_error).map(|(ctr, error)| (ctr - Z_95 * error, ctr + Z_95 * error)),
-        text: format!("{rate} of {:.0} · {}", arm.n_impressions, format::counted(arm.n_units, "user", "users")),
+        text: format!(
+            "{rate} of {} · {}",
+            format::count(arm.n_impressions as u64),
+            format::counted(arm.n_units, "user", "users")
+        ),
         faint: false,
     }
 }
@@ -129,7 +138,7 @@ fn ComparisonView(comparison: Comparison) -> impl IntoView {
             label: point.label.clone(),
             mark: point.estimate,
             interval: point.interval.map(pair),
-            text: format!("{:.0} users", point.n_units),
+            text: format!("{} users", format::count(point.n_units as u64)),
             faint: false,
         })
         .collect();
