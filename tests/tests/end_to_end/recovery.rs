@@ -173,10 +173,11 @@ fn killed_while_promoting_the_tag_is_where_the_same_request_says() {
     let folder = dir.path().join("checkpoints");
     std::fs::create_dir_all(&folder).unwrap();
     let bytes = &crate::trained::trained().checkpoint_bytes;
-    let mut ids = vec![Checkpoint::decode(bytes).unwrap().id];
-    std::fs::write(folder.join(format!("{}.beckon", ids[0])), bytes).unwrap();
+    let own = Checkpoint::decode(bytes).unwrap().id;
+    std::fs::write(folder.join(format!("{own}.beckon")), bytes).unwrap();
     let mut server = Server::start(dir.path(), &[]);
-    ids.extend(server.client.checkpoints().into_iter().map(|info| info.id).filter(|id| *id != ids[0]));
+    let others = server.client.checkpoints().into_iter().map(|info| info.id).filter(|id| *id != own);
+    let ids: Vec<String> = std::iter::once(own.clone()).chain(others).collect();
     assert!(ids.len() >= 2, "the built-in checkpoint is the second");
     let n_rounds = 12;
     for round in 0..n_rounds {

@@ -54,6 +54,24 @@ pub fn CheckpointsPage() -> impl IntoView {
             done(answer, said);
         });
     });
+    view! {
+        <div data-testid="checkpoints-page" class="page">
+            <h1 id="page-title" tabindex="-1">"Checkpoints"</h1>
+            <p class="lead">"Every model that was trained here, what it was made from, and how it measured."</p>
+            {move || failure.get().map(|text| view! {
+                <p class="error" role="alert" data-testid="checkpoints-error">{text}</p>
+            })}
+            {move || said.get().map(|text| view! { <p class="result" data-testid="checkpoints-said">{text}</p> })}
+            <Production tags=tags entries=entries act=act/>
+            <Entries entries=entries act=act/>
+            {move || lineage.get().map(|lineage| view! { <Descent lineage=lineage/> })}
+        </div>
+    }
+}
+
+/// All of them; one that changes does not disturb the others.
+#[component]
+fn Entries(entries: RwSignal<Fetched<Vec<RegistryEntry>>>, act: Callback<(Command, String)>) -> impl IntoView {
     let ids = Memo::new(move |_| {
         entries.with(|list| list.value().into_iter().flatten().map(|e| e.info.id.clone()).collect::<Vec<_>>())
     });
@@ -74,18 +92,8 @@ pub fn CheckpointsPage() -> impl IntoView {
         })
     };
     view! {
-        <div data-testid="checkpoints-page" class="page">
-            <h1 id="page-title" tabindex="-1">"Checkpoints"</h1>
-            <p class="lead">"Every model that was trained here, what it was made from, and how it measured."</p>
-            {move || failure.get().map(|text| view! {
-                <p class="error" role="alert" data-testid="checkpoints-error">{text}</p>
-            })}
-            {move || said.get().map(|text| view! { <p class="result" data-testid="checkpoints-said">{text}</p> })}
-            <Production tags=tags entries=entries act=act/>
-            {note}
-            <For each=move || ids.get() key=|id| id.clone() children=row/>
-            {move || lineage.get().map(|lineage| view! { <Descent lineage=lineage/> })}
-        </div>
+        {note}
+        <For each=move || ids.get() key=|id| id.clone() children=row/>
     }
 }
 
