@@ -189,6 +189,8 @@ fn routes(app: App) -> Routes {
         .route(GET, "/experiments/{id}/assignment", Ingest, experiments::assignment)
         .route(POST, "/experiments/{id}/events", Ingest, experiments::ingest)
         .add(head(POST, "/experiments/{id}/key", Operate, TIME_LIMIT), on(POST, experiments::new_key))
+        .route(GET, "/experiments/{id}/export", View, experiments::harvest::export)
+        .route(POST, "/experiments/{id}/harvest", Operate, experiments::harvest::harvest)
         .route(POST, "/experiments/{id}/{command}", Operate, experiments::command)
         .route(GET, "/events", View, events::listen)
         .route(GET, "/control", View, control::open)

@@ -64,7 +64,8 @@ enum Command {
 }
 
 /// Where Burn computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DeviceArg {
     /// GPU where there is a real one, else CPU.
     Auto,

@@ -58,6 +58,8 @@ struct Board {
     next_seq: u64,
     /// Oldest number that the store has.
     oldest_seq: u64,
+    /// First number that was ever given in this data folder.
+    first_seq: u64,
     ring: VecDeque<Arc<Numbered>>,
     /// Curve points that wait to be kept.
     waiting: Vec<Metric>,
@@ -91,9 +93,11 @@ impl Events {
     pub fn open(store: Arc<Store>, first_seq: u64) -> Result<Self, StoreError> {
         let bounds = store.event_bounds()?;
         let (oldest_seq, next_seq) = bounds.map_or((first_seq, first_seq), |(oldest, newest)| (oldest, newest + 1));
+        let first_seq = store.first_event_seq(oldest_seq)?;
         let board = Board {
             next_seq,
             oldest_seq,
+            first_seq,
             ring: VecDeque::new(),
             waiting: Vec::new(),
             unkept: Vec::new(),
@@ -139,9 +143,9 @@ impl Events {
         &self,
         last_seq: Option<u64>,
     ) -> Result<impl Stream<Item = Arc<Numbered>> + Send + use<>, ListenError> {
-        let (next, closed) = {
+        let (first, next, closed) = {
             let board = self.shared.board();
-            (board.next_seq, board.closed)
+            (board.first_seq, board.next_seq, board.closed)
         };
         if closed {
             return Err(ListenError::Closed);
@@ -152,6 +156,8 @@ impl Events {
             None => Cursor { at: next, strange: false },
             // a number ahead of ours comes from another server: nothing is known about what was missed
             Some(last) if last >= next => Cursor { at: next, strange: true },
+            // so does one before our first; what there was between the two was not ours, so it does not count as missed
+            Some(last) if last + 1 < first => Cursor { at: first, strange: true },
             Some(last) => Cursor { at: last + 1, strange: false },
         };
         tokio::spawn(follow(Arc::clone(&self.shared), cursor, sender, permit));
@@ -242,7 +248,7 @@ impl Shared {
 
     /// Events from `cursor` on, at most [`PAGE`]. Blocks where they have to be read from the store.
     fn page(&self, cursor: &mut Cursor) -> Result<Vec<Arc<Numbered>>, StoreError> {
-        let (next, oldest) = {
+        let oldest = {
             let board = self.board();
             let first = board.ring.front().map_or(board.next_seq, |numbered| numbered.seq);
             if cursor.at >= first && !cursor.strange {
@@ -251,14 +257,14 @@ impl Shared {
                 cursor.at += page.len() as u64;
                 return Ok(page);
             }
-            (board.next_seq, board.oldest_seq)
+            board.oldest_seq
         };
         let mut page = Vec::new();
-        if std::mem::take(&mut cursor.strange) {
-            page.push(missed(next.saturating_sub(1), 0));
-        } else if cursor.at < oldest {
-            page.push(missed(oldest - 1, oldest - cursor.at));
-            cursor.at = oldest;
+        if std::mem::take(&mut cursor.strange) || cursor.at < oldest {
+            // only what was ours and is gone is counted
+            let n_gone = oldest.saturating_sub(cursor.at);
+            cursor.at += n_gone;
+            page.push(missed(cursor.at.saturating_sub(1), n_gone));
         }
         for (seq, json) in self.store.events_from(cursor.at, PAGE)? {
             if seq > cursor.at {

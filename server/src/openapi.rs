@@ -10,10 +10,12 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use beckon_shared::control::command::{Command, Order};
-use beckon_shared::control::{Event, PROTOCOL_VERSION, Problem};
-use utoipa::openapi::path::Operation;
+use beckon_shared::control::experiment::ExperimentCommand;
+use beckon_shared::control::{Event, PROTOCOL_VERSION, Problem, RunCommand};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi as Document, PathItem, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi as Document, PathItem, Ref, RefOr, Required, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 /// Where the document is.
@@ -35,10 +37,11 @@ pub const PAGE: &str = "/docs";
         tags::promote, tags::list, tags::roll_back, tags::history,
         experiments::list, experiments::create, experiments::show, experiments::delete, experiments::command,
         experiments::new_key, experiments::assignment, experiments::ingest, experiments::results,
+        experiments::harvest::export, experiments::harvest::harvest,
         events::listen, control::open,
         tokens::list, tokens::create, tokens::delete, audit::list,
     ),
-    components(schemas(Problem, Event, Order, Command)),
+    components(schemas(Problem, Event, Order, Command, RunCommand, ExperimentCommand)),
     modifiers(&Everywhere),
 )]
 struct Api;
@@ -53,6 +56,7 @@ impl Modify for Everywhere {
         components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
         for (path, item) in &mut document.paths.paths {
             for (method, operation) in operations(item) {
+                add_path_parameters(path, operation);
                 add_problems(path, method, operation);
             }
         }
@@ -63,6 +67,25 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
     let PathItem { get, put, post, delete, patch, .. } = item;
     let all = [("GET", get), ("PUT", put), ("POST", post), ("DELETE", delete), ("PATCH", patch)];
     all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Every name in braces is a parameter: text, unless the route says more of it.
+fn add_path_parameters(path: &str, operation: &mut Operation) {
+    let names = path.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name);
+    let parameters = operation.parameters.get_or_insert_default();
+    for name in names {
+        let is_known = |known: &RefOr<Parameter>| match known {
+            RefOr::T(known) => known.name == name && known.schema.is_some(),
+            RefOr::Ref(_) => false,
+        };
+        if parameters.iter().any(is_known) {
+            continue;
+        }
+        parameters.retain(|known| !matches!(known, RefOr::T(known) if known.name == name));
+        let text = ObjectBuilder::new().schema_type(Type::String).build();
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path);
+        parameters.push(RefOr::T(parameter.required(Required::True).schema(Some(text)).build()));
+    }
 }
 
 /// Problems that a request to any route, to one with an id, or with a body may meet.
@@ -134,5 +157,25 @@ mod tests {
         }
         assert!(json["components"]["schemas"]["RunStatus"]["properties"]["changes"].is_object());
         assert!(json["components"]["schemas"]["Problem"].is_object());
+    }
+
+    #[test]
+    fn every_path_parameter_is_described_and_every_reference_leads_somewhere() {
+        let json = serde_json::to_value(document()).expect("json");
+        for (path, item) in json["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                for name in path.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name) {
+                    let known = operation["parameters"].as_array().into_iter().flatten();
+                    let found: Vec<_> = known.filter(|p| p["name"] == name && p["in"] == "path").collect();
+                    assert!(found.len() == 1 && found[0]["schema"].is_object(), "{method} {path}: {name} is {found:?}");
+                    assert_eq!(found[0]["required"], true, "{method} {path}: {name}");
+                }
+            }
+        }
+        let text = json.to_string();
+        let references = text.split("\"$ref\":\"#/").skip(1).filter_map(|rest| rest.split('"').next());
+        for reference in references {
+            assert!(json.pointer(&format!("/{reference}")).is_some(), "{reference} leads nowhere");
+        }
     }
 }

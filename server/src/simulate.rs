@@ -20,6 +20,8 @@
 pub mod gold;
 pub mod grammar;
 pub mod logging;
+pub mod traffic;
+pub mod visitor;
 
 use beckon_shared::prompt::Prompt;
 use beckon_shared::special::normal_cdf;

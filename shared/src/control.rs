@@ -444,9 +444,9 @@ pub enum Event {
         /// Records after the change.
         n_records: u64,
     },
-    /// The listener fell behind and lost this many events; it should read the resources again.
+    /// The listener fell behind, or named a number of another server; it should read the resources again.
     Missed {
-        /// How many.
+        /// How many events of this server are gone; 0 where nothing is known.
         n_events: u64,
     },
 }

@@ -81,6 +81,20 @@ impl Client {
         reply(self.agent.post(format!("{}{path}", self.url)).send(body))
     }
 
+    /// POST without a body, with an idempotency key.
+    ///
+    /// # Panics
+    /// When there is no answer at all.
+    #[track_caller]
+    pub fn post_once(&self, path: &str, key: &str) -> Reply {
+        reply(self.agent.post(format!("{}{path}", self.url)).header("idempotency-key", key).send_empty())
+    }
+
+    /// The same where the server may die meanwhile; whether there was an answer.
+    pub fn try_post_once(&self, path: &str, key: &str) -> bool {
+        self.agent.post(format!("{}{path}", self.url)).header("idempotency-key", key).send_empty().is_ok()
+    }
+
     /// Imports own JSONL and gives status and outcome.
     #[track_caller]
     pub fn import(&self, name: &str, log: &str) -> (u16, ImportOutcome) {

@@ -103,6 +103,11 @@ impl Server {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// kill -9: no chance to save anything.
     pub fn kill(mut self) {
         self.child.kill().expect("the server can be killed");

@@ -3,8 +3,9 @@
 use crate::platform::http::{self, Body, NetworkError};
 use beckon_shared::click::Sourced;
 use beckon_shared::control::command::Command;
+use beckon_shared::control::experiment::harvest::HarvestOutcome;
 use beckon_shared::control::experiment::{ExperimentStatus, Results};
-use beckon_shared::control::registry::{Lineage, RegistryEntry};
+use beckon_shared::control::registry::{Lineage, RegistryEntry, TagState};
 use beckon_shared::control::{
     CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunConfig, RunStatus,
 };
@@ -96,6 +97,17 @@ pub async fn experiments() -> Result<Vec<ExperimentStatus>, ApiError> {
 /// `GET /api/experiments/{id}/results`.
 pub async fn results(id: &str) -> Result<Results, ApiError> {
     get(&format!("/api/experiments/{}/results", http::encoded(id))).await
+}
+
+/// `POST /api/experiments/{id}/harvest`.
+pub async fn harvest(id: &str) -> Result<HarvestOutcome, ApiError> {
+    let url = format!("/api/experiments/{}/harvest", http::encoded(id));
+    parsed(&url, http::send("POST", &url, Body::None).await?)
+}
+
+/// `GET /api/tags`.
+pub async fn tags() -> Result<Vec<TagState>, ApiError> {
+    get("/api/tags").await
 }
 
 /// `POST /api/experiments/{id}/key`: a new ingest key.

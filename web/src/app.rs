@@ -11,12 +11,13 @@
 //! - Train: `train-page`, `run-form`, `run-preset`, `run-seed`, `run-name`, `run-device`, `run-start`, `run-error`,
 //!   `run-settings`, `run-tune`, `run-list`, `run-row` (`data-run`, `data-state`), `run-detail` (`data-run`, `data-state`,
 //!   `data-stage`, `data-step`), `stage` (`data-stage`, `data-state`), `run-progress`, `run-eta`, `run-pause`, `run-resume`,
-//!   `run-cancel`, `run-failure`, `run-report`, `run-preview`, `chart` (`data-stage`, `data-name`, `data-points`, `data-last`)
-//! - Checkpoints: `checkpoints-page`, `checkpoint-row` (`data-checkpoint`, `data-tags`), `checkpoint-promote`,
-//!   `checkpoint-note`, `checkpoint-delete`, `roll-back`, `lineage`, `checkpoints-error`
+//!   `run-cancel`, `run-delete`, `figure` (`data-stage`, `data-name`), `run-failure`, `run-report`, `run-preview`, `chart` (`data-stage`, `data-name`, `data-points`, `data-last`)
+//! - Checkpoints: `checkpoints-page`, `checkpoint-row` (`data-checkpoint`, `data-tags`), `checkpoint-promote`, `production`,
+//!   `checkpoint-note`, `checkpoint-tag`, `checkpoint-delete`, `roll-back`, `lineage`, `checkpoints-error`, `checkpoints-said`
 //! - Experiments: `experiments-page`, `experiment-form`, `experiment-create`, `experiment-row` (`data-experiment`,
 //!   `data-state`), `experiment-start`, `experiment-stop`, `experiment-kill`, `experiment-decide`, `experiment-key`,
-//!   `results` (`data-exposures`), `experiments-error`
+//!   `experiment-harvest`, `harvest-outcome`, `results` (`data-exposures`, `data-clicks`), `sample-ratio` (`data-state`),
+//!   `comparison`, `verdict`, `experiments-error`
 //! - Preview: `preview-page`, `turn` (`data-role`), `turn-text`, `add-user`, `add-assistant`, `sample-prompt`, `suggest`,
 //!   `setting-candidates`, `setting-shown`, `setting-temperature`, `setting-top-p`, `setting-seed`, `setting-tokens`,
 //!   `setting-executor`, `compare`, `column` (`data-side`), `checkpoint-pick`, `load-progress`, `engine-status`

@@ -1,6 +1,9 @@
 //! Building blocks that more than one page uses.
 
 pub mod chart;
+pub mod confirm;
+pub mod density;
+pub mod interval_plot;
 pub mod progress;
 pub mod simulated;
 pub mod spread;

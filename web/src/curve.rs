@@ -183,15 +183,29 @@ pub fn axis(low: f64, high: f64) -> (f64, f64) {
 
 /// Name for people of a curve.
 pub fn label(name: &str) -> String {
-    let mut words = name.replace('_', " ");
+    let whole = match name {
+        "n_bytes" => "Size of the checkpoint",
+        "n_sft_examples" => "Examples to imitate",
+        "vocab_size" => "Vocabulary",
+        "kl_beta" => "KL weight",
+        "bc_loss" => "Imitation loss",
+        "grad_norm" => "Gradient norm",
+        "reward_mean_sft" => "Reward mean after SFT",
+        "reward_mean_rl" => "Reward mean after RL",
+        _ => "",
+    };
+    if !whole.is_empty() {
+        return whole.to_owned();
+    }
+    // a count says of what
+    let mut words = name.strip_prefix("n_").unwrap_or(name).replace('_', " ");
     for (short, long) in [
         ("kl nats", "KL to the reference"),
         ("nll", "negative log-likelihood"),
         ("ece", "calibration error (ECE)"),
         ("lr", "learning rate"),
         ("tokens per sec", "speed"),
-        ("n tokens mean", "suggestion length"),
-        ("n tokens", "tokens"),
+        ("tokens mean", "suggestion length"),
         ("loss", "loss"),
         ("bt ", "Bradley–Terry "),
     ] {
@@ -223,6 +237,7 @@ pub fn unit(stage: Stage, name: &str) -> &'static str {
         },
         "accuracy" | "held_out_accuracy" | "pair_accuracy" | "ece" => "share",
         "n_tokens_mean" | "n_tokens" => "tokens",
+        "n_bytes" => "bytes",
         _ if name.ends_with("_secs") => "s",
         _ if name.ends_with("_millis") => "ms",
         _ if name.contains("reward") || name.contains("_std") => "reward units",
@@ -302,6 +317,8 @@ mod tests {
     fn names_and_units() {
         assert_eq!(label("reward_mean"), "Reward mean");
         assert_eq!(label("kl_nats"), "KL to the reference");
+        assert_eq!(label("n_tokens_mean"), "Suggestion length");
+        assert_eq!(label("n_pairs"), "Pairs");
         assert_eq!(unit(Stage::Sft, "loss"), "nats/token");
         assert_eq!(unit(Stage::Rl, "gate_failure_rate"), "share");
         assert_eq!(unit(Stage::Sft, "tokens_per_sec"), "tokens/s");

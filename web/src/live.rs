@@ -188,6 +188,15 @@ impl Live {
         }
     }
 
+    /// Takes a deleted run off the list.
+    pub fn forget_run(&self, id: &str) {
+        self.runs.update(|runs| {
+            if let Fetched::Here(list) = runs {
+                list.retain(|run| run.id != id);
+            }
+        });
+    }
+
     /// Puts a run's new status in its place.
     fn upsert_run(&self, status: RunStatus) {
         if let (RunState::Running, Some(stage)) = (status.state, status.stage) {
@@ -262,11 +271,7 @@ impl Live {
                 self.registry_version.update(|version| *version += 1);
                 self.announce(text);
             }
-            Event::RunDeleted { id } => self.runs.update(|runs| {
-                if let Fetched::Here(list) = runs {
-                    list.retain(|run| run.id != id);
-                }
-            }),
+            Event::RunDeleted { id } => self.forget_run(&id),
             Event::Registry { id, entry } => {
                 if entry.is_none() {
                     self.checkpoints.update(|checkpoints| {

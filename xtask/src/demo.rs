@@ -53,12 +53,13 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
 }
 
 /// 8020, or what the system gives when that is taken.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let bound = TcpListener::bind(("127.0.0.1", 8020)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
     bound.and_then(|listener| listener.local_addr()).map_or(8020, |address| address.port())
 }
 
-fn wait_until_it_answers(server: &mut Child, port: u16) -> Result<()> {
+/// Waits for the first answer; the server is ended where none comes in time.
+pub fn wait_until_it_answers(server: &mut Child, port: u16) -> Result<()> {
     let start = Instant::now();
     while !answers(port) {
         if let Some(status) = server.try_wait()? {

@@ -9,6 +9,7 @@ mod demo;
 mod model;
 mod page;
 mod project;
+mod schemathesis;
 mod system;
 mod testing;
 mod tidy;
@@ -36,6 +37,8 @@ enum Verb {
     Bench(bench::Options),
     /// Fetch SmolLM2-135M-Instruct into a cache outside the clone, and import it.
     Model(model::Options),
+    /// Hold every answer of the server against its OpenAPI document (needs PyPI the first time).
+    Schemathesis(schemathesis::Options),
     /// Check the repository rules only.
     Tidy,
 }
@@ -47,6 +50,7 @@ fn main() -> std::process::ExitCode {
         Verb::BuildPage(options) => page::run(&project, &options).map(|page| page.print()),
         Verb::Bench(options) => bench::run(&project, &options),
         Verb::Model(options) => model::run(&project, &options),
+        Verb::Schemathesis(options) => schemathesis::run(&project, &options),
         Verb::Tidy => tidy::run(&project).map(|summary| println!("{summary}")),
     });
     match outcome {

@@ -308,6 +308,19 @@ enum ExperimentVerb {
         /// As `e2`.
         experiment: String,
     },
+    /// Put what was shown and clicked into the server's click log; a second time only what is new.
+    Harvest {
+        /// As `e2`.
+        experiment: String,
+    },
+    /// Write what was shown and clicked as a log file that `beckon import` takes.
+    Export {
+        /// As `e2`.
+        experiment: String,
+        /// File to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 /// Does it and prints the answer.
@@ -327,6 +340,10 @@ pub fn experiment(args: &ExperimentArgs) -> anyhow::Result<()> {
         ExperimentVerb::Show { experiment } => return print(&remote.get(&path(experiment, ""))?),
         ExperimentVerb::Results { experiment } => return print(&remote.get(&path(experiment, "/results"))?),
         ExperimentVerb::Key { experiment } => return print(&remote.post(&path(experiment, "/key"), &json!({}))?),
+        ExperimentVerb::Harvest { experiment } => {
+            return print(&remote.post(&path(experiment, "/harvest"), &json!({}))?);
+        }
+        ExperimentVerb::Export { experiment, out } => return export(&remote, &path(experiment, "/export"), out),
         ExperimentVerb::Create { config } => Command::CreateExperiment { config: json_file(config)? },
         ExperimentVerb::Start { experiment } => steer(experiment, ExperimentCommand::Start, None),
         ExperimentVerb::Stop { experiment } => steer(experiment, ExperimentCommand::Stop, None),
@@ -334,6 +351,22 @@ pub fn experiment(args: &ExperimentArgs) -> anyhow::Result<()> {
         ExperimentVerb::Decide { experiment, winner } => steer(experiment, ExperimentCommand::Decide, Some(winner)),
     };
     print(&remote.command(&command)?)
+}
+
+/// Downloads into a file beside `out`, and gives it its name once all of it is there.
+fn export(remote: &Remote, path: &str, out: &Path) -> anyhow::Result<()> {
+    let partial = out.with_extension("partial");
+    let shown = partial.display();
+    let file = std::fs::File::create(&partial).with_context(|| format!("cannot write {shown}"))?;
+    let mut file = std::io::BufWriter::new(file);
+    let n_bytes = std::io::copy(&mut remote.file(path)?, &mut file).context("the export broke off")?;
+    file.into_inner()
+        .map_err(|error| error.into_error())?
+        .sync_all()
+        .with_context(|| format!("cannot write {shown}"))?;
+    std::fs::rename(&partial, out).with_context(|| format!("cannot write {}", out.display()))?;
+    println!("{}: {n_bytes} bytes", out.display());
+    Ok(())
 }
 
 /// Options of `beckon events`.
@@ -373,8 +406,12 @@ fn json_file(path: &Path) -> anyhow::Result<Value> {
 }
 
 fn print(value: &Value) -> anyhow::Result<()> {
-    if !value.is_null() {
-        println!("{value:#}");
+    if value.is_null() {
+        return Ok(());
     }
-    Ok(())
+    match writeln!(std::io::stdout(), "{value:#}") {
+        // whoever reads has seen enough, as `head`
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the answer"),
+    }
 }

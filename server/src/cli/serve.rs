@@ -1,5 +1,7 @@
 //! `beckon serve`: configuration → store → trainer → HTTP, until a signal ends it.
 
+mod settings;
+
 use super::DeviceArg;
 use crate::accept::{self, Limits, tls_from_files};
 use crate::app::{App, Doors, MAX_IMPORTS, Parts, router};
@@ -14,6 +16,7 @@ use crate::trainer::{Trainer, run_pipeline};
 use anyhow::{Context, bail};
 use beckon_shared::import::Format;
 use clap::Args;
+use settings::Settings;
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,46 +24,50 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Options of `beckon serve`.
+/// Options of `beckon serve`. Each can be typed, set in the environment, or stand in the file that `--config` names; the first
+/// of these that names it holds, and then the default.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address and port to listen on.
-    #[arg(long, env = "BECKON_ADDR", default_value = "127.0.0.1:8020")]
-    pub addr: SocketAddr,
+    /// TOML file with settings, named as the options with `_` for `-`.
+    #[arg(long, env = "BECKON_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:8020]
+    #[arg(long, env = "BECKON_ADDR")]
+    pub addr: Option<SocketAddr>,
     /// Folder of the database, runs and checkpoints [default: the platform's folder for application data; with --demo
     /// one beside it, so that simulated clicks do not mix with real ones]
     #[arg(long, env = "BECKON_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where runs compute unless their configuration says otherwise.
-    #[arg(long, env = "BECKON_DEVICE", value_enum, default_value_t = DeviceArg::Auto)]
-    pub device: DeviceArg,
+    /// Where runs compute unless their configuration says otherwise [default: auto]
+    #[arg(long, env = "BECKON_DEVICE", value_enum)]
+    pub device: Option<DeviceArg>,
     /// Open the page in the default browser.
     #[arg(long)]
     pub open: bool,
     /// Fill an empty log with the simulated sample that ships with beckon.
     #[arg(long)]
     pub demo: bool,
-    /// Ask for a token also on a loopback address; on any other it is always asked for (see `beckon token`).
-    #[arg(long, env = "BECKON_REQUIRE_TOKEN")]
-    pub require_token: bool,
+    /// Ask for a token also on a loopback address; on any other it is always asked for (see `beckon token`) [default: false]
+    #[arg(long, env = "BECKON_REQUIRE_TOKEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub require_token: Option<bool>,
     /// Certificate file (PEM, with those above it); HTTPS instead of HTTP.
-    #[arg(long, env = "BECKON_TLS_CERT", requires = "tls_key")]
+    #[arg(long, env = "BECKON_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
     /// Key of the certificate (PEM).
-    #[arg(long, env = "BECKON_TLS_KEY", requires = "tls_cert")]
+    #[arg(long, env = "BECKON_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
     /// Origin whose pages may use the interface with a token, as `https://example.com`; may be repeated.
     #[arg(long = "allow-origin", env = "BECKON_ALLOW_ORIGIN", value_delimiter = ',')]
     pub origins: Vec<String>,
-    /// Requests a second that one sender may make in the long run; five times as many at once.
-    #[arg(long, env = "BECKON_RATE", default_value_t = 200.0, value_parser = rate)]
-    pub rate: f64,
+    /// Requests a second that one sender may make in the long run; five times as many at once [default: 200]
+    #[arg(long, env = "BECKON_RATE", value_parser = rate)]
+    pub rate: Option<f64>,
     /// Checkpoints to keep beside those that are tagged, parents, or in use; all where it is left out.
     #[arg(long, env = "BECKON_KEEP_CHECKPOINTS")]
     pub keep_checkpoints: Option<usize>,
-    /// Log lines as JSON.
-    #[arg(long, env = "BECKON_LOG_JSON")]
-    pub log_json: bool,
+    /// Log lines as JSON [default: false]
+    #[arg(long, env = "BECKON_LOG_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub log_json: Option<bool>,
 }
 
 /// Wrong tokens that one address may send.
@@ -77,16 +84,13 @@ fn rate(text: &str) -> Result<f64, String> {
 /// In words for people: address not allowed or in use, data folder locked or damaged, no such device.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    runtime.block_on(serve_until_signal(args))
+    runtime.block_on(serve_until_signal(&Settings::resolve(args)?, args.open))
 }
 
-async fn serve_until_signal(args: &ServeArgs) -> anyhow::Result<()> {
+async fn serve_until_signal(args: &Settings, open: bool) -> anyhow::Result<()> {
     start_logging(args.log_json);
     let addr = args.addr;
-    let tls = match (&args.tls_cert, &args.tls_key) {
-        (Some(certificate), Some(key)) => Some(tls_from_files(certificate, key)?),
-        _ => None,
-    };
+    let tls = args.tls.as_ref().map(|(certificate, key)| tls_from_files(certificate, key)).transpose()?;
     // the port first: it is the quickest to fail, and a second server must not touch the data of the first
     let listener = TcpListener::bind(addr).await.map_err(|error| bind_error(addr, &error))?;
     let addr = listener.local_addr().context("the listener has no address")?;
@@ -102,9 +106,7 @@ async fn serve_until_signal(args: &ServeArgs) -> anyhow::Result<()> {
     let url = format!("{}://{addr}/", if tls.is_some() { "https" } else { "http" });
     println!("data: {}", data_dir.display());
     println!("page: {url}");
-    if args.open
-        && let Err(error) = open_browser(&url)
-    {
+    if open && let Err(error) = open_browser(&url) {
         eprintln!("beckon: cannot open a browser ({error}); open {url} yourself");
     }
     let ending = app.clone();
@@ -124,7 +126,7 @@ async fn serve_until_signal(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_app(args: &ServeArgs, data_dir: &Path, device: String) -> anyhow::Result<App> {
+fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<App> {
     let store = Arc::new(Store::open(&data_dir.join("beckon.sqlite"))?);
     let doors = doors(args, &store, data_dir)?;
     let rejects_dir = data_dir.join("rejects");
@@ -162,12 +164,12 @@ fn open_app(args: &ServeArgs, data_dir: &Path, device: String) -> anyhow::Result
         default_device: args.device.into(),
         device,
         doors,
-        tls: args.tls_cert.is_some(),
+        tls: args.tls.is_some(),
     }))
 }
 
 /// Off loopback nothing starts without a token that opens it.
-fn doors(args: &ServeArgs, store: &Store, data_dir: &Path) -> anyhow::Result<Doors> {
+fn doors(args: &Settings, store: &Store, data_dir: &Path) -> anyhow::Result<Doors> {
     let remote = !args.addr.ip().is_loopback();
     let token_needed = remote || args.require_token;
     let now = crate::now_millis();

@@ -98,6 +98,27 @@ async fn a_number_from_another_server_reads_as_missed() {
 }
 
 #[tokio::test]
+async fn a_number_far_below_the_first_counts_only_what_was_here() {
+    // real numbers begin at the clock in microseconds, so the distance to 0 says nothing
+    const FIRST: u64 = 1_700_000_000_000_000;
+    let bench = Bench::new();
+    let (store, events) = bench.open(FIRST);
+    (0..4).for_each(|i| events.announce(&changed(i)));
+    let kept = |from: u64| (from..4).map(|i| (FIRST + i, changed(i)));
+    let told = |seq, n_events| std::iter::once((seq, Event::Missed { n_events }));
+    for last in [0, FIRST - 2] {
+        assert_eq!(collect(&events, Some(last)).await, told(FIRST - 1, 0).chain(kept(0)).collect::<Vec<_>>(), "{last}");
+    }
+    // the number just before the first missed nothing
+    assert_eq!(collect(&events, Some(FIRST - 1)).await, kept(0).collect::<Vec<_>>());
+    // two are gone: the first number is remembered over a restart
+    drop(events);
+    store.forget_events_before(FIRST + 2).expect("forgotten");
+    let events = Events::open(Arc::clone(&store), 5).expect("opens");
+    assert_eq!(collect(&events, Some(0)).await, told(FIRST + 1, 2).chain(kept(2)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn curve_points_are_kept_with_their_events_and_in_order() {
     let bench = Bench::new();
     let (store, events) = bench.open(0);

@@ -235,12 +235,16 @@ fn read_pieces(
     let mut rest = range.end - range.start;
     let mut sought = file.seek(SeekFrom::Start(range.start)).map(|_| ());
     while rest > 0 {
-        let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(rest).unwrap_or(PIECE_BYTES))];
-        let read = std::mem::replace(&mut sought, Ok(())).and_then(|()| file.read_exact(&mut piece));
+        let n = rest.min(PIECE_BYTES as u64);
+        // read into fresh memory without clearing it first
+        let mut piece = Vec::with_capacity(n as usize);
+        let read = std::mem::replace(&mut sought, Ok(()))
+            .and_then(|()| (&mut file).take(n).read_to_end(&mut piece))
+            .and_then(|got| if got as u64 == n { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) });
         if let Err(error) = &read {
             tracing::error!(%error, path = %path.display(), "cannot read the checkpoint");
         }
-        rest -= piece.len() as u64;
+        rest -= n;
         let failed = read.is_err();
         // an error here means that the client went away
         if sender.blocking_send(read.map(|()| Bytes::from(piece))).is_err() || failed {

@@ -346,5 +346,7 @@ fn votes(app: &App, experiment: &ExperimentStatus) -> Result<Option<Preference>,
     }))
 }
 
+pub mod harvest;
+
 #[cfg(test)]
 mod tests;

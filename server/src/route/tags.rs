@@ -11,13 +11,18 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use beckon_shared::control::access::Sender;
-use beckon_shared::control::registry::{Promotion, RegistryEntry, TagChoice, is_tag};
+use beckon_shared::control::registry::{Promotion, RegistryEntry, TagChoice, TagState, is_tag};
 
-/// Where every tag points.
-#[utoipa::path(get, path = "/api/tags", tag = "checkpoints", responses((status = 200, body = Vec<Promotion>)))]
-pub async fn list(State(app): State<App>) -> Result<Json<Vec<Promotion>>, ApiError> {
-    let tags = blocking(move || app.store.tags()).await?;
-    Ok(Json(tags.into_values().collect()))
+/// Where every tag points, and where a roll back would lead.
+#[utoipa::path(get, path = "/api/tags", tag = "checkpoints", responses((status = 200, body = Vec<TagState>)))]
+pub async fn list(State(app): State<App>) -> Result<Json<Vec<TagState>>, ApiError> {
+    let read = blocking(move || Ok::<_, crate::store::StoreError>((app.store.tags()?, app.store.roll_back_targets()?)));
+    let (tags, targets) = read.await?;
+    let state = |now: Promotion| {
+        let target = targets.iter().find(|(_, tag)| *tag == now.tag);
+        TagState { back_to: target.map(|(checkpoint, _)| checkpoint.clone()), now }
+    };
+    Ok(Json(tags.into_values().map(state).collect()))
 }
 
 /// Every time that a tag was moved, oldest first, those included that were rolled back.

@@ -30,11 +30,11 @@ pub const SAMPLE_USERS: usize = 400;
 pub const SAMPLE_SEED: u64 = 7;
 
 /// How slates of one situation are drawn, one entry a candidate.
-struct DrawTable {
+pub(super) struct DrawTable {
     /// First-draw probabilities, sum 1.
-    weights: Vec<f64>,
+    pub(super) weights: Vec<f64>,
     /// P(in the slate).
-    inclusion: Vec<f64>,
+    pub(super) inclusion: Vec<f64>,
 }
 
 impl World {
@@ -48,7 +48,7 @@ impl World {
         candidates.iter().zip(inclusion).map(|(c, p)| (c.text.as_str(), p / EXAMINATION.len() as f64)).collect()
     }
 
-    fn draw_table(&self, situation: Situation) -> DrawTable {
+    pub(super) fn draw_table(&self, situation: Situation) -> DrawTable {
         let weights = self.logging_weights(situation, &self.candidates(situation));
         DrawTable { inclusion: inclusion_of_three(&weights), weights }
     }
@@ -129,7 +129,7 @@ impl World {
             .collect()
     }
 
-    fn utility(&self, situation: Situation, phrase: &Phrase, taste: &[f64; N_INTENTS], mood: f64) -> f64 {
+    pub(super) fn utility(&self, situation: Situation, phrase: &Phrase, taste: &[f64; N_INTENTS], mood: f64) -> f64 {
         // candidates are on the topic or a related one, so the mean exists
         self.mean(situation, phrase).unwrap_or(f64::NEG_INFINITY)
             + self.spread[phrase.intent] * taste[phrase.intent]
@@ -155,7 +155,7 @@ impl World {
 }
 
 /// P(item is among the first three draws without replacement), for each item; `p` sums to 1.
-fn inclusion_of_three(p: &[f64]) -> Vec<f64> {
+pub(super) fn inclusion_of_three(p: &[f64]) -> Vec<f64> {
     let mut inclusion = p.to_vec();
     for (a, &pa) in p.iter().enumerate() {
         let rest_a = 1.0 - pa;
@@ -171,7 +171,7 @@ fn inclusion_of_three(p: &[f64]) -> Vec<f64> {
     inclusion
 }
 
-fn draw_three(p: &[f64], rng: &mut ChaCha8Rng) -> Vec<usize> {
+pub(super) fn draw_three(p: &[f64], rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut left = p.to_vec();
     EXAMINATION
         .iter()

@@ -53,6 +53,19 @@ impl Store {
         Ok(oldest.zip(newest).map(|(oldest, newest)| (oldest.unsigned_abs(), newest.unsigned_abs())))
     }
 
+    /// The first number that was ever given here: `seq` where none is written down yet, and from then on the same.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn first_event_seq(&self, seq: u64) -> Result<u64, StoreError> {
+        const KEY: &str = "first_event_seq";
+        if let Some(first) = self.setting(KEY)?.and_then(|text| text.parse().ok()) {
+            return Ok(first);
+        }
+        self.set_setting(KEY, &seq.to_string())?;
+        Ok(seq)
+    }
+
     /// Forgets the events before `seq`.
     ///
     /// # Errors

@@ -266,34 +266,36 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Exposures of an experiment with the slots that were clicked, in order of their time.
+    /// At most `limit` exposures with something shown, each with its clicks, by impression id from the one after `after` on.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn exposures(&self, id: &str) -> Result<Vec<(Exposure, Vec<ClickEvent>)>, StoreError> {
+    pub fn exposures_after(
+        &self,
+        id: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(Exposure, Vec<ClickEvent>)>, StoreError> {
         let reader = self.reader();
-        let mut clicks = reader.prepare_cached(
-            "SELECT impression_id, slot, time_millis, dwell_secs FROM clicks WHERE experiment = ?1 ORDER BY impression_id, slot",
-        )?;
-        let mut by_impression: std::collections::HashMap<String, Vec<ClickEvent>> = std::collections::HashMap::new();
-        let rows = clicks.query_map([number(id)], |row| {
-            let (impression_id, slot) = (row.get(0)?, row.get(1)?);
-            Ok(ClickEvent { impression_id, slot, time_millis: row.get(2)?, dwell_secs: row.get(3)? })
-        })?;
-        for click in rows {
-            let click = click?;
-            by_impression.entry(click.impression_id.clone()).or_default().push(click);
-        }
         let mut statement = reader.prepare_cached(
-            "SELECT json FROM exposures WHERE experiment = ?1 AND n_slots > 0 ORDER BY time_millis, impression_id",
+            "SELECT json FROM exposures WHERE experiment = ?1 AND impression_id > ?2 AND n_slots > 0 \
+             ORDER BY impression_id LIMIT ?3",
         )?;
-        let rows = statement.query_map([number(id)], |row| row.get::<_, String>(0))?;
-        rows.map(|text| {
-            let exposure: Exposure = parsed(&text?, "an exposure")?;
-            let clicks = by_impression.remove(&exposure.impression_id).unwrap_or_default();
+        let rows = statement.query_map(params![number(id), after, limit], |row| row.get::<_, String>(0))?;
+        let exposures: Vec<Exposure> = rows.map(|text| parsed(&text?, "an exposure")).collect::<Result<_, _>>()?;
+        let mut clicks = reader.prepare_cached(
+            "SELECT impression_id, slot, time_millis, dwell_secs FROM clicks \
+             WHERE experiment = ?1 AND impression_id = ?2 ORDER BY slot",
+        )?;
+        let with_clicks = exposures.into_iter().map(|exposure| {
+            let rows = clicks.query_map(params![number(id), exposure.impression_id], |row| {
+                let (impression_id, slot) = (row.get(0)?, row.get(1)?);
+                Ok(ClickEvent { impression_id, slot, time_millis: row.get(2)?, dwell_secs: row.get(3)? })
+            })?;
+            let clicks = rows.collect::<Result<_, _>>()?;
             Ok((exposure, clicks))
-        })
-        .collect()
+        });
+        with_clicks.collect()
     }
 }
 

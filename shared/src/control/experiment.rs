@@ -5,6 +5,8 @@
 //! reports what was shown and clicked. An exposure counts only where something was visible, or where the arm had nothing to
 //! show (for the no-suggestion guardrail).
 
+pub mod harvest;
+
 use crate::ab::assignment::{ArmShare, Assignment, AssignmentError};
 use crate::ab::report::{Looks, Report, Settings};
 use serde::{Deserialize, Serialize};
@@ -334,7 +336,8 @@ pub struct Assigned {
     /// Both arms to draft from, where they are interleaved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arms: Vec<Arm>,
-    /// Probability with which a unit that takes part sees this arm; belongs into the propensity of what is shown.
+    /// Probability with which a unit that takes part sees this arm. The propensity of a slot is given the arm, so it is not
+    /// part of that.
     pub propensity: Option<f64>,
     /// Why there is no arm.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -41,6 +41,16 @@ pub struct Promotion {
     pub by: String,
 }
 
+/// Where a tag points, and where it would point after a roll back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TagState {
+    /// The promotion that holds now.
+    #[serde(flatten)]
+    pub now: Promotion,
+    /// The checkpoint before it; `None` where there is nothing to roll back to.
+    pub back_to: Option<String>,
+}
+
 /// A note on a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -3,6 +3,7 @@
 
 mod control;
 mod damage;
+mod experiment;
 mod page;
 mod parity;
 mod recovery;

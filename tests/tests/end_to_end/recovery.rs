@@ -2,13 +2,14 @@
 //! that nobody interrupted.
 
 use beckon_shared::checkpoint::Checkpoint;
-use beckon_shared::control::{RunState, Stage};
+use beckon_shared::control::registry::{Promotion, RegistryEntry};
+use beckon_shared::control::{Event, RunState, Stage};
 use beckon_tests::client::Client;
 use beckon_tests::process::Server;
 use beckon_tests::sample::{simulated_log, tiny_config};
 use serde_json::json;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 
@@ -84,4 +85,122 @@ fn a_killed_run_resumes_and_ends_bit_equal() {
     let third_id = quiet.client.start_run(&tiny_config(12, json!({}))).id;
     quiet.client.wait_for_state(&third_id, RunState::Finished, RUN_LIMIT);
     assert!(checkpoint_of(&quiet.client, &third_id).tensors != other.tensors, "two seeds give the same policy");
+}
+
+/// Everything that can be seen is whole: each listed checkpoint decodes to what it says it is, and nothing half is left in
+/// their folder.
+fn everything_is_whole(server: &Server, dir: &Path) {
+    for info in server.client.checkpoints() {
+        let file = server.client.get(&format!("/api/checkpoints/{}/file", info.id));
+        assert_eq!(file.status, 200, "{}", file.text());
+        let checkpoint = Checkpoint::decode(&file.body).expect("a listed checkpoint is whole");
+        assert_eq!(checkpoint.id, info.id);
+    }
+    for entry in std::fs::read_dir(dir.join("checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let is_whole = Checkpoint::decode(&bytes).is_ok();
+        assert!(is_whole || path.extension().is_none_or(|extension| extension != "beckon"), "half: {}", path.display());
+    }
+}
+
+/// Kills the server as soon as an event says that the run is in `stage`; whether it was caught there.
+fn kill_in(server: Server, run: &str, stage: Stage) -> bool {
+    let events = server.client.events();
+    let end = Instant::now() + RUN_LIMIT;
+    let is_there = |server: &Server| server.client.run(run).stage.is_some_and(|now| now >= stage);
+    while !is_there(&server) && Instant::now() < end {
+        // told by an event, or found by a look in between
+        let told = events
+            .drain()
+            .into_iter()
+            .any(|event| matches!(event, Event::Run(status) if status.id == run && status.stage == Some(stage)));
+        if told {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let status = server.client.run(run);
+    server.kill();
+    status.stage == Some(stage) && !status.state.is_final()
+}
+
+#[test]
+fn killed_in_every_state_a_run_comes_back_as_it_was_and_ends_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || Server::start(dir.path(), &[]);
+    let server = start();
+    assert_eq!(server.client.import("log.jsonl", &simulated_log(400)).0, 200);
+    // the first starts and the second waits
+    let more = json!({"sft": {"n_steps": 40}});
+    let ids = [21, 22].map(|seed| server.client.start_run(&tiny_config(seed, more.clone())).id);
+    assert_eq!(server.client.run(&ids[1]).state, RunState::Queued);
+    server.kill();
+    let server = start();
+    let states = ids.clone().map(|id| server.client.run(&id).state);
+    assert_eq!(states[1], RunState::Queued, "the order of the queue changed");
+    assert!(matches!(states[0], RunState::Queued | RunState::Running), "{states:?}");
+    everything_is_whole(&server, dir.path());
+    let mut server = server;
+    let mut caught = Vec::new();
+    for stage in [Stage::Sft, Stage::Eval, Stage::Export] {
+        // the first run in each stage; evaluation and export are short, so the second has another try
+        for id in &ids {
+            if server.client.run(id).state.is_final() || caught.contains(&stage) {
+                continue;
+            }
+            if kill_in(server, id, stage) {
+                caught.push(stage);
+            }
+            server = start();
+            everything_is_whole(&server, dir.path());
+        }
+    }
+    assert!(caught.contains(&Stage::Sft) && caught.contains(&Stage::Eval), "only caught in {caught:?}");
+    for id in &ids {
+        server.client.wait_for_state(id, RunState::Finished, RUN_LIMIT);
+    }
+    everything_is_whole(&server, dir.path());
+    let made: Vec<_> = server.client.checkpoints().into_iter().filter_map(|info| info.run_id).collect();
+    for id in &ids {
+        assert_eq!(made.iter().filter(|run| *run == id).count(), 1, "checkpoints of {id}: {made:?}");
+    }
+}
+
+#[test]
+fn killed_while_promoting_the_tag_is_where_the_same_request_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("checkpoints");
+    std::fs::create_dir_all(&folder).unwrap();
+    let bytes = &crate::trained::trained().checkpoint_bytes;
+    let own = Checkpoint::decode(bytes).unwrap().id;
+    std::fs::write(folder.join(format!("{own}.beckon")), bytes).unwrap();
+    let mut server = Server::start(dir.path(), &[]);
+    let others = server.client.checkpoints().into_iter().map(|info| info.id).filter(|id| *id != own);
+    let ids: Vec<String> = std::iter::once(own.clone()).chain(others).collect();
+    assert!(ids.len() >= 2, "the built-in checkpoint is the second");
+    let n_rounds = 12;
+    for round in 0..n_rounds {
+        let (id, key) = (ids[round % 2].clone(), format!("promote-{round}"));
+        let path = format!("/api/checkpoints/{id}/promote");
+        let (client, first_path, first_key) = (server.client.clone(), path.clone(), key.clone());
+        let asked = std::thread::spawn(move || client.try_post_once(&first_path, &first_key));
+        // somewhere within the request: it takes a few milliseconds
+        std::thread::sleep(Duration::from_micros(700 * round as u64));
+        server.kill();
+        let _ = asked.join();
+        server = Server::start(dir.path(), &[]);
+        let reply = server.client.post_once(&path, &key);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let entry: RegistryEntry = server
+            .client
+            .get("/api/registry")
+            .json::<Vec<RegistryEntry>>()
+            .into_iter()
+            .find(|entry| entry.info.id == id)
+            .expect("it is listed");
+        assert_eq!(entry.tags, ["production"], "round {round}");
+    }
+    let history: Vec<Promotion> = server.client.get("/api/promotions").json();
+    assert_eq!(history.len(), n_rounds, "a promotion was done twice or not at all: {history:?}");
 }

@@ -1,13 +1,14 @@
 //! Checkpoints: what was trained from what, how it measured, and which of it is in production.
 
 use crate::api::{self, ApiError};
+use crate::component::confirm::ConfirmButton;
 use crate::component::simulated::SimulatedBadge;
 use crate::format;
 use crate::live::{Fetched, Live};
 use crate::platform::{clock, spawn};
 use beckon_shared::control::RunStatus;
 use beckon_shared::control::command::Command;
-use beckon_shared::control::registry::{Lineage, PRODUCTION, RegistryEntry};
+use beckon_shared::control::registry::{Lineage, PRODUCTION, RegistryEntry, TagState};
 use leptos::prelude::*;
 
 /// The page.
@@ -16,29 +17,29 @@ pub fn CheckpointsPage() -> impl IntoView {
     let live = expect_context::<Live>();
     let entries = RwSignal::new(Fetched::<Vec<RegistryEntry>>::Waiting);
     let lineage = RwSignal::new(None::<Lineage>);
+    let tags = RwSignal::new(Vec::<TagState>::new());
     let failure = RwSignal::new(None::<String>);
+    let said = RwSignal::new(None::<String>);
     Effect::new(move || {
         live.registry_version.track();
         spawn(async move {
             let answer = api::registry().await;
             entries.update(|entries| entries.take(answer));
+            tags.set(api::tags().await.unwrap_or_default());
             lineage.set(api::lineage().await.ok());
         });
     });
-    let done = move |answer: Result<(), ApiError>, said: String| match answer {
+    let done = move |answer: Result<(), ApiError>, text: String| match answer {
         Ok(()) => {
             failure.set(None);
-            live.announce(said);
+            live.announce(text.clone());
+            said.set(Some(text));
             live.registry_version.update(|version| *version += 1);
         }
-        Err(error) => failure.set(Some(error.to_string())),
-    };
-    let roll_back = move |_| {
-        spawn(async move {
-            let command = Command::RollBack { tag: PRODUCTION.into() };
-            let answer = api::command::<RegistryEntry>(&command).await.map(drop);
-            done(answer, "Production is rolled back".into());
-        });
+        Err(error) => {
+            said.set(None);
+            failure.set(Some(error.to_string()));
+        }
     };
     let act = Callback::new(move |(command, said): (Command, String)| {
         let asked_at = live.run_events();
@@ -53,13 +54,6 @@ pub fn CheckpointsPage() -> impl IntoView {
             done(answer, said);
         });
     });
-    let body = move || match entries.get() {
-        Fetched::Waiting => view! { <p class="muted">"Reading checkpoints…"</p> }.into_any(),
-        Fetched::Failed(reason) => view! { <p class="error" role="alert">{reason}</p> }.into_any(),
-        Fetched::Here(list) => {
-            list.into_iter().map(|entry| view! { <Entry entry=entry act=act/> }).collect_view().into_any()
-        }
-    };
     view! {
         <div data-testid="checkpoints-page" class="page">
             <h1 id="page-title" tabindex="-1">"Checkpoints"</h1>
@@ -67,12 +61,85 @@ pub fn CheckpointsPage() -> impl IntoView {
             {move || failure.get().map(|text| view! {
                 <p class="error" role="alert" data-testid="checkpoints-error">{text}</p>
             })}
-            <div class="form-row">
-                <button type="button" data-testid="roll-back" on:click=roll_back>"Roll production back"</button>
-            </div>
-            {body}
+            {move || said.get().map(|text| view! { <p class="result" data-testid="checkpoints-said">{text}</p> })}
+            <Production tags=tags entries=entries act=act/>
+            <Entries entries=entries act=act/>
             {move || lineage.get().map(|lineage| view! { <Descent lineage=lineage/> })}
         </div>
+    }
+}
+
+/// All of them; one that changes does not disturb the others.
+#[component]
+fn Entries(entries: RwSignal<Fetched<Vec<RegistryEntry>>>, act: Callback<(Command, String)>) -> impl IntoView {
+    let ids = Memo::new(move |_| {
+        entries.with(|list| list.value().into_iter().flatten().map(|e| e.info.id.clone()).collect::<Vec<_>>())
+    });
+    let row = move |id: String| {
+        let wanted = id.clone();
+        let entry =
+            Memo::new(move |_| entries.with(|list| list.value()?.iter().find(|e| e.info.id == wanted).cloned()));
+        move || entry.get().map(|entry| view! { <Entry entry=entry act=act/> })
+    };
+    let note = move || {
+        entries.with(|list| match list {
+            Fetched::Waiting => Some(view! { <p class="muted">"Reading checkpoints…"</p> }.into_any()),
+            Fetched::Failed(reason) => Some(view! { <p class="error" role="alert">{reason.clone()}</p> }.into_any()),
+            Fetched::Here(list) if list.is_empty() => {
+                Some(view! { <p class="muted">"No checkpoint yet; a run on the Train page makes one."</p> }.into_any())
+            }
+            Fetched::Here(_) => None,
+        })
+    };
+    view! {
+        {note}
+        <For each=move || ids.get() key=|id| id.clone() children=row/>
+    }
+}
+
+/// What is in production, since when and by whom, and the way back.
+#[component]
+fn Production(
+    tags: RwSignal<Vec<TagState>>,
+    entries: RwSignal<Fetched<Vec<RegistryEntry>>>,
+    act: Callback<(Command, String)>,
+) -> impl IntoView {
+    let name_of = move |id: &str| {
+        let name = entries.with(|list| {
+            list.value().into_iter().flatten().find(|entry| entry.info.id == id).map(|entry| entry.info.name.clone())
+        });
+        format!("{} ({})", name.unwrap_or_else(|| "not here".into()), short(id))
+    };
+    let state = Memo::new(move |_| tags.with(|tags| tags.iter().find(|tag| tag.now.tag == PRODUCTION).cloned()));
+    let now = move || match state.get() {
+        None => "Nothing is in production yet. Promote a checkpoint: the tag says which one your site should use."
+            .to_owned(),
+        Some(TagState { now, .. }) => format!(
+            "{} since {} ({}), by {}.",
+            name_of(&now.checkpoint),
+            clock::local_time(now.time_millis),
+            format::ago(now.time_millis, clock::now_millis()),
+            now.by
+        ),
+    };
+    let back_to = Memo::new(move |_| state.get().and_then(|state| state.back_to));
+    let title = Signal::derive(move || match back_to.get() {
+        Some(id) => format!("Back to {}", name_of(&id)),
+        None => "There is nothing before it to go back to".to_owned(),
+    });
+    let roll_back = Callback::new(move |()| {
+        act.run((Command::RollBack { tag: PRODUCTION.into() }, "Production is rolled back".into()));
+    });
+    view! {
+        <section class="card" data-testid="production">
+            <h2>"In production"</h2>
+            <p>{now}</p>
+            <div class="form-row">
+                <ConfirmButton label="Roll production back" question="Roll back now?" testid="roll-back"
+                    disabled=Signal::derive(move || back_to.get().is_none()) title=title act=roll_back/>
+                <span class="muted">{move || title.get()}</span>
+            </div>
+        </section>
     }
 }
 
@@ -90,7 +157,14 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
         |checkpoint| Command::Branch { checkpoint, config: serde_json::json!({}) },
         "A run that starts from it is queued",
     );
-    let delete = send(|checkpoint| Command::DeleteCheckpoint { checkpoint }, "Checkpoint deleted");
+    let delete = Callback::new(move |()| {
+        act.run((Command::DeleteCheckpoint { checkpoint: id.get_value() }, "Checkpoint deleted".into()));
+    });
+    let why_kept = match (info.built_in, in_production) {
+        (true, _) => "It is part of the program",
+        (_, true) => "It is in production",
+        _ => "Removes its file; refused while something needs it",
+    };
     let annotate = move |ev: leptos::ev::SubmitEvent| {
         ev.prevent_default();
         let command = Command::Annotate { checkpoint: id.get_value(), text: text.get_untracked() };
@@ -120,15 +194,46 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
                         on:input=move |ev| text.set(event_target_value(&ev))/>
                 </label>
                 <button type="submit">"Keep note"</button>
-                <button type="button" class="primary" data-testid="checkpoint-promote" disabled=in_production on:click=promote>
-                    "Promote to production"
-                </button>
-                <button type="button" on:click=branch disabled=info.built_in>"Train on from here"</button>
-                <button type="button" data-testid="checkpoint-delete" disabled=info.built_in || in_production on:click=delete>
-                    "Delete"
-                </button>
             </form>
+            <div class="form-row">
+                <button type="button" class="primary" data-testid="checkpoint-promote" disabled=in_production on:click=promote>
+                    {if in_production { "In production" } else { "Promote to production" }}
+                </button>
+                <button type="button" on:click=branch disabled=info.built_in
+                    title=if info.built_in { "The run that made it is not on this server" } else { "A run with the same settings that begins with it" }>
+                    "Train on from here"
+                </button>
+                <ConfirmButton label="Delete" question="Delete its file?" testid="checkpoint-delete"
+                    disabled=info.built_in || in_production title=why_kept.to_owned() act=delete/>
+                <a class="button" href=api::checkpoint_url(&info.id) download=format!("{}.beckon", short(&info.id))>"Download"</a>
+            </div>
+            <OtherTag id=id act=act/>
         </section>
+    }
+}
+
+/// Any other tag, as `staging`.
+#[component]
+fn OtherTag(id: StoredValue<String>, act: Callback<(Command, String)>) -> impl IntoView {
+    let tag = RwSignal::new(String::new());
+    let set = move |ev: leptos::ev::SubmitEvent| {
+        ev.prevent_default();
+        let tag = tag.get_untracked().trim().to_owned();
+        let said = format!("Tag {tag} points to it now");
+        act.run((Command::Promote { checkpoint: id.get_value(), tag }, said));
+    };
+    view! {
+        <details>
+            <summary>"Another tag"</summary>
+            <form class="form-row" on:submit=set>
+                <label>"Tag"
+                    <input type="text" required placeholder="staging" pattern=r"[a-z0-9\-]{1,40}" data-testid="checkpoint-tag"
+                        title="1 to 40 lower-case letters, digits and dashes" prop:value=move || tag.get()
+                        on:input=move |ev| tag.set(event_target_value(&ev))/>
+                </label>
+                <button type="submit">"Let it point here"</button>
+            </form>
+        </details>
     }
 }
 
@@ -152,7 +257,11 @@ fn Evaluation(figures: Vec<(String, f64)>) -> impl IntoView {
 fn Descent(lineage: Lineage) -> impl IntoView {
     let name_of = |id: &str| {
         let node = lineage.nodes.iter().find(|node| node.id == id);
-        node.map_or_else(|| short(id), |node| format!("{} ({})", node.name, short(id)))
+        match node {
+            Some(node) if node.kind == "data" => format!("log {}", short(id)),
+            Some(node) => format!("{} ({})", node.name, short(id)),
+            None => short(id),
+        }
     };
     let made: Vec<_> = lineage.nodes.iter().filter(|node| node.kind == "checkpoint").collect();
     let row = |node: &&beckon_shared::control::registry::LineageNode| {

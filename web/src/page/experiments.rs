@@ -1,16 +1,21 @@
 //! Experiments: two arms or more on live traffic, from a draft to a decision.
 
+mod results;
+
 use crate::api::{self, ApiError};
-use crate::component::simulated::SimulatedBadge;
+use crate::component::confirm::ConfirmButton;
 use crate::format;
 use crate::live::{Fetched, Live};
-use crate::platform::spawn;
-use beckon_shared::ab::report::{Comparison, Report};
+use crate::platform::{clock, spawn};
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{
-    ExperimentCommand, ExperimentState, ExperimentStatus, Preference, Results, Source,
+    ExperimentCommand, ExperimentState, ExperimentStatus, Layout, Results, Source, next,
 };
 use leptos::prelude::*;
+use results::ResultsView;
+
+/// How often the results of a running experiment are read again.
+const LOOK_EVERY_MILLIS: i32 = 5_000;
 
 /// For people and for `data-state`.
 fn state_name(experiment: &ExperimentStatus) -> &'static str {
@@ -39,34 +44,58 @@ pub fn ExperimentsPage() -> impl IntoView {
     let act = Callback::new(move |command: Command| {
         spawn(async move {
             match api::command::<ExperimentStatus>(&command).await {
-                Ok(_) => {
+                Ok(experiment) => {
                     failure.set(None);
+                    live.announce(format!("Experiment {} is {}", experiment.id, state_name(&experiment)));
                     live.experiments_version.update(|version| *version += 1);
                 }
                 Err(error) => failure.set(Some(error.to_string())),
             }
         });
     });
-    let body = move || match list.get() {
-        Fetched::Waiting => view! { <p class="muted">"Reading experiments…"</p> }.into_any(),
-        Fetched::Failed(reason) => view! { <p class="error" role="alert">{reason}</p> }.into_any(),
-        Fetched::Here(list) if list.is_empty() => view! { <p class="muted">"No experiment yet."</p> }.into_any(),
-        Fetched::Here(list) => list
-            .into_iter()
-            .map(|experiment| view! { <Experiment experiment=experiment act=act/> })
-            .collect_view()
-            .into_any(),
+    let ids = Memo::new(move |_| {
+        list.with(|list| list.value().into_iter().flatten().map(|e| e.id.clone()).collect::<Vec<_>>())
+    });
+    let experiment = move |id: String| {
+        let wanted = id.clone();
+        let status = Memo::new(move |_| list.with(|list| list.value()?.iter().find(|e| e.id == wanted).cloned()));
+        view! { <Experiment id=id status=status act=act/> }
+    };
+    let note = move || {
+        list.with(|list| match list {
+            Fetched::Waiting => Some(view! { <p class="muted">"Reading experiments…"</p> }.into_any()),
+            Fetched::Failed(reason) => Some(view! { <p class="error" role="alert">{reason.clone()}</p> }.into_any()),
+            Fetched::Here(list) if list.is_empty() => Some(view! { <FirstSteps/> }.into_any()),
+            Fetched::Here(_) => None,
+        })
     };
     view! {
         <div data-testid="experiments-page" class="page">
             <h1 id="page-title" tabindex="-1">"Experiments"</h1>
-            <p class="lead">"Which checkpoint do people prefer? Results may be looked at at any time without spoiling them."</p>
+            <p class="lead">"Which checkpoint do people prefer? Looking at results early or often does not spoil them."</p>
             {move || failure.get().map(|text| view! {
                 <p class="error" role="alert" data-testid="experiments-error">{text}</p>
             })}
             <CreateForm act=act/>
-            {body}
+            {note}
+            <For each=move || ids.get() key=|id| id.clone() children=experiment/>
         </div>
+    }
+}
+
+/// What an experiment is, where there is none yet.
+#[component]
+fn FirstSteps() -> impl IntoView {
+    view! {
+        <section class="card empty">
+            <h2>"No experiment yet"</h2>
+            <ol>
+                <li>"Choose two checkpoints above; each user will see one of them, always the same."</li>
+                <li>"Start it. Your site asks which arm a user is in, and reports what it showed and what was clicked."</li>
+                <li>"Look as often as you like. Once a claim is made, stop it and name the winner."</li>
+                <li>"Take what was clicked into the log: the next run learns from it."</li>
+            </ol>
+        </section>
     }
 }
 
@@ -125,175 +154,212 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
                 {text("Name", name, true)}
                 {pick("Control", arms[0])}
                 {pick("Treatment", arms[1])}
-                {text("Origin of the site, if it is another", origin, false)}
+                {text("Origin of your site (optional)", origin, false)}
                 <button type="submit" class="primary" data-testid="experiment-create">"Make a draft"</button>
             </form>
             <p class="muted">
-                "The same checkpoint twice is an A/A test. More arms, shares, interleaving and designs: "
+                "The same checkpoint twice is an A/A test, which should find nothing. The origin, as "<code>"https://example.com"</code>
+                ", lets pages of that site report in. More arms, shares, interleaving and designs: "
                 <code>"beckon experiment create FILE"</code>
             </p>
         </section>
     }
 }
 
+/// One experiment; its key and results stay while its state changes.
 #[component]
-fn Experiment(experiment: ExperimentStatus, act: Callback<Command>) -> impl IntoView {
-    let ExperimentStatus { id, config, state, aa, winner, .. } = experiment.clone();
-    let shown = state_name(&experiment);
+fn Experiment(id: String, status: Memo<Option<ExperimentStatus>>, act: Callback<Command>) -> impl IntoView {
     let stored_id = StoredValue::new(id.clone());
-    let key = RwSignal::new(None::<Result<String, ApiError>>);
     let results = RwSignal::new(None::<Result<Results, ApiError>>);
     let look = move || {
         spawn(async move {
             let answer = api::results(&stored_id.get_value()).await;
-            results.set(Some(answer));
+            // what has not changed is not drawn again
+            if results.try_with_untracked(|old| old.as_ref() != Some(&answer)) == Some(true) {
+                results.set(Some(answer));
+            }
         });
     };
-    if state != ExperimentState::Draft {
-        look();
-    }
-    let new_key = move |_| {
-        spawn(async move {
-            let answer = api::new_key(&stored_id.get_value()).await;
-            key.set(Some(answer));
-        });
-    };
-    let steer = move |action: ExperimentCommand, winner: Option<String>| {
-        let command =
-            Command::SteerExperiment { experiment: stored_id.get_value(), action: action.name().to_owned(), winner };
-        act.run(command);
-    };
-    let button = move |label: &'static str, testid: &'static str, action: ExperimentCommand| {
-        let legal = beckon_shared::control::experiment::next(state, action).is_some();
-        view! {
-            <button type="button" data-testid=testid disabled=!legal on:click=move |_| steer(action, None)>{label}</button>
+    let state = Memo::new(move |_| status.with(|e| e.as_ref().map_or(ExperimentState::Draft, |e| e.state)));
+    Effect::new(move || {
+        if state.get() != ExperimentState::Draft {
+            look();
         }
+    });
+    spawn(async move {
+        loop {
+            clock::sleep(LOOK_EVERY_MILLIS).await;
+            match state.try_get_untracked() {
+                // the page shows something else by now
+                None => return,
+                Some(ExperimentState::Running) => look(),
+                Some(_) => {}
+            }
+        }
+    });
+    let name = move || status.with(|e| e.as_ref().map_or("draft", state_name));
+    let arms = move || {
+        let arm = |arm: &beckon_shared::control::experiment::Arm| format!("{}: {}", arm.name, source_text(&arm.source));
+        status.with(|e| e.as_ref().map(|e| e.config.arms.iter().map(arm).collect::<Vec<_>>().join(" · ")))
     };
-    let decide = decide_buttons(&experiment, Callback::new(move |arm| steer(ExperimentCommand::Decide, Some(arm))));
-    let arms = config.arms.iter().map(|arm| format!("{}: {}", arm.name, source_text(&arm.source))).collect::<Vec<_>>();
     view! {
-        <section class="card" data-testid="experiment-row" data-experiment=id.clone() data-state=shown>
+        <section class="card" data-testid="experiment-row" data-experiment=id.clone() data-state=name>
             <h2>
-                {format!("{id} · {} ", config.name)}
-                <span class=format!("state state-{shown}")>{shown}</span>
-                {aa.then(|| view! { " " <span class="badge">"A/A"</span> })}
-                {winner.map(|winner| view! { " " <span class="badge">{format!("winner: {winner}")}</span> })}
+                {move || status.with(|e| e.as_ref().map(|e| format!("{} · {} ", e.id, e.config.name)))}
+                <span class=move || format!("state state-{}", name().replace(' ', "-"))>{name}</span>
+                {move || status.with(|e| badges(e.as_ref()?)).map(|badges| {
+                    badges.into_iter().map(|text| view! { " " <span class="badge">{text}</span> }).collect_view()
+                })}
             </h2>
-            <p class="muted">{arms.join(" · ")}</p>
-            <div class="form-row">
-                {button("Start", "experiment-start", ExperimentCommand::Start)}
-                {button("Stop", "experiment-stop", ExperimentCommand::Stop)}
-                {button("Kill switch", "experiment-kill", ExperimentCommand::Kill)}
-                {decide}
-                <button type="button" data-testid="experiment-key" on:click=new_key>"New ingest key"</button>
-                <button type="button" on:click=move |_| look()>"Look again"</button>
-            </div>
-            {move || key.get().map(|key| match key {
-                Ok(key) => view! {
-                    <p class="result">"Shown once: " <code>{key}</code></p>
-                }.into_any(),
-                Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
-            })}
-            {move || results.get().map(|results| match results {
-                Ok(results) => view! { <ResultsView results=results/> }.into_any(),
-                Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
-            })}
+            <p class="muted">{arms}</p>
+            <Steering id=stored_id status=status act=act/>
+            {move || (state.get() == ExperimentState::Running).then(|| view! { <TakePart id=stored_id/> })}
+            {move || (state.get() != ExperimentState::Draft).then(|| results.get().map_or_else(
+                || view! { <p class="muted">"Reading results…"</p> }.into_any(),
+                |results| match results {
+                    Ok(results) => view! { <ResultsView results=results/> }.into_any(),
+                    Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
+                },
+            ))}
+            {move || (state.get() != ExperimentState::Draft).then(|| view! { <Harvest id=stored_id/> })}
         </section>
     }
 }
 
-/// One button an arm, that says it won.
-fn decide_buttons(experiment: &ExperimentStatus, decide: Callback<String>) -> impl IntoView + use<> {
-    let too_early = experiment.state != ExperimentState::Stopped;
-    let names = experiment.config.arms.iter().map(|arm| arm.name.clone());
-    let button = move |name: String| {
-        let label = format!("{name} wins");
-        view! {
-            <button type="button" data-testid="experiment-decide" disabled=too_early
-                on:click=move |_| decide.run(name.clone())>{label}</button>
+fn badges(experiment: &ExperimentStatus) -> Option<Vec<String>> {
+    let aa = experiment.aa.then(|| "A/A".to_owned());
+    let layout = (experiment.config.layout == Layout::Interleaved).then(|| "interleaved".to_owned());
+    let winner = experiment.winner.as_ref().map(|winner| format!("winner: {winner}"));
+    Some([aa, layout, winner].into_iter().flatten().collect())
+}
+
+/// The buttons that are possible in its state.
+#[component]
+fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act: Callback<Command>) -> impl IntoView {
+    let steer = move |action: ExperimentCommand, winner: Option<String>| {
+        act.run(Command::SteerExperiment { experiment: id.get_value(), action: action.name().to_owned(), winner });
+    };
+    let is_legal =
+        move |action| status.with(|e| e.as_ref().is_some_and(|e| !e.killed && next(e.state, action).is_some()));
+    let button = move |label: &'static str, testid: &'static str, title: &'static str, action: ExperimentCommand| {
+        move || {
+            is_legal(action).then(|| view! {
+                <button type="button" data-testid=testid title=title on:click=move |_| steer(action, None)>{label}</button>
+            })
         }
     };
-    names.map(button).collect_view()
-}
-
-fn source_text(source: &Source) -> String {
-    match source {
-        Source::Checkpoint(id) => format!("checkpoint {}", id.get(..10).unwrap_or(id)),
-        Source::Template(text) => format!("template {text}"),
-    }
-}
-
-#[component]
-fn ResultsView(results: Results) -> impl IntoView {
-    let Results { n_exposures, n_clicks, simulated, report, preference, why, .. } = results;
-    let counts = format!(
-        "{}, {}",
-        format::counted(n_exposures, "slate shown", "slates shown"),
-        format::counted(n_clicks, "click", "clicks")
-    );
+    let kill = Callback::new(move |()| steer(ExperimentCommand::Kill, None));
+    let winners = move || {
+        let legal = status.with(|e| e.as_ref().is_some_and(|e| next(e.state, ExperimentCommand::Decide).is_some()));
+        let names =
+            status.with(|e| e.as_ref().map(|e| e.config.arms.iter().map(|arm| arm.name.clone()).collect::<Vec<_>>()));
+        let button = move |name: String| {
+            let label = format!("{name} wins");
+            view! {
+                <button type="button" data-testid="experiment-decide"
+                    on:click=move |_| steer(ExperimentCommand::Decide, Some(name.clone()))>{label}</button>
+            }
+        };
+        names.filter(|_| legal).map(|names| names.into_iter().map(button).collect_view())
+    };
     view! {
-        <div data-testid="results" data-exposures=n_exposures.to_string()>
-            <p>{counts} " " <SimulatedBadge n=u64::from(simulated) of=1/></p>
-            {why.map(|why| view! { <p class="muted">{why}</p> })}
-            {report.map(|report| view! { <ReportView report=report/> })}
-            {preference.map(|preference| view! { <PreferenceView preference=preference/> })}
+        <div class="form-row">
+            {button("Start", "experiment-start", "Users are assigned from now on", ExperimentCommand::Start)}
+            {button("Stop", "experiment-stop", "Nobody is assigned any more; clicks on what was shown still count", ExperimentCommand::Stop)}
+            {move || is_legal(ExperimentCommand::Kill).then(|| view! {
+                <ConfirmButton label="Kill switch" question="Switch off for good?" testid="experiment-kill" disabled=false
+                    title="Everything that arrives from now on is refused, at once and for good" act=kill/>
+            })}
+            {winners}
         </div>
     }
 }
 
+/// How a site, or simulated users, take part.
 #[component]
-fn ReportView(report: Report) -> impl IntoView {
-    let arm_row = |arm: &beckon_shared::ab::report::ArmFigures| {
-        let ctr = arm.ctr.map_or_else(|| "–".to_owned(), |ctr| format::percent(ctr, 2));
-        let error = arm.ctr_std_error.map_or_else(|| "–".to_owned(), |error| format::percent(error, 2));
-        view! {
-            <tr>
-                <th scope="row">{arm.arm.clone()}</th>
-                <td class="num">{format::count(arm.n_units)}</td>
-                <td class="num">{format!("{:.0}", arm.n_impressions)}</td>
-                <td class="num">{ctr}</td>
-                <td class="num">{error}</td>
-            </tr>
-        }
-    };
-    let comparison = |comparison: &Comparison| {
-        let lift = comparison.lift.map(|lift| format!("; lift {}", format::percent(lift, 1))).unwrap_or_default();
-        let evidence = comparison.always_valid.p_value().map(|p| format!("; always-valid p {}", format::value(p)));
-        let text = format!(
-            "{} against {}: {}{lift}{}",
-            comparison.treatment,
-            comparison.control,
-            comparison.verdict.words(),
-            evidence.unwrap_or_default()
-        );
-        view! { <li>{text}</li> }
-    };
+fn TakePart(id: StoredValue<String>) -> impl IntoView {
+    let key = RwSignal::new(None::<Result<String, ApiError>>);
+    let new_key = Callback::new(move |()| {
+        spawn(async move {
+            let answer = api::new_key(&id.get_value()).await;
+            key.set(Some(answer));
+        });
+    });
+    let id = id.get_value();
+    let path = format!("/api/experiments/{id}");
     view! {
-        <div class="scroll"><table>
-            <thead><tr>
-                <th>"arm"</th><th class="num">"users"</th><th class="num">"slates"</th>
-                <th class="num">"click rate"</th><th class="num">"std. error"</th>
-            </tr></thead>
-            <tbody>{report.arms.iter().map(arm_row).collect_view()}</tbody>
-        </table></div>
-        <ul>{report.comparisons.iter().map(comparison).collect_view()}</ul>
-        {report.warnings.into_iter().map(|text| view! { <p class="error">{text}</p> }).collect_view()}
         <details>
-            <summary>"What this rests on"</summary>
-            <ul>{report.assumptions.into_iter().map(|text| view! { <li>{text}</li> }).collect_view()}</ul>
+            <summary>"Let users take part"</summary>
+            <ol>
+                <li>
+                    "Your site shows this experiment's ingest key as "<code>"Authorization: Bearer KEY"</code>
+                    ". A new key ends the one before it."
+                    <div class="form-row">
+                        <ConfirmButton label="New ingest key" question="End the old key and make one?" testid="experiment-key"
+                            disabled=false title="It opens assignment and events of this experiment only" act=new_key/>
+                    </div>
+                    {move || key.get().map(|key| match key {
+                        Ok(key) => view! {
+                            <p class="result" role="status">"Shown once, keep it: " <code class="secret">{key}</code></p>
+                        }.into_any(),
+                        Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
+                    })}
+                </li>
+                <li>"It asks which arm a user is in: "<code>{format!("GET {path}/assignment?unit=USER")}</code></li>
+                <li>
+                    "It reports what was shown and clicked: "<code>{format!("POST {path}/events")}</code>
+                    " ("<a href="/docs" target="_blank" rel="noopener">"interface"</a>")"
+                </li>
+            </ol>
+            <p class="muted">
+                "To try it without people: "<code>{format!("beckon simulate --experiment {id} --users 2000")}</code>
+                " sends simulated users, labelled as such everywhere."
+            </p>
         </details>
     }
 }
 
+/// What was shown and clicked, back into the log.
 #[component]
-fn PreferenceView(preference: Preference) -> impl IntoView {
-    let Preference { a, b, net, std_error, n_users } = preference;
+fn Harvest(id: StoredValue<String>) -> impl IntoView {
+    let outcome = RwSignal::new(None::<Result<String, String>>);
+    let busy = RwSignal::new(false);
+    let harvest = move |_| {
+        busy.set(true);
+        spawn(async move {
+            let answer = api::harvest(&id.get_value()).await;
+            outcome.set(Some(answer.map_err(|error| error.to_string()).map(|done| {
+                let silent = match done.n_without_prompt {
+                    0 => String::new(),
+                    n => format!("; {} without a conversation left out", format::count(n)),
+                };
+                let there = format::count(done.n_duplicates);
+                format!(
+                    "{} new in the log, {there} there already{silent}",
+                    format::counted(done.n_accepted, "impression", "impressions")
+                )
+            })));
+            busy.set(false);
+        });
+    };
+    let export = format!("/api/experiments/{}/export", id.get_value());
     view! {
-        <p>{format!(
-            "Net votes per click for {b} against {a}: {} (standard error {}), from {}",
-            format::value(net),
-            format::value(std_error),
-            format::counted(n_users, "user", "users")
-        )}</p>
+        <div class="form-row">
+            <button type="button" data-testid="experiment-harvest" prop:disabled=move || busy.get() on:click=harvest>
+                "Take clicks into the log"
+            </button>
+            <a class="button" href=export download="experiment.jsonl">"Download as a log"</a>
+        </div>
+        {move || outcome.get().map(|outcome| match outcome {
+            Ok(text) => view! { <p class="result" role="status" data-testid="harvest-outcome">{text}</p> }.into_any(),
+            Err(text) => view! { <p class="error" role="alert">{text}</p> }.into_any(),
+        })}
+    }
+}
+
+fn source_text(source: &Source) -> String {
+    match source {
+        Source::Checkpoint(id) => format!("checkpoint {}", format::short_id(id)),
+        Source::Template(text) => format!("template {text}"),
     }
 }

@@ -3,6 +3,7 @@
 use super::state_name;
 use crate::api;
 use crate::component::chart::Chart;
+use crate::component::confirm::ConfirmButton;
 use crate::component::progress::Progress;
 use crate::curve::{self, CurveKey};
 use crate::format;
@@ -116,6 +117,8 @@ fn Controls(run: Memo<Option<RunStatus>>) -> impl IntoView {
         let asked_at = live.run_events();
         spawn(async move {
             match api::command_run(&id, command).await {
+                // the answer is its last state; an event has taken it off the list
+                Ok(_) if command == RunCommand::Delete => live.forget_run(&id),
                 Ok(status) => live.answered(asked_at, status),
                 Err(error) => failure.set(Some(error.to_string())),
             }
@@ -124,12 +127,18 @@ fn Controls(run: Memo<Option<RunStatus>>) -> impl IntoView {
     };
     let is = move |states: &'static [RunState]| run.with(|r| r.as_ref().is_some_and(|r| states.contains(&r.state)));
     let button = move |label: &'static str, testid: &'static str, command: RunCommand, states: &'static [RunState]| {
-        view! {
-            <button type="button" data-testid=testid prop:disabled=move || busy.get() || !is(states) on:click=move |_| ask(command)>
-                {label}
-            </button>
+        move || {
+            is(states).then(|| view! {
+                <button type="button" data-testid=testid prop:disabled=move || busy.get() on:click=move |_| ask(command)>
+                    {label}
+                </button>
+            })
         }
     };
+    const OPEN: &[RunState] = &[RunState::Draft, RunState::Queued, RunState::Running, RunState::Paused];
+    const ENDED: &[RunState] = &[RunState::Cancelled, RunState::Failed, RunState::Finished];
+    let cancel = Callback::new(move |()| ask(RunCommand::Cancel));
+    let delete = Callback::new(move |()| ask(RunCommand::Delete));
     let links = move || {
         run.with(|r| r.as_ref().filter(|r| r.state == RunState::Finished).map(|r| r.id.clone())).map(|id| {
             view! {
@@ -143,7 +152,14 @@ fn Controls(run: Memo<Option<RunStatus>>) -> impl IntoView {
             {button("Start", "run-start-again", RunCommand::Start, &[RunState::Draft, RunState::Failed])}
             {button("Pause", "run-pause", RunCommand::Pause, &[RunState::Running, RunState::Queued])}
             {button("Resume", "run-resume", RunCommand::Resume, &[RunState::Paused])}
-            {button("Cancel", "run-cancel", RunCommand::Cancel, &[RunState::Draft, RunState::Queued, RunState::Running, RunState::Paused])}
+            {move || is(OPEN).then(|| view! {
+                <ConfirmButton label="Cancel" question="End it for good?" testid="run-cancel" disabled=busy
+                    title="Ends the run for good; what it saved stays until it is deleted".to_owned() act=cancel/>
+            })}
+            {move || is(ENDED).then(|| view! {
+                <ConfirmButton label="Delete" question="Delete run and curves?" testid="run-delete" disabled=busy
+                    title="Forgets the run with its folder and curves; its checkpoint stays".to_owned() act=delete/>
+            })}
             {links}
         </div>
         {move || failure.get().map(|text| view! { <p class="error" role="alert">{text}</p> })}
@@ -168,7 +184,11 @@ fn Tune(run: Memo<Option<RunStatus>>) -> impl IntoView {
         let asked_at = live.run_events();
         spawn(async move {
             match api::command(&Command::TuneRun { run: id, tuning }).await {
-                Ok(status) => live.answered(asked_at, status),
+                Ok(status) => {
+                    values.iter().for_each(|value| value.set(String::new()));
+                    live.announce("The change is kept");
+                    live.answered(asked_at, status);
+                }
                 Err(error) => failure.set(Some(error.to_string())),
             }
         });
@@ -193,6 +213,7 @@ fn Tune(run: Memo<Option<RunStatus>>) -> impl IntoView {
                     {field("KL weight of RL", "tune-kl-beta", values[1])}
                     <button type="submit">"Change from the next step"</button>
                 </form>
+                <p class="muted">"An empty field changes nothing. Each change is kept with the step from which it holds, so the run stays reproducible."</p>
                 {move || failure.get().map(|text| view! { <p class="error" role="alert">{text}</p> })}
             </details>
         </Show>
@@ -257,11 +278,14 @@ fn Curves(id: String, run: Memo<Option<RunStatus>>) -> impl IntoView {
         let n_steps = Signal::derive(move || {
             run.with(|r| r.as_ref().filter(|r| r.stage == Some(stage)).map_or(0, |r| r.n_steps))
         });
-        // a count taken once is a number, not a curve
-        if stage == Stage::Data {
+        // a figure taken once is a number, not a curve
+        if matches!(stage, Stage::Data | Stage::Eval | Stage::Export) {
             let value = move || curve.with(|c| c.last().map(|(_, value)| format::value(value)));
             return view! {
-                <p class="once"><span class="muted">{curve::label(&name)}</span> " " <strong class="num">{value}</strong></p>
+                <p class="once" data-testid="figure" data-stage=stage.name() data-name=name.clone()>
+                    <span class="muted">{curve::label(&name)}</span> " " <strong class="num">{value}</strong>
+                    <span class="muted">{format!(" {}", curve::unit(stage, &name))}</span>
+                </p>
             }
             .into_any();
         }
