@@ -108,7 +108,7 @@ mod tests {
         assert!((0..200).all(|idx| Visitor::new(1, idx).clicks(&world, &prompt, ["xyzzy", ""]).is_empty()));
         let texts = world.suggestions(&prompt);
         let clicks = |seed| {
-            (0..50).map(|i| Visitor::new(seed, i).clicks(&world, &prompt, texts[..3].to_vec())).collect::<Vec<_>>()
+            (0..50).map(|i| Visitor::new(seed, i).clicks(&world, &prompt, texts.iter().copied())).collect::<Vec<_>>()
         };
         assert_eq!(clicks(4), clicks(4));
         assert_ne!(clicks(4), clicks(5));

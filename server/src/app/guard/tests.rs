@@ -83,6 +83,8 @@ const TABLE: &[(&str, char)] = &[
     ("GET /experiments/{id}/assignment", 'i'),
     ("POST /experiments/{id}/events", 'i'),
     ("POST /experiments/{id}/key", 'o'),
+    ("GET /experiments/{id}/export", 'v'),
+    ("POST /experiments/{id}/harvest", 'o'),
     ("POST /experiments/{id}/{command}", 'o'),
     ("GET /events", 'v'),
     ("GET /control", 'v'),
