@@ -6,7 +6,7 @@ use crate::stage::Control;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Record;
 use beckon_shared::config::Preset;
-use beckon_shared::control::{DeviceChoice, GarmConfig, RlConfig, SftConfig};
+use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig};
 
 /// Counts steps, and cancels at a given one.
 #[derive(Default)]
@@ -72,7 +72,7 @@ fn every_arrow_runs_and_a_second_call_trains_nothing() {
     assert_eq!(report.samples.len(), 10);
     assert!(report.sft.ngram_nll.is_finite() && report.sft.held_out_nll < report.sft.held_out_nll_before);
     let models: Vec<&str> = report.garm.sources[0].models.iter().map(|m| m.model.as_str()).collect();
-    assert_eq!(models, ["GaRM", "Bradley-Terry", "length", "constant"]);
+    assert_eq!(models, ["GaRM", "Bradley-Terry", "TF-IDF", "length", "constant"]);
     assert_eq!(report.rl.curve("reward_mean").map(|c| c.points.len()), Some(3));
     let html = std::fs::read_to_string(dir.path().join("report.html")).expect("a page");
     assert!(html.contains("Every click in this run's log was simulated."));
@@ -100,6 +100,33 @@ fn an_interrupted_run_ends_as_an_uninterrupted_one() {
     }
     let outcome = run(dir.path(), &config, &records, &mut Watch::default()).expect("goes on");
     assert_eq!(outcome.checkpoint.id, want);
+}
+
+/// Adapters on a parent of another shape than the preset's, through every stage; without a parent they are refused.
+#[test]
+fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
+    let (records, config) = (simulated(240), small_config());
+    let first = tempfile::tempdir().expect("a temporary folder");
+    let parent = run(first.path(), &config, &records, &mut Watch::default()).expect("runs");
+    let lora = Some(LoraConfig { rank: 2, ..LoraConfig::default() });
+    let nano = RunConfig { preset: Preset::Nano, lora, ..config };
+    assert_ne!(nano.preset.model().d_model, config_of(&parent).d_model);
+
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let error = run(dir.path(), &nano, &records, &mut Watch::default()).expect_err("nothing to adapt");
+    assert!(matches!(error, PipelineError::NoBase), "{error}");
+
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    parent::place(dir.path(), &std::fs::read(&parent.checkpoint_path).expect("a checkpoint")).expect("placed");
+    let from = RunConfig { parent: Some(parent.checkpoint.id.clone()), ..nano };
+    let child = run(dir.path(), &from, &records, &mut Watch::default()).expect("runs");
+    assert_eq!(config_of(&child), config_of(&parent));
+    assert_ne!(child.checkpoint.id, parent.checkpoint.id);
+}
+
+fn config_of(outcome: &PipelineOutcome) -> ModelConfig {
+    let bytes = std::fs::read(&outcome.checkpoint_path).expect("a checkpoint");
+    Checkpoint::decode(&bytes).expect("a whole checkpoint").manifest.model
 }
 
 #[test]

@@ -320,7 +320,8 @@ fn training_goes_on_from_given_weights() {
 fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
     let tokenizer = tokenizer();
     let model = network(&tokenizer);
-    let base = Llama::init(&model, 3, &Device::flex()).expect("network").to_tensors();
+    let before = tempfile::tempdir().expect("folder");
+    let base = train(before.path(), &config(25), &mut Watcher::default()).expect("training").policy;
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
     let inputs = SftInputs {
         tokenizer: &tokenizer,
