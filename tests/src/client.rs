@@ -63,13 +63,19 @@ impl Client {
         Self { url: url.to_owned(), agent: config.new_agent() }
     }
 
-    /// GET.
+    /// GET; asks again where it asked too often, as a test that waits for a state does.
     ///
     /// # Panics
     /// When there is no answer at all.
     #[track_caller]
     pub fn get(&self, path: &str) -> Reply {
-        reply(self.agent.get(format!("{}{path}", self.url)).call())
+        loop {
+            let reply = reply(self.agent.get(format!("{}{path}", self.url)).call());
+            if reply.status != 429 {
+                return reply;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// POST of a body.
