@@ -169,6 +169,8 @@ pub struct Trained {
     pub garm: GarmOutcome,
     /// The baseline's, where it was trained.
     pub baseline: Option<GarmOutcome>,
+    /// Made of held-out pairs; `None` where there are too few.
+    pub judge: Option<LexicalModel>,
     /// RL's result.
     pub rl: RlOutcome,
 }
@@ -250,8 +252,15 @@ pub fn train(
         };
         sft::run(ctx, &inputs, &config.sft)
     })?;
-    let garm_inputs =
-        |likelihood| GarmInputs { lora: config.lora, ..garm_inputs(&tokenizer, &model, &sft, &dataset, likelihood) };
+    let garm_inputs = |likelihood| GarmInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: &sft.policy,
+        lora: config.lora,
+        train: &dataset.train,
+        held_out: &dataset.held_out,
+        likelihood,
+    };
     let garm = stage(&dir.join("garm"), config, 2, &device, observer, |ctx| {
         garm::run(ctx, &garm_inputs(Likelihood::Probit), &config.garm)
     })?;
@@ -267,14 +276,10 @@ pub fn train(
     };
     let judge = LexicalModel::judge(&dataset.held_out.pairs);
     let rl = stage(&dir.join("rl"), config, 3, &device, observer, |ctx| {
-        let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-        rl::run(
-            ctx,
-            &RlInputs { lora: config.lora, judge, truth, ..rl_inputs(&tokenizer, &model, &sft, &garm, &dataset) },
-            &config.rl,
-        )
+        let inputs = rl_inputs(&tokenizer, &model, (&sft, &garm), &dataset, judge.as_ref());
+        rl::run(ctx, &RlInputs { lora: config.lora, truth, ..inputs }, &config.rl)
     })?;
-    Ok(Trained { dataset, tokenizer, model, device, device_name, sft, garm, baseline, rl })
+    Ok(Trained { dataset, tokenizer, model, device, device_name, sft, garm, baseline, judge, rl })
 }
 
 /// RL once more, with other settings, from what a run has learnt before it: for ablations. Kept in `dir/NAME`.
@@ -289,25 +294,20 @@ pub fn rl_variant(
     truth: Option<&dyn Judge>,
     observer: &mut dyn Observer,
 ) -> Result<RlOutcome, PipelineError> {
-    let Trained { tokenizer, model, sft, garm, dataset, device, .. } = trained;
-    let judge = LexicalModel::judge(&dataset.held_out.pairs);
+    let Trained { tokenizer, model, sft, garm, dataset, judge, device, .. } = trained;
     stage(&dir.join(name), config, 3, device, observer, |ctx| {
-        let judge = judge.as_ref().map(|judge| judge as &dyn Judge);
-        rl::run(
-            ctx,
-            &RlInputs { lora: config.lora, judge, truth, ..rl_inputs(tokenizer, model, sft, garm, dataset) },
-            rl,
-        )
+        let inputs = rl_inputs(tokenizer, model, (sft, garm), dataset, judge.as_ref());
+        rl::run(ctx, &RlInputs { lora: config.lora, truth, ..inputs }, rl)
     })
 }
 
-/// Without judge and truth.
+/// All weights, no truth.
 fn rl_inputs<'a>(
     tokenizer: &'a Tokenizer,
     model: &'a ModelConfig,
-    sft: &'a SftOutcome,
-    garm: &'a GarmOutcome,
+    (sft, garm): (&'a SftOutcome, &'a GarmOutcome),
     dataset: &'a Dataset,
+    judge: Option<&'a LexicalModel>,
 ) -> RlInputs<'a> {
     RlInputs {
         tokenizer,
@@ -318,26 +318,8 @@ fn rl_inputs<'a>(
         prompts: &dataset.train.prompts,
         bc: &dataset.train.sft,
         lora: None,
-        judge: None,
+        judge: judge.map(|judge| judge as &dyn Judge),
         truth: None,
-    }
-}
-
-fn garm_inputs<'a>(
-    tokenizer: &'a Tokenizer,
-    model: &'a ModelConfig,
-    sft: &'a SftOutcome,
-    dataset: &'a Dataset,
-    likelihood: Likelihood,
-) -> GarmInputs<'a> {
-    GarmInputs {
-        tokenizer,
-        model,
-        init: &sft.policy,
-        lora: None,
-        train: &dataset.train,
-        held_out: &dataset.held_out,
-        likelihood,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every training stage shares: its context, and how it talks to whoever runs it.
 
+pub mod aside;
 pub mod folder;
 pub mod garm;
 pub mod rl;

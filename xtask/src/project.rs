@@ -28,9 +28,12 @@ pub struct CargoTarget {
 }
 
 impl Project {
-    /// Finds the workspace that this xtask was built in.
+    /// Finds the workspace: the one that `cargo run` runs xtask for, which is not where it was built if two clones share
+    /// a build directory; the latter without Cargo.
     pub fn find() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?.to_owned();
+        let own =
+            std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        let root = own.parent().context("xtask has no parent folder")?.to_owned();
         if !root.join("Cargo.toml").is_file() {
             bail!("{} holds no Cargo.toml; was the clone moved? run `cargo clean -p xtask`", root.display());
         }

@@ -1,10 +1,11 @@
 //! `beckon eval policy` and `beckon eval reward`: a checkpoint file judged on the held-out side of a log.
 
 use super::EvalError;
-use super::policy::{SampleSize, evenly, policy_figures, write_suggestions};
+use super::policy::{SampleSize, policy_figures, write_suggestions};
 use super::reward::{Predictions, source_figures};
 use crate::model::device::block_on;
 use crate::run_config::run_config_from_json;
+use crate::stage::aside::evenly;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
 use beckon_shared::engine::{Engine, Score};

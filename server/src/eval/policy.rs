@@ -7,6 +7,7 @@
 use super::{EvalError, mean_and_t_interval, null_as_nan, nulls_as_nan};
 use crate::model::device::block_on;
 use crate::report::ScoredText;
+use crate::stage::aside::evenly;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::engine::{Engine, SuggestRequest, Suggestion};
 use beckon_shared::metrics::diversity::{Smoothing, distinct_n, self_bleu_2};
@@ -88,12 +89,6 @@ impl Written {
     pub fn scored_texts(&self) -> Vec<ScoredText> {
         self.suggestions.iter().map(|s| ScoredText { text: s.text.clone(), score: s.score }).collect()
     }
-}
-
-/// `n` items taken evenly from a list.
-pub fn evenly<T: Clone>(items: &[T], n: usize) -> Vec<T> {
-    let n = n.min(items.len());
-    (0..n).map(|i| items[i * items.len() / n].clone()).collect()
 }
 
 /// Draws suggestions at temperature 1 for some of `prompts`; prompt `i` draws from seed `seed + i`.
@@ -228,12 +223,5 @@ mod tests {
         let json = serde_json::to_string(&figures).expect("serialises");
         let back: PolicyFigures = serde_json::from_str(&json).expect("reads null as undefined");
         assert!(back.reward_interval.0.is_nan() && back.n_prompts == 0);
-    }
-
-    #[test]
-    fn evenly_takes_from_the_whole_list() {
-        assert_eq!(evenly(&[0, 1, 2, 3, 4, 5, 6, 7], 4), vec![0, 2, 4, 6]);
-        assert_eq!(evenly(&[1, 2], 5), vec![1, 2]);
-        assert!(evenly::<u8>(&[], 3).is_empty());
     }
 }

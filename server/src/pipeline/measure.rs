@@ -6,7 +6,7 @@ use super::{PipelineError, Trained, create_dir, export};
 use crate::eval::mean_and_t_interval;
 use crate::eval::ngram::CachedNGram;
 use crate::eval::odd_text::odd_text;
-use crate::eval::policy::{SampleSize, Written, evenly, policy_figures, write_suggestions};
+use crate::eval::policy::{SampleSize, Written, policy_figures, write_suggestions};
 use crate::eval::reward::{Predictions, SourceFigures, dispersion, held_out_counts, source_figures};
 use crate::model::batch::{Sequence, derived_seed};
 use crate::model::reward::Scorer;
@@ -16,6 +16,7 @@ use crate::report::{
     html,
 };
 use crate::stage::Observer;
+use crate::stage::aside::evenly;
 use crate::stage::garm::GarmOutcome;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
@@ -109,7 +110,7 @@ fn measure(
     let before = write_suggestions(&export::pack(run, trained, &trained.sft.policy)?, prompts, size, seed)?;
     let after = write_suggestions(checkpoint, prompts, size, seed)?;
     let policies = vec![policy_figures("SFT", &before), policy_figures("RL", &after)];
-    let judged = LexicalModel::judge(&trained.dataset.held_out.pairs).map(|judge| judged(&judge, &before, &after));
+    let judged = trained.judge.as_ref().map(|judge| judged(judge, &before, &after));
     for (figures, name) in policies.iter().zip(["reward_mean_sft", "reward_mean_rl"]) {
         observer.metric(Stage::Eval, 1, 1, name, figures.reward_mean);
     }

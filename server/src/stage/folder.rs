@@ -86,6 +86,21 @@ impl Folder {
     }
 }
 
+/// Before the names of the tensors of the best weights so far in a training state.
+const BEST: &str = "best.";
+
+/// A training state with the best weights so far in it (none: an empty map).
+pub fn with_best(mut state: TensorMap, best: &TensorMap) -> TensorMap {
+    state.extend(best.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
+    state
+}
+
+/// What [`with_best`] put together: the state, and the best weights.
+pub fn split_best(tensors: TensorMap) -> (TensorMap, TensorMap) {
+    let (best, state): (TensorMap, TensorMap) = tensors.into_iter().partition(|(name, _)| name.starts_with(BEST));
+    (state, best.into_iter().map(|(name, tensor)| (name[BEST.len()..].to_owned(), tensor)).collect())
+}
+
 /// Does what the runner wants before the next step; `save` keeps the training state.
 ///
 /// # Errors
@@ -122,6 +137,7 @@ impl<'de> Deserialize<'de> for Exact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::tensor::DenseTensor;
 
     #[test]
     fn exact_numbers_come_back_bit_for_bit() {
@@ -131,6 +147,15 @@ mod tests {
             assert_eq!(back.0.to_bits(), x.to_bits(), "{json}");
         }
         assert!(serde_json::from_str::<Exact>("\"abc\"").is_err());
+    }
+
+    #[test]
+    fn the_best_weights_travel_with_a_state_and_come_back() {
+        let map = |value: f32| TensorMap::from([("w".to_owned(), DenseTensor::new(vec![1], vec![value]))]);
+        let together = with_best(map(1.0), &map(2.0));
+        assert_eq!(together.keys().collect::<Vec<_>>(), ["best.w", "w"]);
+        assert_eq!(split_best(together), (map(1.0), map(2.0)));
+        assert_eq!(split_best(with_best(map(1.0), &TensorMap::new())), (map(1.0), TensorMap::new()));
     }
 
     #[test]

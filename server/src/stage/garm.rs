@@ -30,7 +30,7 @@ pub mod data;
 pub mod synthetic;
 pub mod whitening;
 
-use super::folder::{Exact, Folder, obey};
+use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::{StageContext, StageError};
 use crate::model::batch::{Batch, Sequence, derived_seed};
 use crate::model::lora;
@@ -128,9 +128,6 @@ struct Progress {
     n_looks_without_gain: usize,
 }
 
-/// Prefix of the best weights in a training state.
-const BEST: &str = "best.";
-
 /// What a result knows beside its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 struct Finished {
@@ -198,8 +195,7 @@ impl State {
     fn to_tensors(&self) -> TensorMap {
         let mut tensors = self.model.to_tensors();
         tensors.extend(self.optimizer.to_tensors());
-        tensors.extend(self.best.iter().map(|(name, t)| (format!("{BEST}{name}"), t.clone())));
-        tensors
+        with_best(tensors, &self.best)
     }
 }
 
@@ -233,10 +229,8 @@ impl Trainer<'_> {
         Ok(state)
     }
 
-    fn resume(&self, mut tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
-        let best: TensorMap =
-            tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(BEST)?.to_owned(), t.clone()))).collect();
-        tensors.retain(|name, _| !name.starts_with(BEST));
+    fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+        let (tensors, best) = split_best(tensors);
         let model = RewardModel::from_tensors(self.inputs.model, &tensors, self.config.variance_floor, &self.device)?;
         let optimizer = AdamW::restore(self.adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("garm: going on after step {}", progress.step));

@@ -29,7 +29,7 @@ mod part;
 pub mod rollout;
 pub mod watch;
 
-use super::folder::{Exact, Folder, obey};
+use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::sft::token_logps;
 use super::{StageContext, StageError};
 use crate::model::ModelError;
@@ -76,8 +76,6 @@ const ROLLOUTS: u64 = 2;
 const BC: u64 = 3;
 const CALIBRATION: u64 = 4;
 const WATCHED: u64 = 5;
-/// Before the names of the tensors of the best policy so far in a training state.
-const BEST: &str = "best.";
 
 /// What the stage learns from.
 pub struct RlInputs<'a> {
@@ -189,8 +187,7 @@ impl State {
     fn to_tensors(&self) -> TensorMap {
         let mut tensors = self.model.to_tensors();
         tensors.extend(self.optimizer.to_tensors());
-        tensors.extend(self.best.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
-        tensors
+        with_best(tensors, &self.best)
     }
 }
 
@@ -260,10 +257,8 @@ impl<'a> Trainer<'a> {
         Ok(state)
     }
 
-    fn resume(&self, mut tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
-        let own = tensors.clone().into_iter().filter_map(|(name, t)| Some((name.strip_prefix(BEST)?.to_owned(), t)));
-        let best: TensorMap = own.collect();
-        tensors.retain(|name, _| !name.starts_with(BEST));
+    fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+        let (tensors, best) = split_best(tensors);
         let optimizer = AdamW::restore(adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("rl: going on after step {}", progress.step));
         Ok(State { model: self.policy(&tensors)?, optimizer, best, progress })

@@ -6,29 +6,25 @@
 //! count more per token. Not here: soft targets of a teacher (method B.1.5 with a > 0), since no
 //! teacher shares the vocabulary.
 
-use super::folder::Exact;
-use super::{Control, StageContext, StageError};
+use super::aside::{evenly, groups_aside};
+use super::folder::{Exact, Folder, obey, split_best, with_best};
+use super::{StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
 use crate::model::lora;
 use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
-use crate::model::state::{Fingerprint, StateError, TrainState};
+use crate::model::state::Fingerprint;
 use beckon_shared::config::{ConfigError, ModelConfig};
 use beckon_shared::control::{LoraConfig, SftConfig, Stage};
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
-use beckon_shared::tensor::{DenseTensor, TensorMap};
+use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Click weights after `beta_w`, before they are brought to mean 1.
@@ -43,8 +39,6 @@ const MIN_GROUPS: usize = 100;
 const MAX_VALIDATION: usize = 512;
 /// Purpose of the seed that draws them.
 const VALIDATION: u64 = 2;
-/// Before the names of the best policy's tensors in a training state.
-const BEST: &str = "best.";
 
 /// What the stage learns from.
 pub struct SftInputs<'a> {
@@ -80,7 +74,6 @@ pub struct SftOutcome {
 /// What has to be known beside the tensors to go on, or to return a finished result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Progress {
-    fingerprint: String,
     /// Steps done.
     step: usize,
     n_tokens_seen: u64,
@@ -97,19 +90,19 @@ struct Progress {
 /// # Errors
 /// No examples, divergence, cancellation, a folder of another run, a disk that refuses.
 pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Result<SftOutcome, StageError> {
-    let files = Files::new(ctx, inputs, config);
-    if let Some((policy, progress)) = files.load(&files.result)? {
+    let folder = Folder::new(&ctx.dir, "policy", fingerprint(ctx.seed, inputs, config));
+    if let Some((policy, progress)) = folder.load_result()? {
         return Ok(outcome(policy, &progress));
     }
     let data = Examples::encode(inputs, config, ctx.seed)?;
-    let mut run = match files.load(&files.state)? {
+    let mut run = match folder.load_state()? {
         Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, ctx)?,
-        None => SftRun::start(inputs, config, &files, &data, ctx)?,
+        None => SftRun::start(inputs, config, &data, ctx)?,
     };
     let n_look_steps = (config.n_steps / N_LOOKS).max(1);
     let mut epoch = Epoch::default();
     while run.progress.step < config.n_steps {
-        files.obey(ctx, &run)?;
+        obey(ctx, || folder.save_state(run.to_tensors(), &run.progress))?;
         let rows = epoch.batch(&data, config, ctx.seed, run.progress.step);
         run = run.step(ctx, config, &data, rows)?;
         let done = run.progress.step;
@@ -117,7 +110,7 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
             run.look(ctx, config, &data);
         }
         if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
-            files.save_state(&run)?;
+            folder.save_state(run.to_tensors(), &run.progress)?;
         }
     }
     let model = run.result(ctx, inputs, config)?;
@@ -127,7 +120,7 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
     }
     run.progress.held_out_nll = (n_tokens > 0).then_some(nll);
     let policy = lora::merge(model.to_tensors());
-    files.save_result(&policy, &run.progress)?;
+    folder.save_result(policy.clone(), &run.progress)?;
     Ok(outcome(policy, &run.progress))
 }
 
@@ -209,35 +202,21 @@ impl Examples {
         }
         let tokens =
             |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
-        let aside = validation_groups(inputs.train, seed);
+        let groups = inputs.train.iter().map(|e| (e.source.as_str(), e.group.as_str()));
+        let n_aside = |n: usize| if n < MIN_GROUPS { 0 } else { n / VALIDATION_EVERY };
+        let aside = groups_aside(groups, n_aside, batch::derived_seed(seed, VALIDATION));
         let (validation, train): (Vec<&SftExample>, Vec<&SftExample>) =
             inputs.train.iter().partition(|e| aside.contains(&(e.source.as_str(), e.group.as_str())));
-        let n_looked_at = validation.len().min(MAX_VALIDATION);
         let weights = train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect();
         let train: Vec<Sequence> = train.into_iter().map(tokens).collect();
         Ok(Self {
             weights,
             lengths: train.iter().map(|s| s.tokens.len()).collect(),
             train,
-            validation: (0..n_looked_at).map(|i| tokens(validation[i * validation.len() / n_looked_at])).collect(),
+            validation: evenly(&validation, MAX_VALIDATION).into_iter().map(tokens).collect(),
             held_out: inputs.held_out.iter().map(tokens).collect(),
         })
     }
-}
-
-/// Every 20th of each source's groups, drawn by `seed`; none of a source with fewer than 100.
-fn validation_groups(examples: &[SftExample], seed: u64) -> BTreeSet<(&str, &str)> {
-    let groups: BTreeSet<(&str, &str)> = examples.iter().map(|e| (e.source.as_str(), e.group.as_str())).collect();
-    let sources: BTreeSet<&str> = groups.iter().map(|g| g.0).collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(batch::derived_seed(seed, VALIDATION));
-    let mut aside = BTreeSet::new();
-    for source in sources {
-        let mut of_source: Vec<(&str, &str)> = groups.iter().filter(|g| g.0 == source).copied().collect();
-        of_source.shuffle(&mut rng);
-        let n = if of_source.len() < MIN_GROUPS { 0 } else { of_source.len() / VALIDATION_EVERY };
-        aside.extend(of_source.into_iter().take(n));
-    }
-    aside
 }
 
 /// `exp(evidence / beta_w)` within bounds. A stored weight is `exp(evidence)` up to a factor, so
@@ -282,7 +261,6 @@ impl SftRun {
     fn start(
         inputs: &SftInputs,
         config: &SftConfig,
-        files: &Files,
         data: &Examples,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
@@ -301,7 +279,6 @@ impl SftRun {
             ctx.observer.log("sft: no held-out examples, the policy is not judged");
         }
         let progress = Progress {
-            fingerprint: files.fingerprint.clone(),
             step: 0,
             n_tokens_seen: 0,
             n_held_out_tokens,
@@ -315,18 +292,22 @@ impl SftRun {
     fn resume(
         inputs: &SftInputs,
         config: &SftConfig,
-        mut tensors: TensorMap,
+        tensors: TensorMap,
         progress: Progress,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
-        let own = |(name, tensor): (String, DenseTensor)| Some((name.strip_prefix(BEST)?.to_owned(), tensor));
-        let best: TensorMap = tensors.clone().into_iter().filter_map(own).collect();
-        tensors.retain(|name, _| !name.starts_with(BEST));
+        let (tensors, best) = split_best(tensors);
         let device = ctx.device.clone().autodiff();
         let model = Llama::from_tensors(inputs.model, &tensors, &device)?;
         let optimizer = AdamW::restore(adamw(config), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("sft: going on after step {}", progress.step));
         Ok(Self { model, optimizer, best, progress, device })
+    }
+
+    fn to_tensors(&self) -> TensorMap {
+        let mut tensors = self.model.to_tensors();
+        tensors.extend(self.optimizer.to_tensors());
+        with_best(tensors, &self.best)
     }
 
     /// Judges the policy on the validation examples and keeps it where it is the best yet.
@@ -404,76 +385,14 @@ fn adamw(config: &SftConfig) -> AdamWConfig {
     AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() }
 }
 
-/// Where the stage keeps its state and result, and whose they are.
-struct Files {
-    state: PathBuf,
-    result: PathBuf,
-    fingerprint: String,
-}
-
-impl Files {
-    fn new(ctx: &StageContext, inputs: &SftInputs, config: &SftConfig) -> Self {
-        let mut fingerprint = Fingerprint::default()
-            .with(&("sft", 2, ctx.seed, inputs.tokenizer.hash(), inputs.model, config))
-            .with(&(inputs.train, inputs.held_out, inputs.lora));
-        if let Some(init) = inputs.init {
-            fingerprint = fingerprint.with_tensors(init);
-        }
-        let state = ctx.dir.join("state.safetensors");
-        Self { state, result: ctx.dir.join("policy.safetensors"), fingerprint: fingerprint.hex() }
+fn fingerprint(seed: u64, inputs: &SftInputs, config: &SftConfig) -> String {
+    let fingerprint = Fingerprint::default()
+        .with(&("sft", 2, seed, inputs.tokenizer.hash(), inputs.model, config))
+        .with(&(inputs.train, inputs.held_out, inputs.lora));
+    match inputs.init {
+        Some(init) => fingerprint.with_tensors(init).hex(),
+        None => fingerprint.hex(),
     }
-
-    /// Tensors and progress saved at `path`, `None` where nothing is.
-    fn load(&self, path: &Path) -> Result<Option<(TensorMap, Progress)>, StateError> {
-        let Some(TrainState { tensors, meta }) = TrainState::load(path)? else {
-            return Ok(None);
-        };
-        let malformed = |e: serde_json::Error| StateError::Malformed { reason: e.to_string(), path: path.to_owned() };
-        let progress: Progress = serde_json::from_value(meta).map_err(malformed)?;
-        if progress.fingerprint != self.fingerprint {
-            return Err(StateError::OtherRun { path: path.to_owned() });
-        }
-        Ok(Some((tensors, progress)))
-    }
-
-    /// Does what the runner wants before the next step.
-    fn obey(&self, ctx: &mut StageContext, run: &SftRun) -> Result<(), StageError> {
-        let mut control = ctx.observer.control();
-        if control != Control::Continue {
-            self.save_state(run)?;
-        }
-        if control == Control::Pause {
-            control = ctx.observer.wait_while_paused();
-        }
-        if control == Control::Cancel { Err(StageError::Cancelled) } else { Ok(()) }
-    }
-
-    fn save_state(&self, run: &SftRun) -> Result<(), StateError> {
-        let mut tensors = run.model.to_tensors();
-        tensors.extend(run.optimizer.to_tensors());
-        tensors.extend(run.best.iter().map(|(name, tensor)| (format!("{BEST}{name}"), tensor.clone())));
-        save(&self.state, tensors, &run.progress)
-    }
-
-    /// Saves the policy; the training state has served.
-    fn save_result(&self, policy: &TensorMap, progress: &Progress) -> Result<(), StateError> {
-        save(&self.result, policy.clone(), progress)?;
-        match std::fs::remove_file(&self.state) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(StateError::Io { action: "remove", source, path: self.state.clone() })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn save(path: &Path, tensors: TensorMap, progress: &Progress) -> Result<(), StateError> {
-    if let Some(folder) = path.parent() {
-        let create = std::fs::create_dir_all(folder);
-        create.map_err(|source| StateError::Io { action: "create", source, path: folder.to_owned() })?;
-    }
-    let meta = serde_json::to_value(progress).expect("progress has a JSON form");
-    TrainState { tensors, meta }.save_atomic(path)
 }
 
 fn outcome(policy: TensorMap, progress: &Progress) -> SftOutcome {

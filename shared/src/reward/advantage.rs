@@ -42,6 +42,10 @@ pub enum RatioOf {
 const BATCH_STD_FLOOR: f64 = 0.1;
 
 impl Advantage {
+    /// Every algorithm.
+    pub const ALL: [Self; 6] =
+        [Self::LeaveOneOut, Self::DrGrpo, Self::Grpo, Self::Dapo, Self::Gspo, Self::ReinforcePlusPlus];
+
     /// A_i of every rollout, `[groups][G]`, from utilities u (KL already in them where it belongs there). A group
     /// that is dropped, given as `None` or by the algorithm, gets zeros; `sizes` says how many.
     ///

@@ -7,6 +7,7 @@ use super::GarmInputs;
 use super::synthetic::Material;
 use crate::model::batch::{Sequence, derived_seed};
 use crate::stage::StageError;
+use crate::stage::aside::{evenly, groups_aside};
 use beckon_shared::config::ConfigError;
 use beckon_shared::control::GarmConfig;
 use beckon_shared::garm::normal::normal_quantile;
@@ -107,7 +108,7 @@ impl Data {
             weight: p.weight,
         };
         let aside = validation_groups(&inputs.train.pairs, seed);
-        let is_aside = |source: &String, group: &String| aside.contains(&(source.clone(), group.clone()));
+        let is_aside = |source: &str, group: &str| aside.contains(&(source, group));
         let (validation, train): (Vec<&Pair>, Vec<&Pair>) =
             inputs.train.pairs.iter().partition(|p| is_aside(&p.source, &p.group));
         let anchors: Vec<&Anchor> = inputs.train.anchors.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
@@ -199,19 +200,10 @@ impl Data {
 }
 
 /// A tenth of each source's groups (source, group), drawn by `seed`; none of a source with few groups.
-fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(String, String)> {
-    let groups: BTreeSet<(&str, &str)> = pairs.iter().map(|p| (p.source.as_str(), p.group.as_str())).collect();
-    let sources: BTreeSet<&str> = groups.iter().map(|g| g.0).collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(derived_seed(seed, VALIDATION));
-    let mut aside = BTreeSet::new();
-    for source in sources {
-        let mut of_source: Vec<&str> = groups.iter().filter(|g| g.0 == source).map(|g| g.1).collect();
-        of_source.shuffle(&mut rng);
-        let n =
-            if of_source.len() < MIN_GROUPS { 0 } else { (VALIDATION_SHARE * of_source.len() as f64).round() as usize };
-        aside.extend(of_source.into_iter().take(n).map(|g| (source.to_owned(), g.to_owned())));
-    }
-    aside
+fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(&str, &str)> {
+    let n_of = |n: usize| if n < MIN_GROUPS { 0 } else { (VALIDATION_SHARE * n as f64).round() as usize };
+    let groups = pairs.iter().map(|p| (p.source.as_str(), p.group.as_str()));
+    groups_aside(groups, n_of, derived_seed(seed, VALIDATION))
 }
 
 /// Indices that one pass goes through: an item of a source with a k-th of the largest one's items comes
@@ -224,12 +216,6 @@ fn balanced_pass(sources: &[&str]) -> Vec<usize> {
     let largest = counts.values().copied().max().unwrap_or(0) as f64;
     let repeats = |source: &str| ((largest / counts[source] as f64).sqrt().round() as usize).clamp(1, MAX_REPEATS);
     sources.iter().enumerate().flat_map(|(i, source)| std::iter::repeat_n(i, repeats(source))).collect()
-}
-
-/// At most `n` items, evenly spread.
-fn evenly<'a, T>(items: &[&'a T], n: usize) -> Vec<&'a T> {
-    let n = n.min(items.len());
-    (0..n).map(|i| items[i * items.len() / n]).collect()
 }
 
 /// Items of step `step`: each pass shuffles by (seed, pass), brings items of like length together in
@@ -296,7 +282,7 @@ mod tests {
         let pairs: Vec<Pair> = (0..40).map(|g| pair("large", g)).chain((0..10).map(|g| pair("small", g))).collect();
         let aside = validation_groups(&pairs, 1);
         assert_eq!(aside.len(), 4);
-        assert!(aside.iter().all(|(source, _)| source == "large"));
+        assert!(aside.iter().all(|(source, _)| *source == "large"));
         assert_ne!(aside, validation_groups(&pairs, 2));
     }
 }

@@ -41,30 +41,19 @@ impl RlStep {
 
     /// What [`RlStep::to_exact`] was taken from.
     pub fn from_exact(values: [Exact; 10]) -> Self {
-        let [
-            step,
-            reward_mean,
-            gate_failure_rate,
-            kl_nats,
-            entropy,
-            distinct_2,
-            n_tokens_mean,
-            epistemic_std_mean,
-            veto_rate,
-            rollout_gap,
-        ] = values.map(|v| v.0);
-        let step = step as usize;
+        let [step, reward_mean, gate_failure_rate, kl_nats, entropy, distinct_2, length, epistemic, veto, gap] =
+            values.map(|v| v.0);
         Self {
-            step,
+            step: step as usize,
             reward_mean,
             gate_failure_rate,
             kl_nats,
             entropy,
             distinct_2,
-            n_tokens_mean,
-            epistemic_std_mean,
-            veto_rate,
-            rollout_gap,
+            n_tokens_mean: length,
+            epistemic_std_mean: epistemic,
+            veto_rate: veto,
+            rollout_gap: gap,
         }
     }
 }

@@ -267,16 +267,8 @@ mod tests {
             EffectiveReward::WinProbability,
         ];
         let fusions = [Fusion::TwoStage, Fusion::SumThenNormalise, Fusion::NormaliseThenSum, Fusion::SoftGate];
-        let algorithms = [
-            Advantage::LeaveOneOut,
-            Advantage::DrGrpo,
-            Advantage::Grpo,
-            Advantage::Dapo,
-            Advantage::Gspo,
-            Advantage::ReinforcePlusPlus,
-        ];
         for (effective, fusion) in rewards.into_iter().flat_map(|r| fusions.map(|f| (r, f))) {
-            for advantage in algorithms {
+            for advantage in Advantage::ALL {
                 let config = RlConfig { effective, fusion, advantage, ..config() };
                 let calibration = Calibration::of(&groups, &scores, &[], &config);
                 let fused = calibration.fuse(&groups, &scores, &config.weights.to_array(), &config);

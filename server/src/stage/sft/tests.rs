@@ -1,12 +1,14 @@
 //! The stage learns, resumes bit for bit, and obeys whoever runs it.
 
 use super::*;
-use crate::stage::Observer;
+use crate::model::state::{StateError, TrainState};
+use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
 use beckon_shared::engine::Engine;
 use beckon_shared::metrics::assert_close;
 use beckon_shared::prompt::PromptFormat;
 use beckon_shared::sampling::Sampling;
+use std::path::Path;
 
 const TEXTS: [(&str, &str); 8] = [
     ("best way to cook rice", "how long should rice rest"),

@@ -89,15 +89,6 @@ fn property_3_leave_one_out_sums_to_zero() {
     }
 }
 
-const ALL: [Advantage; 6] = [
-    Advantage::LeaveOneOut,
-    Advantage::DrGrpo,
-    Advantage::Grpo,
-    Advantage::Dapo,
-    Advantage::Gspo,
-    Advantage::ReinforcePlusPlus,
-];
-
 #[test]
 fn each_algorithm_is_made_of_its_published_parts() {
     let groups = [Some(vec![1.0, 0.5, 0.0, 0.25]), None, Some(vec![0.3, 0.3])];
@@ -111,7 +102,7 @@ fn each_algorithm_is_made_of_its_published_parts() {
     assert_close("RLOO over the batch's spread", loo[0][0], 0.75 / std(&all), 1e-12);
     let global = of(Advantage::ReinforcePlusPlus);
     assert_close("centred over the batch", global.concat().iter().sum::<f64>(), 0.0, 1e-9);
-    for a in ALL {
+    for a in Advantage::ALL {
         assert_eq!(of(a)[1], [0.0; 3], "{a:?}: a dropped group teaches nothing");
         assert!(of(a).concat().iter().all(|v| v.is_finite()), "{a:?}");
     }
@@ -155,6 +146,6 @@ fn long_answers_cost_linearly_more() {
 
 #[test]
 fn algorithms_have_names_in_a_configuration() {
-    let names = ALL.map(|a| serde_json::to_value(a).expect("a name"));
+    let names = Advantage::ALL.map(|a| serde_json::to_value(a).expect("a name"));
     assert_eq!(names, ["leave_one_out", "dr_grpo", "grpo", "dapo", "gspo", "reinforce_plus_plus"]);
 }
