@@ -228,13 +228,14 @@ pub fn train(
     truth: Option<&dyn Judge>,
     observer: &mut dyn Observer,
 ) -> Result<Trained, PipelineError> {
+    // before the folder is claimed for a run that cannot be
+    if config.lora.is_some() && config.parent.is_none() {
+        return Err(PipelineError::NoBase);
+    }
     claim(dir, config, records)?;
     let (device, device_name) = pick_device(config.device)?;
     observer.device(&device_name);
     let parent = parent::load(dir, config)?;
-    if config.lora.is_some() && parent.is_none() {
-        return Err(PipelineError::NoBase);
-    }
     let (dataset, tokenizer) = prepare(dir, config, records, parent.as_ref(), observer)?;
     let model = match &parent {
         Some(parent) => parent.model.clone(),

@@ -189,6 +189,9 @@ pub fn label(name: &str) -> String {
         "vocab_size" => "Vocabulary",
         "kl_beta" => "KL weight",
         "bc_loss" => "Imitation loss",
+        "watched_proxy" => "Reward on the same prompts",
+        "watched_gold" => "Judge on the same prompts",
+        "rollout_gap" => "Engine against network",
         "grad_norm" => "Gradient norm",
         "reward_mean_sft" => "Reward mean after SFT",
         "reward_mean_rl" => "Reward mean after RL",
@@ -223,7 +226,7 @@ pub fn unit(stage: Stage, name: &str) -> &'static str {
     if name.contains("per_sec") {
         return if name.contains("token") { "tokens/s" } else { "1/s" };
     }
-    if name.contains("nats") || name == "entropy" {
+    if name.contains("nats") || name == "entropy" || name == "rollout_gap" {
         return "nats";
     }
     if name.contains("rate") && !name.contains("learning") {
@@ -240,6 +243,7 @@ pub fn unit(stage: Stage, name: &str) -> &'static str {
         "n_bytes" => "bytes",
         _ if name.ends_with("_secs") => "s",
         _ if name.ends_with("_millis") => "ms",
+        "watched_proxy" => "reward units",
         _ if name.contains("reward") || name.contains("_std") => "reward units",
         _ => "",
     }
@@ -319,6 +323,8 @@ mod tests {
         assert_eq!(label("kl_nats"), "KL to the reference");
         assert_eq!(label("n_tokens_mean"), "Suggestion length");
         assert_eq!(label("n_pairs"), "Pairs");
+        assert_eq!(label("watched_gold"), "Judge on the same prompts");
+        assert_eq!((unit(Stage::Rl, "watched_proxy"), unit(Stage::Rl, "rollout_gap")), ("reward units", "nats"));
         assert_eq!(unit(Stage::Sft, "loss"), "nats/token");
         assert_eq!(unit(Stage::Rl, "gate_failure_rate"), "share");
         assert_eq!(unit(Stage::Sft, "tokens_per_sec"), "tokens/s");

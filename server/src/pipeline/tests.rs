@@ -116,7 +116,7 @@ fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
     let error = run(dir.path(), &nano, &records, &mut Watch::default()).expect_err("nothing to adapt");
     assert!(matches!(error, PipelineError::NoBase), "{error}");
 
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    // the refusal has not claimed the folder
     parent::place(dir.path(), &std::fs::read(&parent.checkpoint_path).expect("a checkpoint")).expect("placed");
     let from = RunConfig { parent: Some(parent.checkpoint.id.clone()), ..nano };
     let child = run(dir.path(), &from, &records, &mut Watch::default()).expect("runs");
