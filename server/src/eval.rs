@@ -9,14 +9,16 @@ pub mod policy;
 pub mod reward;
 pub mod simulator;
 
+use crate::model::ModelError;
 use crate::run_config::RunConfigError;
 use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::engine::EngineError;
 use beckon_shared::preference::PreferenceError;
+use beckon_shared::tokenizer::TokenizerError;
 use serde::{Deserialize, Deserializer};
 use std::path::PathBuf;
 
-pub use judge::{policy, reward};
+pub use judge::{Part, policy, reward};
 
 /// Why an evaluation could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,12 @@ pub enum EvalError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The checkpoint's tokenizer cannot be read.
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[from] TokenizerError),
+    /// The checkpoint's networks cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
 }
 
 /// JSON has no NaN: an undefined figure is written as null and read back as NaN.

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod backup;
 pub mod catalog;
 pub mod cli;
+pub mod cold_start;
 pub mod eval;
 pub mod events;
 pub mod import;

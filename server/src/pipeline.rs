@@ -31,6 +31,7 @@ use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
 use lineage::{Origin, data_hash};
 use recorder::Recorder;
+use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -253,6 +254,7 @@ pub fn train(
         };
         sft::run(ctx, &inputs, &config.sft)
     })?;
+    let features = OnceCell::new();
     let garm_inputs = |likelihood| GarmInputs {
         tokenizer: &tokenizer,
         model: &model,
@@ -261,6 +263,7 @@ pub fn train(
         train: &dataset.train,
         held_out: &dataset.held_out,
         likelihood,
+        features: &features,
     };
     let garm = stage(&dir.join("garm"), config, 2, &device, observer, |ctx| {
         garm::run(ctx, &garm_inputs(Likelihood::Probit), &config.garm)

@@ -29,6 +29,7 @@ pub mod epistemic;
 pub mod normal;
 pub mod pair;
 pub mod prior;
+pub mod probe;
 pub mod slate;
 pub mod variants;
 

@@ -6,6 +6,7 @@
 //!
 //! Dimension key: `N` pairs, `F` features.
 
+use crate::conjugate::conjugate_gradient;
 use crate::preference::Pair;
 use crate::prompt::Prompt;
 use crate::reward::similarity::words;
@@ -155,35 +156,12 @@ fn fit_logistic(rows: &[Sparse], labels: &[f64], weights: &[f64], theta: &mut [f
             }
             out
         };
-        let step = conjugate_gradient(hessian, &gradient);
+        let step = conjugate_gradient(hessian, &gradient, N_CONJUGATE_STEPS);
         theta.iter_mut().zip(&step).for_each(|(t, s)| *t -= s);
         if step.iter().all(|s| s.abs() < 1e-8) {
             break;
         }
     }
-}
-
-/// Solves `matrix(x) = target` for a symmetric positive definite matrix.
-fn conjugate_gradient(matrix: impl Fn(&[f64]) -> Vec<f64>, target: &[f64]) -> Vec<f64> {
-    let inner = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let mut x = vec![0.0; target.len()];
-    let mut residual = target.to_vec();
-    let mut direction = residual.clone();
-    let mut size = inner(&residual, &residual);
-    let enough = 1e-20 * size;
-    for _ in 0..N_CONJUGATE_STEPS {
-        if size <= enough {
-            break;
-        }
-        let image = matrix(&direction);
-        let length = size / inner(&direction, &image);
-        x.iter_mut().zip(&direction).for_each(|(x, d)| *x += length * d);
-        residual.iter_mut().zip(&image).for_each(|(r, i)| *r -= length * i);
-        let next = inner(&residual, &residual);
-        direction.iter_mut().zip(&residual).for_each(|(d, r)| *d = r + next / size * *d);
-        size = next;
-    }
-    x
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod click;
 pub mod click_model;
 pub mod config;
+mod conjugate;
 pub mod control;
 pub mod ctr;
 pub mod digest;

@@ -252,8 +252,10 @@ fn add_source(
 ) {
     let source = report.source.clone();
     let (train, held_out) = (&part.train, &part.held_out);
-    let evidence = impressions::Evidence::of(train, config, seed, report);
-    let slots = panes::slot_weights(train, config, seed, report);
+    // a log that is for judging alone says by itself where people look
+    let seen = if train.is_empty() { held_out } else { train };
+    let evidence = impressions::Evidence::of(seen, config, seed, report);
+    let slots = panes::slot_weights(seen, config, seed, report);
     for (side, records) in [(Side::Train, train), (Side::HeldOut, held_out)] {
         let mut making = Making { source: &source, config, seed, side, split: Split::default(), report };
         impressions::add(records, &evidence, samples, &mut making);

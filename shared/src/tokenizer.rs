@@ -312,6 +312,12 @@ impl Tokenizer {
         }
     }
 
+    /// Whether `text` holds the spelling of a special token. In plain text that is harmless; in a piece of a
+    /// [`PromptFormat`] it is that token.
+    pub fn holds_special(&self, text: &str) -> bool {
+        self.inner.get_added_tokens_decoder().values().any(|token| token.special && text.contains(&token.content))
+    }
+
     /// Tokens of plain text; never a special one.
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
         // byte-level BPE with all 256 bytes has a token for every text, so there is no failing path

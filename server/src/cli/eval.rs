@@ -1,16 +1,19 @@
 //! `beckon eval`: judges a policy or a reward model on held-out records, or the whole loop on simulated users.
 
-use super::run_loop::{PresetArg, read_folder};
+use super::run_loop::{PresetArg, read_folder, read_log};
 use super::terminal::{Terminal, interrupt_flag};
 use super::{Interrupted, typed};
+use crate::eval::Part;
 use crate::eval::simulator::{self, SimulatorConfig};
 use crate::pipeline::PipelineError;
 use crate::run_config::run_config_from_json;
 use anyhow::Context;
 use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::click::Sourced;
+use beckon_shared::import::Format;
 use beckon_shared::preference::dataset_from_records;
-use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
 
 /// Options of `beckon eval`.
 #[derive(Debug, Args)]
@@ -21,9 +24,9 @@ pub struct EvalArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// What a checkpoint's policy writes for held-out prompts, as JSON.
+    /// What a checkpoint's policy writes for prompts of a log, and how likely it finds what people chose there.
     Policy(Judged),
-    /// How well a checkpoint's reward model tells held-out pairs apart, as JSON.
+    /// How well a checkpoint's reward model tells pairs of a log apart.
     Reward(Judged),
     /// What a log gives to learn from: what is left out and why, what the click model can tell of the slots, pairs,
     /// candidates for imitation; as JSON, without any training.
@@ -38,12 +41,30 @@ struct Judged {
     /// Checkpoint file.
     #[arg(long)]
     checkpoint: PathBuf,
-    /// Folder with the log, as for `beckon loop`.
+    /// A file in one of the formats, or a folder with the log, as for `beckon loop`.
     #[arg(long)]
     data: PathBuf,
+    /// jsonl, mimics-duo, mimics-manual, intents, upworthy or conversations; not needed for a folder.
+    #[arg(long)]
+    format: Option<Format>,
+    /// Which records judge [default: all of a file, the held-out ones of a folder]
+    #[arg(long, value_enum)]
+    part: Option<PartArg>,
     /// Seed of the split; that of the checkpoint's run unless told, so that what is held out was not learnt from.
     #[arg(long)]
     seed: Option<u64>,
+    /// Print JSON in place of a table; README names its fields.
+    #[arg(long)]
+    json: bool,
+}
+
+/// See [`Part`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PartArg {
+    /// What a run on this log would not have learnt from.
+    HeldOut,
+    /// All: no run has seen this log.
+    All,
 }
 
 #[derive(Debug, Args)]
@@ -90,8 +111,8 @@ struct SimulatorArgs {
 /// In words for people; [`Interrupted`] after Ctrl-C with the state saved.
 pub fn eval(args: &EvalArgs) -> anyhow::Result<()> {
     match &args.what {
-        What::Policy(judged) => judge(judged, crate::eval::policy),
-        What::Reward(judged) => judge(judged, crate::eval::reward),
+        What::Policy(judged) => judge(judged, crate::eval::policy, policy_table),
+        What::Reward(judged) => judge(judged, crate::eval::reward, reward_table),
         What::Preferences(args) => preferences(args),
         What::Simulator(args) => on_simulator(args),
     }
@@ -112,17 +133,67 @@ fn preferences(args: &PreferencesArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Judge =
-    fn(&std::path::Path, &[beckon_shared::click::Sourced], u64) -> Result<serde_json::Value, crate::eval::EvalError>;
+type Judge = fn(&Path, &[Sourced], u64, Part) -> Result<serde_json::Value, crate::eval::EvalError>;
 
-fn judge(judged: &Judged, judge: Judge) -> anyhow::Result<()> {
+fn judge(judged: &Judged, judge: Judge, table: fn(&serde_json::Value) -> String) -> anyhow::Result<()> {
     let shown = judged.checkpoint.display();
     let bytes = std::fs::read(&judged.checkpoint).with_context(|| format!("cannot read {shown}"))?;
     let checkpoint = Checkpoint::decode(&bytes).with_context(|| format!("refused {shown}"))?;
     let seed = judged.seed.unwrap_or(checkpoint.manifest.lineage.seed);
-    let records = read_folder(&judged.data, &PathBuf::from("rejects"))?;
-    println!("{:#}", judge(&judged.checkpoint, &records, seed)?);
+    let part = match judged.part {
+        Some(PartArg::All) => Part::All,
+        Some(PartArg::HeldOut) => Part::HeldOut,
+        None if judged.data.is_dir() => Part::HeldOut,
+        None => Part::All,
+    };
+    let records = read_log(&judged.data, judged.format, &PathBuf::from("rejects"))?;
+    let figures = judge(&judged.checkpoint, &records, seed, part)?;
+    if judged.json {
+        println!("{figures:#}")
+    } else {
+        print!("{}", table(&figures))
+    }
     Ok(())
+}
+
+/// A number of three digits behind the point, or a dash.
+fn number(value: &serde_json::Value) -> String {
+    value.as_f64().map_or_else(|| "–".into(), |x| format!("{x:.3}"))
+}
+
+fn policy_table(json: &serde_json::Value) -> String {
+    let Some(figures) = json["figures"].as_object() else { return String::new() };
+    let mut lines: Vec<String> = figures
+        .iter()
+        .filter(|(_, value)| value.is_number() || value.is_null())
+        .map(|(name, value)| format!("{name:<20} {}", number(value)))
+        .collect();
+    for name in ["nats_per_token", "bits_per_byte"] {
+        lines.push(format!("{name:<20} {}", number(&json["imitation"][name])));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn reward_table(json: &serde_json::Value) -> String {
+    let mut text = String::new();
+    let mut add = |title: String, models: &serde_json::Value| {
+        text += &format!("{title}\n  {:<14} {:>8} {:>17} {:>7} {:>7}\n", "model", "accuracy", "95%", "NLL", "ECE");
+        for m in models.as_array().into_iter().flatten() {
+            let interval = format!("{} to {}", number(&m["accuracy_interval"][0]), number(&m["accuracy_interval"][1]));
+            let [accuracy, nll, ece] = ["accuracy", "nll", "ece"].map(|name| number(&m[name]));
+            let model = m["model"].as_str().unwrap_or_default();
+            text += &format!("  {model:<14} {accuracy:>8} {interval:>17} {nll:>7} {ece:>7}\n");
+        }
+    };
+    for source in json["sources"].as_array().into_iter().flatten() {
+        let name = source["source"].as_str().unwrap_or_default();
+        add(format!("{name}: {} pairs of {} groups", source["n_pairs"], source["n_groups"]), &source["models"]);
+        if source["clear"].is_object() {
+            let n = &source["clear"]["n_pairs"];
+            add(format!("{name}, |z| > 1.96: {n} pairs"), &source["clear"]["models"]);
+        }
+    }
+    text
 }
 
 fn on_simulator(args: &SimulatorArgs) -> anyhow::Result<()> {

@@ -1,12 +1,17 @@
 //! `beckon model`: policies from elsewhere into the checkpoints, and from there to where others use them.
 
+use super::run_loop::read_log;
 use super::{default_data_dir, typed};
+use crate::cold_start::{self, BUILT_IN, Template};
 use crate::model::pretrained::hub::Hub;
 use crate::model::pretrained::{self, Options};
 use crate::model::state::write_atomic;
+use crate::pipeline::lineage::{attribution, data_hash, is_simulated, sources};
 use anyhow::{Context, bail};
-use beckon_shared::checkpoint::{Checkpoint, Header, PREFIX_BYTES, decode_header, header_bytes};
+use beckon_shared::checkpoint::{Checkpoint, Header, Lineage, PREFIX_BYTES, decode_header, header_bytes};
 use beckon_shared::gguf::llama::DEFAULT_MAX_SEQ_LEN;
+use beckon_shared::import::Format;
+use beckon_shared::preference::{PreferenceConfig, dataset_from_records};
 use beckon_shared::quant::BlockFormat;
 use clap::{Args, Subcommand, ValueEnum};
 use std::fs::File;
@@ -32,6 +37,8 @@ enum What {
     Export(ExportArgs),
     /// Show what a checkpoint is and where it comes from.
     Show(ShowArgs),
+    /// Make a policy by a prompt alone: a template with an instruction and examples from a log around a base.
+    Prompt(PromptArgs),
 }
 
 /// How an import becomes a checkpoint.
@@ -126,6 +133,33 @@ struct ShowArgs {
     data_dir: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct PromptArgs {
+    /// The base: a checkpoint file, or the beginning of a checkpoint's id.
+    base: String,
+    /// instruct.v1, examples.v1, both.v1, or a file with a Jinja template.
+    #[arg(long, default_value = "both.v1")]
+    template: String,
+    /// Examples, drawn from the train side of the log.
+    #[arg(long, default_value_t = 4)]
+    examples: usize,
+    /// Folder or file of the log that examples are drawn from.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// How a file is written: jsonl, mimics-duo, mimics-manual, intents, upworthy or conversations.
+    #[arg(long)]
+    format: Option<Format>,
+    /// Seed of the draw.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Name for people [default: that of the base and of the template]
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder with the checkpoints' folder [default: the platform's folder for application data]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
 /// Does what was asked.
 ///
 /// # Errors
@@ -143,6 +177,7 @@ pub fn model(args: &ModelArgs) -> anyhow::Result<()> {
         What::List(args) => list(&folder(args.data_dir.as_deref())),
         What::Export(args) => export(args),
         What::Show(args) => show(args),
+        What::Prompt(args) => prompt(args),
     }
 }
 
@@ -158,8 +193,12 @@ fn import(path: &Path, name: Option<String>, options: &ImportOptions) -> anyhow:
         Plain::Q4 => BlockFormat::Q4,
     };
     let options_of_model = Options { name, max_seq_len: options.max_seq_len, plain_format, command: typed() };
-    let checkpoint = pretrained::import(path, &options_of_model)?;
-    let dir = folder(options.data_dir.as_deref());
+    keep(&pretrained::import(path, &options_of_model)?, options.data_dir.as_deref())
+}
+
+/// Puts a checkpoint among the others.
+fn keep(checkpoint: &Checkpoint, data_dir: Option<&Path>) -> anyhow::Result<()> {
+    let dir = folder(data_dir);
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let file = dir.join(format!("{}.beckon", checkpoint.id));
     let bytes = checkpoint.encode()?;
@@ -172,6 +211,49 @@ fn import(path: &Path, name: Option<String>, options: &ImportOptions) -> anyhow:
     println!("{}", line(&checkpoint.id, &checkpoint.manifest, bytes.len() as u64));
     println!("it has no reward model: suggestions are not scored. A server that runs shows it after a restart.");
     Ok(())
+}
+
+fn prompt(args: &PromptArgs) -> anyhow::Result<()> {
+    let path = find(&args.base, args.data_dir.as_deref())?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let base = Checkpoint::decode(&bytes).with_context(|| format!("refused {}", path.display()))?;
+    let template = match Template::built_in(&args.template) {
+        Some(template) => template,
+        None => {
+            let built_in = BUILT_IN.map(|(name, _)| name).join(", ");
+            let source = std::fs::read_to_string(&args.template)
+                .with_context(|| format!("no template {} ({built_in}), and no such file", args.template))?;
+            let name = Path::new(&args.template).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into());
+            Template { name, source }
+        }
+    };
+    let (records, config) = match &args.data {
+        Some(data) => (read_log(data, args.format, Path::new("rejects"))?, PreferenceConfig::default()),
+        None => (Vec::new(), PreferenceConfig::default()),
+    };
+    let log = dataset_from_records(&records, &config, args.seed)?.train.sft;
+    let wants_examples = template.source.contains("examples");
+    if wants_examples && args.data.is_none() {
+        bail!("template {} shows examples: say with --data which log they are drawn from", template.name);
+    }
+    let n = if wants_examples { args.examples } else { 0 };
+    let examples = cold_start::draw_examples(&log, &base.tokenizer()?, n, args.seed)?;
+    let shown = if wants_examples { &records[..] } else { &[] };
+    let sources = sources(shown);
+    let lineage = Lineage {
+        data_hash: if wants_examples { data_hash(shown) } else { String::new() },
+        attribution: attribution(&sources),
+        sources,
+        parent: None,
+        config: serde_json::Value::Null,
+        seed: args.seed,
+        commit: None,
+        command: typed(),
+        device: String::new(),
+        simulated: is_simulated(shown),
+    };
+    let name = args.name.clone().unwrap_or_else(|| format!("{}, {}", base.manifest.name, template.name));
+    keep(&cold_start::with_template(&base, &template, &examples, name, lineage)?, args.data_dir.as_deref())
 }
 
 /// One line about a checkpoint.

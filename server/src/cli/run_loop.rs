@@ -12,7 +12,7 @@ use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::Preset;
 use beckon_shared::control::RunConfig;
-use beckon_shared::import::parse;
+use beckon_shared::import::{Format, parse};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -125,6 +125,22 @@ pub(super) fn read_folder(dir: &Path, rejects_dir: &Path) -> anyhow::Result<Vec<
             dir.display()
         );
     }
+    read_files(files, rejects_dir)
+}
+
+/// All records of a folder, or of one file that is written as `format` says.
+pub(super) fn read_log(path: &Path, format: Option<Format>, rejects_dir: &Path) -> anyhow::Result<Vec<Sourced>> {
+    match format {
+        _ if path.is_dir() => read_folder(path, rejects_dir),
+        Some(format) => read_files(vec![(path.to_owned(), format)], rejects_dir),
+        None => {
+            let names = Format::ALL.map(Format::name).join(", ");
+            bail!("say how {} is written with --format: {names}", path.display())
+        }
+    }
+}
+
+fn read_files(files: Vec<(PathBuf, Format)>, rejects_dir: &Path) -> anyhow::Result<Vec<Sourced>> {
     let mut records = Vec::new();
     for (path, format) in files {
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -1,86 +1,147 @@
-//! `beckon eval policy` and `beckon eval reward`: a checkpoint file judged on the held-out side of a log.
+//! `beckon eval policy` and `beckon eval reward`: a checkpoint file judged on a log.
 
 use super::EvalError;
 use super::policy::{SampleSize, policy_figures, write_suggestions};
-use super::reward::{Predictions, source_figures};
-use crate::model::device::block_on;
+use super::reward::{Predictions, dispersion, held_out_counts, source_figures};
+use crate::model::llama::Llama;
+use crate::model::reward::Scorer;
 use crate::run_config::run_config_from_json;
 use crate::stage::aside::evenly;
+use crate::stage::sft::sequence_logps;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
-use beckon_shared::engine::{Engine, Score};
-use beckon_shared::preference::{Dataset, Pair, PreferenceConfig, dataset_from_records};
+use beckon_shared::engine::{EngineError, Score};
+use beckon_shared::preference::{Dataset, Pair, PreferenceConfig, SftExample, dataset_from_records};
+use beckon_shared::prompt::Prompt;
+use burn::tensor::Device;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Suggestions judged by `beckon eval policy`.
 const POLICY_SAMPLE: SampleSize = SampleSize { n_prompts: 48, n_per_prompt: 8, max_new_tokens: 16 };
 /// Most pairs of a data set judged by `beckon eval reward`.
-const MAX_PAIRS: usize = 1_000;
+const MAX_PAIRS: usize = 2_000;
+/// Most suggestions whose likelihood `beckon eval policy` asks for.
+const MAX_EXAMPLES: usize = 1_000;
 
-/// `beckon eval policy`: figures of what a checkpoint writes for held-out prompts of a log, with the
-/// texts themselves.
+/// Which records judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Those that a run on this log with the checkpoint's settings would not have learnt from.
+    HeldOut,
+    /// All: a log that no run has seen.
+    All,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::HeldOut => "held-out",
+            Self::All => "all",
+        }
+    }
+}
+
+/// `beckon eval policy`: figures of what a checkpoint writes for prompts of a log, with the texts themselves, and how
+/// likely it finds what people chose there.
 ///
 /// # Errors
 /// [`EvalError`].
-pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde_json::Value, EvalError> {
+pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64, part: Part) -> Result<serde_json::Value, EvalError> {
     let checkpoint = read_checkpoint(checkpoint)?;
-    let dataset = dataset_from_records(records, &preferences_of(&checkpoint)?, seed)?;
-    let prompts = if dataset.held_out.prompts.is_empty() { dataset.train.prompts } else { dataset.held_out.prompts };
-    if prompts.is_empty() {
+    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(&checkpoint, part)?, seed)?;
+    let prompts = if held_out.prompts.is_empty() { train.prompts } else { held_out.prompts };
+    if prompts.is_empty() && held_out.sft.is_empty() {
         return Err(EvalError::NoData { missing: "prompts" });
     }
     let written = write_suggestions(&checkpoint, &prompts, POLICY_SAMPLE, seed)?;
     let texts: Vec<_> =
         written.iter().map(|w| serde_json::json!({ "prompt": w.prompt, "suggestions": w.scored_texts() })).collect();
     let figures = policy_figures(&checkpoint.manifest.name, &written);
-    Ok(serde_json::json!({ "checkpoint": checkpoint.id, "figures": figures, "written": texts }))
+    Ok(serde_json::json!({
+        "checkpoint": checkpoint.id,
+        "part": part.name(),
+        "figures": figures,
+        "imitation": imitation(&checkpoint, &held_out.sft)?,
+        "written": texts,
+    }))
 }
 
-/// `beckon eval reward`: figures of a checkpoint's reward model on held-out pairs of a log, a data set at
-/// a time, against a constant, the length of the text and its words.
+/// How likely the policy finds what was chosen: nats a token, and bits a byte of text, which compares policies of
+/// unlike tokenizers. `null` without such suggestions.
+fn imitation(checkpoint: &Checkpoint, examples: &[SftExample]) -> Result<serde_json::Value, EvalError> {
+    let examples = evenly(examples, MAX_EXAMPLES);
+    if examples.is_empty() {
+        return Ok(serde_json::Value::Null);
+    }
+    let model = &checkpoint.manifest.model;
+    let tokenizer = checkpoint.tokenizer()?;
+    let policy = Llama::from_tensors(model, &checkpoint.dense("policy"), &Device::flex())?;
+    let items: Vec<(Prompt, String)> = examples.into_iter().map(|e| (e.prompt, e.suggestion)).collect();
+    let logps = sequence_logps(&policy, &tokenizer, &items, model.max_seq_len);
+    let n_tokens: usize = logps.iter().map(|(_, n)| n).sum();
+    let nats = -logps.iter().map(|(sum, _)| sum).sum::<f64>();
+    let n_bytes: usize = items.iter().map(|(_, text)| text.len()).sum();
+    Ok(serde_json::json!({
+        "n_examples": items.len(),
+        "n_tokens": n_tokens,
+        "nats_per_token": nats / n_tokens as f64,
+        "bits_per_byte": nats / std::f64::consts::LN_2 / n_bytes as f64,
+    }))
+}
+
+/// `beckon eval reward`: figures of a checkpoint's reward model on pairs of a log, a data set at a time, against a
+/// constant, the length of the text and its words; the last two learn from the rest of the log, where there is one.
 ///
 /// # Errors
 /// [`EvalError`].
-pub fn reward(checkpoint: &Path, records: &[Sourced], seed: u64) -> Result<serde_json::Value, EvalError> {
+pub fn reward(checkpoint: &Path, records: &[Sourced], seed: u64, part: Part) -> Result<serde_json::Value, EvalError> {
     let checkpoint = read_checkpoint(checkpoint)?;
-    let mut engine = Engine::cpu(&checkpoint)?;
-    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(&checkpoint)?, seed)?;
+    let Some(config) = &checkpoint.manifest.reward else { return Err(EvalError::Engine(EngineError::NoReward)) };
+    let tokenizer = checkpoint.tokenizer()?;
+    let tensors = checkpoint.dense("reward");
+    let garm = Scorer::new(&checkpoint.manifest.model, &tensors, config, &tokenizer, &Device::flex())?;
+    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(&checkpoint, part)?, seed)?;
     let names: BTreeSet<&str> = held_out.pairs.iter().map(|p| p.source.as_str()).collect();
     if names.is_empty() {
-        return Err(EvalError::NoData { missing: "held-out pairs" });
+        return Err(EvalError::NoData { missing: "pairs" });
     }
     let mut sources = Vec::new();
     for source in names {
         let of = |pairs: &'_ [Pair]| -> Vec<Pair> { pairs.iter().filter(|p| p.source == source).cloned().collect() };
         let (train, pairs) = (of(&train.pairs), evenly(&of(&held_out.pairs), MAX_PAIRS));
-        let mut scores: Vec<Score> = Vec::with_capacity(2 * pairs.len());
-        for pair in &pairs {
-            let texts = [pair.chosen.clone(), pair.rejected.clone()];
-            scores.extend(block_on(engine.score(&pair.prompt, &texts))?);
-        }
+        let texts = |p: &Pair| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()));
+        let scores: Vec<Score> = garm.score(&pairs.iter().flat_map(texts).collect::<Vec<_>>());
         let (train, pairs): (Vec<&Pair>, Vec<&Pair>) = (train.iter().collect(), pairs.iter().collect());
-        let predictions = [
-            Predictions::garm(&scores),
-            Predictions::lexical(&train, &pairs),
-            Predictions::length(&train, &pairs),
-            Predictions::constant(pairs.len()),
-        ];
-        sources.push(source_figures(source, &pairs, &predictions, seed));
+        let mut predictions = vec![Predictions::garm(&scores)];
+        if !train.is_empty() {
+            predictions.extend([Predictions::lexical(&train, &pairs), Predictions::length(&train, &pairs)]);
+        }
+        predictions.push(Predictions::constant(pairs.len()));
+        let mut figures = source_figures(source, &pairs, &predictions, seed);
+        let counts = held_out_counts(records, source, &pairs);
+        let items: Vec<(Prompt, String)> = counts.iter().map(|c| (c.prompt.clone(), c.text.clone())).collect();
+        let scored: Vec<_> = counts.into_iter().zip(garm.score(&items)).collect();
+        figures.dispersion = dispersion(&scored);
+        sources.push(figures);
     }
-    Ok(serde_json::json!({ "checkpoint": checkpoint.id, "sources": sources }))
+    Ok(serde_json::json!({ "checkpoint": checkpoint.id, "part": part.name(), "sources": sources }))
 }
 
 /// How the checkpoint's run split and read its log, so that what is held out here was held out there; the
 /// defaults where its configuration says nothing of it.
-fn preferences_of(checkpoint: &Checkpoint) -> Result<PreferenceConfig, EvalError> {
-    match checkpoint.manifest.lineage.config.get("preferences") {
+fn preferences_of(checkpoint: &Checkpoint, part: Part) -> Result<PreferenceConfig, EvalError> {
+    let mut config = match checkpoint.manifest.lineage.config.get("preferences") {
         Some(given) => {
             let json = serde_json::json!({ "preferences": given }).to_string();
-            Ok(run_config_from_json(json.as_bytes())?.preferences)
+            run_config_from_json(json.as_bytes())?.preferences
         }
-        None => Ok(PreferenceConfig::default()),
+        None => PreferenceConfig::default(),
+    };
+    if part == Part::All {
+        (config.split.held_out_percent, config.split.latest_percent) = (100, 0);
     }
+    Ok(config)
 }
 
 fn read_checkpoint(path: &Path) -> Result<Checkpoint, EvalError> {

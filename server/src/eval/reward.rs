@@ -12,7 +12,7 @@ use beckon_shared::click::{Counts, Record, Sourced};
 use beckon_shared::engine::Score;
 use beckon_shared::lexical::LexicalModel;
 use beckon_shared::metrics::{brier, ece, mean, nll, pair_accuracy, spearman};
-use beckon_shared::preference::Pair;
+use beckon_shared::preference::{Pair, PairKind};
 use beckon_shared::special::normal_cdf;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -94,6 +94,18 @@ pub struct SourceFigures {
     pub reliability: Vec<ReliabilityPoint>,
     /// Where the data set has true counts.
     pub dispersion: Option<Dispersion>,
+    /// The pairs of true counts whose difference is beyond chance.
+    #[serde(default)]
+    pub clear: Option<ClearPairs>,
+}
+
+/// Pairs with |z| > 1.96 between their counts, that is a label above Φ(1.96).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClearPairs {
+    /// How many.
+    pub n_pairs: usize,
+    /// As in [`SourceFigures::models`].
+    pub models: Vec<ModelFigures>,
 }
 
 /// What a model says of pairs: P(chosen preferred) and, where it has one, the standard deviation of
@@ -227,7 +239,27 @@ pub fn source_figures(source: &str, pairs: &[&Pair], predictions: &[Predictions]
         nll_differences,
         reliability: predictions.first().map_or_else(Vec::new, |m| reliability(&m.p, &labels)),
         dispersion: None,
+        clear: clear_pairs(pairs, predictions, seed),
     }
+}
+
+/// Figures on the clear pairs alone; `None` where there are fewer than ten.
+fn clear_pairs(pairs: &[&Pair], predictions: &[Predictions], seed: u64) -> Option<ClearPairs> {
+    const FEWEST: usize = 10;
+    let is_clear = |p: &Pair| p.kind == PairKind::Counts && f64::from(p.label) > normal_cdf(1.96);
+    let rows: Vec<usize> = (0..pairs.len()).filter(|&i| is_clear(pairs[i])).collect();
+    if rows.len() < FEWEST {
+        return None;
+    }
+    let picked: Vec<&Pair> = rows.iter().map(|&i| pairs[i]).collect();
+    let labels: Vec<f64> = picked.iter().map(|p| f64::from(p.label)).collect();
+    let groups = Groups::new(&picked, seed);
+    let of_rows = |values: &[f64]| -> Vec<f64> { rows.iter().map(|&i| values[i]).collect() };
+    let models = predictions.iter().map(|m| {
+        let own = Predictions { model: m.model.clone(), p: of_rows(&m.p), std: m.std.as_deref().map(of_rows) };
+        model_figures(&own, &pair_nlls(&own.p, &labels), &labels, &groups)
+    });
+    Some(ClearPairs { n_pairs: rows.len(), models: models.collect() })
 }
 
 fn model_figures(m: &Predictions, nlls: &[f64], labels: &[f64], groups: &Groups) -> ModelFigures {

@@ -32,6 +32,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use std::collections::HashMap;
 
 /// Standard deviation of a head's initial weights. Not zero: at z = 0 the variance gets no gradient.
 const HEAD_INIT_STD: f64 = 0.02;
@@ -142,6 +143,11 @@ impl RewardModel {
         tensors
     }
 
+    /// Replaces the mean head: w `[D]` and b.
+    pub fn set_mean_head(&mut self, weight: Vec<f32>, bias: f32, device: &Device) {
+        self.mean_head = Head::new(weight, bias, device);
+    }
+
     /// Pooled features of a batch's suggestions, `[B, D]`.
     pub fn features(&self, batch: &Batch, device: &Device) -> Tensor<2> {
         let tensors = batch.tensors(device);
@@ -250,11 +256,18 @@ impl Scorer {
         })
     }
 
-    /// Scores suggestions, each in the light of its prompt.
+    /// Scores suggestions, each in the light of its prompt; what comes more than once is read once.
     pub fn score(&self, items: &[(Prompt, String)]) -> Vec<Score> {
-        let encode =
-            |(prompt, text): &(Prompt, String)| Sequence::encode(&self.tokenizer, prompt, text, self.max_seq_len);
-        self.score_sequences(&items.iter().map(encode).collect::<Vec<_>>())
+        let mut rows: HashMap<&(Prompt, String), usize> = HashMap::new();
+        let mut sequences = Vec::new();
+        for item in items {
+            rows.entry(item).or_insert_with(|| {
+                sequences.push(Sequence::encode(&self.tokenizer, &item.0, &item.1, self.max_seq_len));
+                sequences.len() - 1
+            });
+        }
+        let scores = self.score_sequences(&sequences);
+        items.iter().map(|item| scores[rows[item]]).collect()
     }
 
     /// [`Self::score`] on tokens.

@@ -2,7 +2,7 @@
 
 use super::plot::{LinePlot, Series, escape, reliability_svg};
 use super::{Curve, Report, SamplePrompt, ScoredText};
-use crate::eval::reward::SourceFigures;
+use crate::eval::reward::{ModelFigures, SourceFigures};
 use beckon_shared::prompt::Role;
 use std::fmt::Write;
 
@@ -161,21 +161,23 @@ fn garm(report: &Report) -> String {
     html
 }
 
+const MODEL_COLUMNS: [&str; 6] = ["model", "pair accuracy", "NLL, nats", "ECE", "Brier", "spread: rank correlation"];
+
+fn model_rows(models: &[ModelFigures]) -> Vec<Vec<String>> {
+    let row = |m: &ModelFigures| {
+        vec![
+            m.model.clone(),
+            interval(m.accuracy, m.accuracy_interval),
+            interval(m.nll, m.nll_interval),
+            number(m.ece, 3),
+            number(m.brier, 4),
+            m.spread_spearman.map_or_else(|| "–".to_owned(), |s| number(s, 3)),
+        ]
+    };
+    models.iter().map(row).collect()
+}
+
 fn garm_source(source: &SourceFigures) -> String {
-    let rows: Vec<Vec<String>> = source
-        .models
-        .iter()
-        .map(|m| {
-            vec![
-                m.model.clone(),
-                interval(m.accuracy, m.accuracy_interval),
-                interval(m.nll, m.nll_interval),
-                number(m.ece, 3),
-                number(m.brier, 4),
-                m.spread_spearman.map_or_else(|| "–".to_owned(), |s| number(s, 3)),
-            ]
-        })
-        .collect();
     let mut html = format!("<h3>{}</h3>", escape(&source.source));
     html += &table(
         &format!(
@@ -184,9 +186,13 @@ fn garm_source(source: &SourceFigures) -> String {
             source.n_groups,
             number(source.label_entropy, 3)
         ),
-        &["model", "pair accuracy", "NLL, nats", "ECE", "Brier", "spread: rank correlation"],
-        &rows,
+        &MODEL_COLUMNS,
+        &model_rows(&source.models),
     );
+    if let Some(clear) = &source.clear {
+        let caption = format!("The {} pairs whose counts differ beyond chance, |z| above 1.96.", clear.n_pairs);
+        html += &table(&caption, &MODEL_COLUMNS, &model_rows(&clear.models));
+    }
     if let Some(d) = source.dispersion {
         let _ = write!(
             html,

@@ -5,7 +5,7 @@
 //! rather than continued.
 
 use super::{Control, StageContext, StageError};
-use crate::model::state::{StateError, TrainState};
+use crate::model::state::{StateError, TrainState, write_atomic};
 use beckon_shared::tensor::TensorMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,25 @@ impl Folder {
         }
     }
 
+    /// The rollbacks so far.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is damaged.
+    pub fn rollbacks(&self) -> Result<Rollbacks, StateError> {
+        let path = self.state.with_file_name("rollbacks.json");
+        let steps = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| StateError::Malformed { reason: e.to_string(), path: path.clone() })?,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(StateError::Io { action: "read", source, path }),
+        };
+        if let Some(dir) = path.parent() {
+            let created = std::fs::create_dir_all(dir);
+            created.map_err(|source| StateError::Io { action: "create", source, path: dir.to_owned() })?;
+        }
+        Ok(Rollbacks { path, steps })
+    }
+
     fn load<P: DeserializeOwned>(&self, path: &Path) -> Result<Option<(TensorMap, P)>, StateError> {
         let Some(TrainState { tensors, meta }) = TrainState::load(path)? else {
             return Ok(None);
@@ -83,6 +102,47 @@ impl Folder {
         }
         let meta = serde_json::json!({ "fingerprint": self.fingerprint, "progress": progress });
         TrainState { tensors, meta }.save_atomic(path)
+    }
+}
+
+/// Times that a stage may go back before it gives up.
+const MAX_ROLLBACKS: usize = 3;
+/// What each of them does to the learning rate.
+const ROLLBACK_RATE: f64 = 0.5;
+
+/// Steps whose loss or gradient was not finite. Each sends the stage back to its last saved state, from where it goes on
+/// at half the learning rate; they are kept in a file, so that a run that is resumed does the same.
+#[derive(Debug)]
+pub struct Rollbacks {
+    path: PathBuf,
+    /// Step and what was not finite there.
+    steps: Vec<(usize, String)>,
+}
+
+impl Rollbacks {
+    /// Factor on the learning rate.
+    pub fn rate(&self) -> f64 {
+        ROLLBACK_RATE.powi(self.steps.len() as i32)
+    }
+
+    /// Takes the error of a step: where it says that the stage diverged, and not too often yet, the stage may go back.
+    ///
+    /// # Errors
+    /// Any other error, or one time too many; a disk that refuses.
+    pub fn take(&mut self, error: StageError, ctx: &mut StageContext) -> Result<(), StageError> {
+        let StageError::Diverged { stage, step, what } = &error else { return Err(error) };
+        if self.steps.len() == MAX_ROLLBACKS {
+            return Err(error);
+        }
+        self.steps.push((*step, (*what).to_owned()));
+        let json = serde_json::json!(self.steps).to_string();
+        write_atomic(&self.path, json.as_bytes())?;
+        ctx.observer.alarm(&format!(
+            "{stage}: {what} of step {step} is not finite: back to the last saved state, from there at {} of the \
+             learning rate",
+            self.rate()
+        ));
+        Ok(())
     }
 }
 

@@ -27,6 +27,7 @@
 //! likelihood, anchors, prior and schedule are our design (method A.2).
 
 pub mod data;
+pub mod plan;
 pub mod synthetic;
 pub mod whitening;
 
@@ -45,6 +46,7 @@ use beckon_shared::control::{GarmConfig, LoraConfig, Stage};
 use beckon_shared::garm::Gaussian;
 use beckon_shared::garm::anchor::THRESHOLDS;
 use beckon_shared::garm::normal::log_phi;
+use beckon_shared::garm::probe::{Probe, ProbePair};
 use beckon_shared::garm::variants::bradley_terry_nll;
 use beckon_shared::metrics::pair_accuracy;
 use beckon_shared::preference::Split;
@@ -53,8 +55,9 @@ use beckon_shared::tokenizer::Tokenizer;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use data::{AnchorItem, Data, PairItem};
+use data::{Data, Lesson, PairItem};
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -77,6 +80,10 @@ const MIN_CALIBRATION_PAIRS: usize = 200;
 /// Looks at the validation pairs over a whole run, and how many without improvement end it.
 const N_LOOKS: usize = 20;
 const PATIENCE: usize = 6;
+/// Φ(z) is nearest to a logistic of this times z.
+const LOGISTIC_SLOPE: f64 = 1.702;
+/// Precisions of the prior that the mean head's start is tried with, as a share of the pairs.
+const PROBE_PRECISIONS: [f64; 5] = [0.03, 0.1, 0.3, 1.0, 3.0];
 
 /// What the stage learns from.
 pub struct GarmInputs<'a> {
@@ -94,6 +101,8 @@ pub struct GarmInputs<'a> {
     pub held_out: &'a Split,
     /// GaRM or its baseline.
     pub likelihood: Likelihood,
+    /// What the trunk says of the pairs' texts before it learns; read once for all likelihoods.
+    pub features: &'a OnceCell<Vec<Vec<f32>>>,
 }
 
 /// What the stage made.
@@ -147,14 +156,26 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
     }
     let data = Data::prepare(inputs, config, ctx.seed)?;
     let trainer = Trainer { inputs, config, data: &data, seed: ctx.seed, device: ctx.device.clone().autodiff() };
-    let mut state = match folder.load_state()? {
-        Some((tensors, progress)) => trainer.resume(tensors, progress, ctx)?,
-        None => trainer.start(ctx)?,
+    let mut rollbacks = folder.rollbacks()?;
+    let begin = |rate: f64, ctx: &mut StageContext| -> Result<State, StageError> {
+        let state = match folder.load_state()? {
+            Some((tensors, progress)) => trainer.resume(tensors, progress, ctx)?,
+            None => trainer.start(ctx)?,
+        };
+        Ok(State { rate, ..state })
     };
-    let every = (config.n_steps / N_LOOKS).max(1);
+    let mut state = begin(rollbacks.rate(), ctx)?;
+    // looks take no longer than the steps between them
+    let every = config.n_steps.div_ceil(N_LOOKS).max(data.n_looked_at() / (2 * config.batch_pairs.max(1)));
     while state.progress.step < config.n_steps && state.progress.n_looks_without_gain < PATIENCE {
         obey(ctx, || folder.save_state(state.to_tensors(), &state.progress))?;
-        state = trainer.step(state, ctx)?;
+        state = match trainer.step(state, ctx) {
+            Ok(state) => state,
+            Err(error) => {
+                rollbacks.take(error, ctx)?;
+                begin(rollbacks.rate(), ctx)?
+            }
+        };
         let done = state.progress.step;
         if done.is_multiple_of(every) || done == config.n_steps {
             trainer.look(&mut state, ctx);
@@ -177,7 +198,7 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
 
 fn fingerprint(seed: u64, inputs: &GarmInputs, config: &GarmConfig) -> String {
     Fingerprint::default()
-        .with(&("garm", 2, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
+        .with(&("garm", 3, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
         .with(&(&inputs.train.pairs, &inputs.train.anchors, &inputs.held_out.pairs, inputs.lora))
         .with_tensors(inputs.init)
         .hex()
@@ -189,6 +210,8 @@ struct State {
     optimizer: AdamW,
     progress: Progress,
     best: TensorMap,
+    /// Factor on the learning rate, after rollbacks.
+    rate: f64,
 }
 
 impl State {
@@ -199,9 +222,9 @@ impl State {
     }
 }
 
-/// The terms of one step's loss, each a mean over its samples.
+/// The terms of one step's loss, each a mean over its samples; `None` where there are none.
 struct Terms {
-    pair: Tensor<1>,
+    pair: Option<Tensor<1>>,
     anchor: Option<Tensor<1>>,
     synthetic: Option<Tensor<1>>,
     n_tokens: usize,
@@ -221,12 +244,48 @@ impl Trainer<'_> {
         let (base, floor) = (self.data.base_mean(), self.config.variance_floor);
         let seed = derived_seed(self.seed, 1);
         let trunk = lora::with_adapters(self.inputs.init, self.inputs.model, self.inputs.lora, self.seed);
-        let model = RewardModel::init(self.inputs.model, &trunk, base, floor, seed, &self.device)?;
-        let optimizer = AdamW::new(self.adamw());
-        let mut state = State { model, optimizer, progress: Progress::default(), best: TensorMap::new() };
+        let mut model = RewardModel::init(self.inputs.model, &trunk, base, floor, seed, &self.device)?;
         ctx.observer.log(&self.data.summary());
+        self.start_mean_head(&mut model, base, ctx);
+        let optimizer = AdamW::new(self.adamw());
+        let mut state = State { model, optimizer, progress: Progress::default(), best: TensorMap::new(), rate: 1.0 };
         self.look(&mut state, ctx);
         Ok(state)
+    }
+
+    /// Points the mean head where the trunk's features, as they are, explain the pairs best. The strength of the prior
+    /// is the one that does best on the validation pairs, or the middle one where there are none.
+    fn start_mean_head(&self, model: &mut RewardModel, base: f64, ctx: &mut StageContext) {
+        let (train, validation) = (self.data.train(), &self.data.validation);
+        let (sequences, pairs) = self.data.reading(&[train, validation].concat());
+        let read = || self.read(model, &sequences).into_iter().map(|r| r.feature).collect();
+        let features: &Vec<Vec<f32>> = self.inputs.features.get_or_init(read);
+        let probe = Probe::new(features);
+        let item = |p: &PairItem| ProbePair {
+            chosen: p.chosen,
+            rejected: p.rejected,
+            label: f64::from(p.label),
+            weight: f64::from(p.weight),
+        };
+        let pairs: Vec<ProbePair> = pairs.iter().map(item).collect();
+        let (train, validation) = pairs.split_at(train.len());
+        let fit = |precision: f64| probe.fit(train, precision * train.len() as f64);
+        let theta = if validation.is_empty() {
+            fit(PROBE_PRECISIONS[PROBE_PRECISIONS.len() / 2])
+        } else {
+            let fits = PROBE_PRECISIONS.map(fit).map(|theta| (probe.nll(validation, &theta), theta));
+            let Some((nll, theta)) = fits.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)) else { return };
+            let text = format!("garm: the mean head starts from a fit to the trunk's features, {nll:.4} nats a pair");
+            ctx.observer.log(&text);
+            theta
+        };
+        // z of the fit is the difference of means over sqrt(v + v), v = 1; the baseline's logistic is steeper by 1.7
+        let scale = if self.is_baseline() { LOGISTIC_SLOPE } else { std::f64::consts::SQRT_2 };
+        let weight: Vec<f64> = theta.iter().map(|t| t * scale).collect();
+        let n = features.len().max(1) as f64;
+        let dot = |f: &Vec<f32>| f.iter().zip(&weight).map(|(f, w)| f64::from(*f) * w).sum::<f64>();
+        let bias = base - features.iter().map(dot).sum::<f64>() / n;
+        model.set_mean_head(weight.iter().map(|w| *w as f32).collect(), bias as f32, &self.device);
     }
 
     fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
@@ -234,7 +293,7 @@ impl Trainer<'_> {
         let model = RewardModel::from_tensors(self.inputs.model, &tensors, self.config.variance_floor, &self.device)?;
         let optimizer = AdamW::restore(self.adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("garm: going on after step {}", progress.step));
-        Ok(State { model, optimizer, progress, best })
+        Ok(State { model, optimizer, progress, best, rate: 1.0 })
     }
 
     fn adamw(&self) -> AdamWConfig {
@@ -254,18 +313,15 @@ impl Trainer<'_> {
     fn step(&self, mut state: State, ctx: &mut StageContext) -> Result<State, StageError> {
         let begun = Instant::now();
         let step = state.progress.step;
-        if !self.is_case_v(step) && (state.progress.prior.is_none() || step.is_multiple_of(self.data.n_batches())) {
+        if !self.is_case_v(step) && (state.progress.prior.is_none() || self.data.begins_pass(step)) {
             state.progress.prior = Some(self.prior(&state.model));
         }
         let terms = self.terms(&state.model, step, state.progress.prior);
-        let mut loss = terms.pair.clone();
-        for (term, weight) in
-            [(&terms.anchor, self.config.anchor_weight), (&terms.synthetic, self.config.synthetic_weight)]
-        {
-            if let Some(term) = term {
-                loss = loss + term.clone().mul_scalar(weight);
-            }
-        }
+        let weights = [1.0, self.config.anchor_weight, self.config.synthetic_weight];
+        let named = [("pair_loss", terms.pair), ("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)];
+        let weighted = named.iter().zip(weights).filter_map(|((_, term), w)| Some(term.clone()?.mul_scalar(w)));
+        // a lesson has a pair or an anchor
+        let Some(loss) = weighted.reduce(|sum, term| sum + term) else { return Ok(state) };
         let grads = GradientsParams::from_grads(loss.backward(), &state.model);
         let loss = scalar(loss);
         let diverged = |what| StageError::Diverged { stage: "garm", step, what };
@@ -274,7 +330,7 @@ impl Trainer<'_> {
         }
         let n_warmup = (RATE_WARMUP * self.config.n_steps as f64).ceil() as usize;
         let peak = ctx.observer.tuned(Stage::Garm, step).learning_rate.unwrap_or(self.config.learning_rate);
-        let rate = warmup_cosine(step, self.config.n_steps, n_warmup, peak);
+        let rate = state.rate * warmup_cosine(step, self.config.n_steps, n_warmup, peak);
         let scale = |path: &str| if path.starts_with("variance_head") { VARIANCE_RATE } else { 1.0 };
         let (model, norm) = state.optimizer.step(state.model, grads, rate, &scale);
         if !norm.is_finite() {
@@ -286,8 +342,7 @@ impl Trainer<'_> {
         let mut metric =
             |name: &str, value| ctx.observer.metric(Stage::Garm, step + 1, self.config.n_steps, name, value);
         metric("loss", loss);
-        metric("pair_loss", scalar(terms.pair));
-        for (name, term) in [("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)] {
+        for (name, term) in named {
             if let Some(term) = term {
                 metric(name, scalar(term));
             }
@@ -298,15 +353,15 @@ impl Trainer<'_> {
     }
 
     fn terms(&self, model: &RewardModel, step: usize, prior: Option<Prior>) -> Terms {
-        let pairs = self.data.pair_batch(self.seed, step);
-        let mut n_tokens = pairs.iter().map(|p| p.chosen.tokens.len() + p.rejected.tokens.len()).sum();
-        let pair = self.pair_term(model, &pairs, step);
+        let lesson = self.data.lesson(step);
+        let mut n_tokens = lesson.texts.iter().map(|text| text.tokens.len()).sum();
+        let features = model.features(&Batch::pack(lesson.texts.iter().copied()), &self.device); // [R, D]
+        let heads = self.heads(model, features, step);
+        let pair = (!lesson.pairs.is_empty()).then(|| self.pair_term(&heads, &lesson));
         if self.is_baseline() {
             return Terms { pair, anchor: None, synthetic: None, n_tokens };
         }
-        let anchors = self.data.anchor_batch(self.seed, step);
-        n_tokens += anchors.iter().map(|a| a.sequence.tokens.len()).sum::<usize>();
-        let anchor = (!anchors.is_empty()).then(|| self.anchor_term(model, &anchors, step));
+        let anchor = (!lesson.anchors.is_empty()).then(|| self.anchor_term(&heads, &lesson));
         let synthetic = prior.map(|prior| {
             let negatives = self.data.negatives(self.seed, step, self.inputs);
             n_tokens += negatives.iter().map(|s| s.tokens.len()).sum::<usize>();
@@ -316,13 +371,13 @@ impl Trainer<'_> {
         Terms { pair, anchor, synthetic, n_tokens }
     }
 
-    /// Mean pair loss; chosen and rejected texts are read as one batch, chosen ones first.
-    fn pair_term(&self, model: &RewardModel, pairs: &[&PairItem], step: usize) -> Tensor<1> {
-        let rows = pairs.iter().map(|p| &p.chosen).chain(pairs.iter().map(|p| &p.rejected));
-        let features = model.features(&Batch::pack(rows), &self.device); // [2P, D]
+    /// Mean pair loss; `heads` are mu and log v of the lesson's texts.
+    fn pair_term(&self, heads: &[Tensor<1>; 2], lesson: &Lesson) -> Tensor<1> {
+        let pairs = &lesson.pairs;
+        let chosen_first = pairs.iter().map(|p| p.chosen).chain(pairs.iter().map(|p| p.rejected));
+        let [mean, log_variance] = self.picked(heads, chosen_first.collect(), lesson.texts.len()); // [2P]
         let labels = self.constants(pairs.iter().map(|p| p.label));
         let weights = self.constants(pairs.iter().map(|p| p.weight));
-        let (mean, log_variance) = self.heads(model, features, step);
         let centring = mean.clone().mean().square().mul_scalar(CENTRING_WEIGHT);
         let losses = if self.is_baseline() {
             bradley_terry_loss(mean, labels, weights)
@@ -332,23 +387,35 @@ impl Trainer<'_> {
         if self.is_baseline() || !self.data.has_anchors() { losses.mean() + centring } else { losses.mean() }
     }
 
-    fn anchor_term(&self, model: &RewardModel, anchors: &[&AnchorItem], step: usize) -> Tensor<1> {
-        let features = model.features(&Batch::pack(anchors.iter().map(|a| &a.sequence)), &self.device); // [A, D]
+    fn anchor_term(&self, heads: &[Tensor<1>; 2], lesson: &Lesson) -> Tensor<1> {
+        let anchors = &lesson.anchors;
+        let rows = anchors.iter().map(|a| a.text).collect();
+        let [mean, log_variance] = self.picked(heads, rows, lesson.texts.len()); // [A]
         let is_level = [0, 1, 2].map(|o| self.constants(anchors.iter().map(|a| f32::from(a.level == o))));
         let weights = self.constants(anchors.iter().map(|a| a.weight));
-        let (mean, log_variance) = self.heads(model, features, step);
         ordinal_loss(mean, log_variance, is_level, weights, THRESHOLDS, LOG_VARIANCE_CLIP).mean()
     }
 
+    /// Entries `rows` of vectors `[R]`, by a product with ones and zeros, whose gradient is another product.
+    fn picked(&self, vectors: &[Tensor<1>; 2], rows: Vec<usize>, n_texts: usize) -> [Tensor<1>; 2] {
+        let n = rows.len();
+        let mut ones = vec![0.0f32; n * n_texts];
+        for (i, row) in rows.into_iter().enumerate() {
+            ones[i * n_texts + row] = 1.0;
+        }
+        let selection = Tensor::<2>::from_data(TensorData::new(ones, [n, n_texts]), &self.device).inner();
+        vectors.clone().map(|v| Tensor::from_inner(selection.clone()).matmul(v.reshape([n_texts, 1])).reshape([n]))
+    }
+
     /// mu and log v, each `[B]`; log v is the constant 0 in Case V, so that its head gets no gradient.
-    fn heads(&self, model: &RewardModel, features: Tensor<2>, step: usize) -> (Tensor<1>, Tensor<1>) {
+    fn heads(&self, model: &RewardModel, features: Tensor<2>, step: usize) -> [Tensor<1>; 2] {
         if self.is_case_v(step) {
             let mean = model.means(features);
-            let zeros = mean.clone().inner().zeros_like();
-            return (mean, zeros);
+            let zeros = Tensor::from_inner(mean.clone().inner().zeros_like());
+            return [mean, zeros];
         }
         let rewards = model.rewards(features);
-        (rewards.mean, rewards.variance.log())
+        [rewards.mean, rewards.variance.log()]
     }
 
     fn constants(&self, values: impl Iterator<Item = f32>) -> Tensor<1> {
@@ -372,14 +439,15 @@ impl Trainer<'_> {
 
     /// z of every pair: standardised by the variances, or for the baseline the bare difference.
     fn margins(&self, model: &RewardModel, pairs: &[PairItem], step: usize) -> Vec<f64> {
-        let sequences: Vec<Sequence> = pairs.iter().flat_map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
+        let (sequences, pairs) = self.data.reading(pairs);
+        let readings = self.read(model, &sequences);
         let case_v = self.is_case_v(step);
-        let z = |two: &[Reading]| {
-            let difference = two[0].reward.mean - two[1].reward.mean;
-            let s2 = if case_v { 2.0 } else { two[0].reward.variance + two[1].reward.variance };
-            if self.is_baseline() { difference } else { difference / s2.sqrt() }
+        let z = |pair: &PairItem| {
+            let [a, b] = [pair.chosen, pair.rejected].map(|row| readings[row].reward);
+            let s2 = if case_v { 2.0 } else { a.variance + b.variance };
+            if self.is_baseline() { a.mean - b.mean } else { (a.mean - b.mean) / s2.sqrt() }
         };
-        self.read(model, &sequences).chunks_exact(2).map(z).collect()
+        pairs.iter().map(z).collect()
     }
 
     /// Weighted negative log-likelihood per pair of margins divided by `temperature`, nats: the mean over

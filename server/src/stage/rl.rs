@@ -148,13 +148,24 @@ fn train(
         return Ok(RlOutcome { policy, curve: curve.into_iter().map(RlStep::from_exact).collect() });
     }
     let trainer = Trainer::new(inputs, config, score, ctx)?;
-    let mut state = match folder.load_state()? {
-        Some((tensors, progress)) => trainer.resume(tensors, progress, ctx)?,
-        None => trainer.start(ctx)?,
+    let mut rollbacks = folder.rollbacks()?;
+    let begin = |rate: f64, ctx: &mut StageContext| -> Result<State, StageError> {
+        let state = match folder.load_state()? {
+            Some((tensors, progress)) => trainer.resume(tensors, progress, ctx)?,
+            None => trainer.start(ctx)?,
+        };
+        Ok(State { rate, ..state })
     };
+    let mut state = begin(rollbacks.rate(), ctx)?;
     while state.progress.step < config.n_steps {
         obey(ctx, || folder.save_state(state.to_tensors(), &state.progress))?;
-        state = trainer.step(state, ctx)?;
+        state = match trainer.step(state, ctx) {
+            Ok(state) => state,
+            Err(error) => {
+                rollbacks.take(error, ctx)?;
+                begin(rollbacks.rate(), ctx)?
+            }
+        };
         let done = state.progress.step;
         if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
             folder.save_state(state.to_tensors(), &state.progress)?;
@@ -181,6 +192,8 @@ struct State {
     /// The policy with the best gold so far; empty before the first.
     best: TensorMap,
     progress: Progress,
+    /// Factor on the learning rate, after rollbacks.
+    rate: f64,
 }
 
 impl State {
@@ -252,7 +265,7 @@ impl<'a> Trainer<'a> {
         ctx.observer.log(&calibration.summary());
         let kl = (Exact(self.config.kl_beta), Exact(0.0), 0);
         let progress = Progress { step: 0, kl, calibration, looks: Looks::default(), curve: Vec::new() };
-        let mut state = State { model, optimizer: AdamW::new(adamw()), best: TensorMap::new(), progress };
+        let mut state = State { model, optimizer: AdamW::new(adamw()), best: TensorMap::new(), progress, rate: 1.0 };
         self.look(&mut state, ctx)?;
         Ok(state)
     }
@@ -261,7 +274,7 @@ impl<'a> Trainer<'a> {
         let (tensors, best) = split_best(tensors);
         let optimizer = AdamW::restore(adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("rl: going on after step {}", progress.step));
-        Ok(State { model: self.policy(&tensors)?, optimizer, best, progress })
+        Ok(State { model: self.policy(&tensors)?, optimizer, best, progress, rate: 1.0 })
     }
 
     fn policy(&self, tensors: &TensorMap) -> Result<Llama, ModelError> {
@@ -366,7 +379,7 @@ impl<'a> Trainer<'a> {
             return Err(diverged("loss"));
         }
         let peak = tuned.learning_rate.unwrap_or(self.config.learning_rate);
-        let rate = peak * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
+        let rate = state.rate * peak * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
         let (model, norm) = state.optimizer.step(state.model, grads, rate, &|_| 1.0);
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));

@@ -95,16 +95,26 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
         return Ok(outcome(policy, &progress));
     }
     let data = Examples::encode(inputs, config, ctx.seed)?;
-    let mut run = match folder.load_state()? {
-        Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, ctx)?,
-        None => SftRun::start(inputs, config, &data, ctx)?,
+    let mut rollbacks = folder.rollbacks()?;
+    let begin = |rate: f64, ctx: &mut StageContext| match folder.load_state()? {
+        Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, rate, ctx),
+        None => SftRun::start(inputs, config, &data, rate, ctx),
     };
-    let n_look_steps = (config.n_steps / N_LOOKS).max(1);
+    let mut run = begin(rollbacks.rate(), ctx)?;
+    // looks take no longer than the steps between them
+    let n_tokens: usize = data.validation.iter().map(|s| s.tokens.len()).sum();
+    let n_look_steps = config.n_steps.div_ceil(N_LOOKS).max(n_tokens / (2 * config.batch_tokens.max(1)));
     let mut epoch = Epoch::default();
     while run.progress.step < config.n_steps {
         obey(ctx, || folder.save_state(run.to_tensors(), &run.progress))?;
         let rows = epoch.batch(&data, config, ctx.seed, run.progress.step);
-        run = run.step(ctx, config, &data, rows)?;
+        run = match run.step(ctx, config, &data, rows) {
+            Ok(run) => run,
+            Err(error) => {
+                rollbacks.take(error, ctx)?;
+                begin(rollbacks.rate(), ctx)?
+            }
+        };
         let done = run.progress.step;
         if done.is_multiple_of(n_look_steps) || done == config.n_steps {
             run.look(ctx, config, &data);
@@ -254,6 +264,8 @@ struct SftRun {
     /// The policy with the lowest validation loss so far; empty before the first look.
     best: TensorMap,
     progress: Progress,
+    /// Factor on the learning rate, after rollbacks.
+    rate: f64,
     device: Device,
 }
 
@@ -262,6 +274,7 @@ impl SftRun {
         inputs: &SftInputs,
         config: &SftConfig,
         data: &Examples,
+        rate: f64,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
         let device = ctx.device.clone().autodiff();
@@ -286,7 +299,7 @@ impl SftRun {
             held_out_nll: None,
             best: None,
         };
-        Ok(Self { model, optimizer: AdamW::new(adamw(config)), best: TensorMap::new(), progress, device })
+        Ok(Self { model, optimizer: AdamW::new(adamw(config)), best: TensorMap::new(), progress, rate, device })
     }
 
     fn resume(
@@ -294,6 +307,7 @@ impl SftRun {
         config: &SftConfig,
         tensors: TensorMap,
         progress: Progress,
+        rate: f64,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
         let (tensors, best) = split_best(tensors);
@@ -301,7 +315,7 @@ impl SftRun {
         let model = Llama::from_tensors(inputs.model, &tensors, &device)?;
         let optimizer = AdamW::restore(adamw(config), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("sft: going on after step {}", progress.step));
-        Ok(Self { model, optimizer, best, progress, device })
+        Ok(Self { model, optimizer, best, progress, rate, device })
     }
 
     fn to_tensors(&self) -> TensorMap {
@@ -364,7 +378,7 @@ impl SftRun {
             return Err(diverged("loss"));
         }
         let peak = ctx.observer.tuned(Stage::Sft, step).learning_rate.unwrap_or(config.learning_rate);
-        let lr = warmup_cosine(step, config.n_steps, config.n_warmup_steps, peak);
+        let lr = self.rate * warmup_cosine(step, config.n_steps, config.n_warmup_steps, peak);
         let (model, norm) = self.optimizer.step(self.model, grads, lr, &|_| 1.0);
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));

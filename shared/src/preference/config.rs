@@ -69,7 +69,7 @@ pub enum SplitKey {
 pub struct SplitConfig {
     /// What keeps impressions together.
     pub by: SplitKey,
-    /// Share of groups held out, percent.
+    /// Share of groups held out, percent; 100 leaves nothing to learn from: for judging on a log that no run has seen.
     pub held_out_percent: u64,
     /// Share of a data set's impressions, the latest ones, that nothing is learnt from, percent; of them the
     /// held-out groups' are the held-out side. 0 splits by group alone.
@@ -182,7 +182,7 @@ impl FilterConfig {
 impl SplitConfig {
     fn validate(&self) -> Result<(), PreferenceConfigError> {
         let (groups, latest) = (self.held_out_percent as f64, self.latest_percent as f64);
-        within("preferences.split.held_out_percent", groups, (1.0, 90.0), "1 to 90")?;
+        within("preferences.split.held_out_percent", groups, (1.0, 100.0), "1 to 100")?;
         within("preferences.split.latest_percent", latest, (0.0, 90.0), "0 to 90")
     }
 }

@@ -1,10 +1,11 @@
-//! Pairs and anchors as tokens, the validation slice, and which of them meet at which step. Method B.2.6.
+//! Pairs and anchors as tokens, the validation slice, and what a step learns from. Method B.2.6.
 //!
-//! Every choice follows from (seed, step), so a resumed run sees the batches that an uninterrupted one
-//! would have seen.
+//! A text that stands in many pairs is read once a step ([`Lesson`]). Every choice follows from (seed, step), so a
+//! resumed run sees the lessons that an uninterrupted one would have seen; which meet is [`super::plan`]'s.
 
-use super::GarmInputs;
+use super::plan::{Item, ItemTexts, Plan};
 use super::synthetic::Material;
+use super::{GarmInputs, Likelihood};
 use crate::model::batch::{Sequence, derived_seed};
 use crate::stage::StageError;
 use crate::stage::aside::{evenly, groups_aside};
@@ -16,70 +17,103 @@ use beckon_shared::prompt::Prompt;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 /// Share of the training groups kept aside, and the fewest groups from which that is done.
 const VALIDATION_SHARE: f64 = 0.1;
 const MIN_GROUPS: usize = 20;
-/// Pairs that a look at the model reads at most, per set.
-const MAX_LOOKED_AT: usize = 384;
+/// Validation pairs, and held-out pairs, that a look at the model reads at most.
+const MAX_VALIDATION: usize = 384;
+const MAX_HELD_OUT: usize = 128;
 /// Logged suggestions behind the whitening, and behind the prior.
 const MAX_LOGGED: usize = 2_048;
 const PRIOR_SAMPLE: usize = 256;
 
-/// How often an item of a small source comes in one pass, at most.
-const MAX_REPEATS: usize = 4;
-
 /// Purposes of derived seeds.
 const VALIDATION: u64 = 2;
-const PAIRS: u64 = 3;
-const ANCHORS: u64 = 4;
+const LESSONS: u64 = 3;
 const NEGATIVES: u64 = 5;
 const LOGGED: u64 = 6;
 
-/// A pair as tokens.
-#[derive(Debug, Clone, PartialEq)]
+/// Two texts by number, and which is preferred.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairItem {
     /// Index of its data set, for means over data sets.
     pub source: usize,
-    /// Prompt and preferred suggestion.
-    pub chosen: Sequence,
-    /// Prompt and the other.
-    pub rejected: Sequence,
+    /// Number of the preferred text.
+    pub chosen: usize,
+    /// Number of the other.
+    pub rejected: usize,
     /// y.
     pub label: f32,
     /// w.
     pub weight: f32,
 }
 
-/// An anchor as tokens.
-#[derive(Debug, Clone, PartialEq)]
+/// An engagement level of a text.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnchorItem {
-    /// Prompt and suggestion.
-    pub sequence: Sequence,
+    /// Number of the text.
+    pub text: usize,
     /// o.
     pub level: u8,
     /// w.
     pub weight: f32,
 }
 
+/// Texts, each once, as tokens.
+#[derive(Debug, Default)]
+pub struct Texts {
+    sequences: Vec<Sequence>,
+    numbers: HashMap<(Prompt, String), usize>,
+}
+
+impl Texts {
+    /// Number of a suggestion under a prompt.
+    fn number(&mut self, inputs: &GarmInputs, prompt: &Prompt, text: &str) -> usize {
+        let Self { sequences, numbers } = self;
+        *numbers.entry((prompt.clone(), text.to_owned())).or_insert_with(|| {
+            sequences.push(Sequence::encode(inputs.tokenizer, prompt, text, inputs.model.max_seq_len));
+            sequences.len() - 1
+        })
+    }
+
+    fn pair(&mut self, inputs: &GarmInputs, sources: &BTreeSet<&str>, p: &Pair) -> PairItem {
+        PairItem {
+            source: sources.iter().position(|s| *s == p.source).unwrap_or(sources.len()),
+            chosen: self.number(inputs, &p.prompt, &p.chosen),
+            rejected: self.number(inputs, &p.prompt, &p.rejected),
+            label: p.label,
+            weight: p.weight,
+        }
+    }
+}
+
+/// What one step learns from: each text once, pairs and anchors by their rows among them.
+#[derive(Debug, Default, PartialEq)]
+pub struct Lesson<'a> {
+    /// R texts.
+    pub texts: Vec<&'a Sequence>,
+    /// `chosen` and `rejected` are rows of `texts`.
+    pub pairs: Vec<PairItem>,
+    /// `text` is a row of `texts`.
+    pub anchors: Vec<AnchorItem>,
+}
+
 /// All that a run reads.
 pub struct Data {
+    texts: Texts,
     pairs: Vec<PairItem>,
     anchors: Vec<AnchorItem>,
-    /// Indices into `pairs` and `anchors` that one pass goes through.
-    pair_pass: Vec<usize>,
-    anchor_pass: Vec<usize>,
+    plan: Plan,
     /// Pairs of the training groups kept aside.
     pub validation: Vec<PairItem>,
-    /// Pairs of the held-out split, at most 384, evenly spread.
+    /// Pairs of the held-out split, at most 128, evenly spread.
     pub held_out: Vec<PairItem>,
     /// Suggestions of the training set in an order of chance.
     pub logged: Vec<Sequence>,
     material: Material,
-    batch_pairs: usize,
-    batch_anchors: usize,
-    batch_negatives: usize,
+    n_negatives: usize,
 }
 
 impl Data {
@@ -98,43 +132,57 @@ impl Data {
             let (field, expected) = ("vocab_size", "at least the tokenizer's");
             return Err(StageError::Model(ConfigError { field, value: model.vocab_size, expected }.into()));
         }
-        let encode = |prompt: &Prompt, text: &str| Sequence::encode(tokenizer, prompt, text, model.max_seq_len);
         let sources: BTreeSet<&str> = inputs.train.pairs.iter().map(|p| p.source.as_str()).collect();
-        let pair = |p: &Pair| PairItem {
-            source: sources.iter().position(|s| *s == p.source).unwrap_or(sources.len()),
-            chosen: encode(&p.prompt, &p.chosen),
-            rejected: encode(&p.prompt, &p.rejected),
-            label: p.label,
-            weight: p.weight,
-        };
         let aside = validation_groups(&inputs.train.pairs, seed);
         let is_aside = |source: &str, group: &str| aside.contains(&(source, group));
         let (validation, train): (Vec<&Pair>, Vec<&Pair>) =
             inputs.train.pairs.iter().partition(|p| is_aside(&p.source, &p.group));
-        let anchors: Vec<&Anchor> = inputs.train.anchors.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
+        // the baseline has no use for levels
+        let levels = if inputs.likelihood == Likelihood::Probit { &inputs.train.anchors[..] } else { &[] };
+        let anchors: Vec<&Anchor> = levels.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
         let mut logged: Vec<(Prompt, String)> =
             train.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect();
+        logged.sort_unstable_by(|a, b| (a.0.query(), &a.1).cmp(&(b.0.query(), &b.1)));
+        logged.dedup();
         logged.shuffle(&mut ChaCha8Rng::seed_from_u64(derived_seed(seed, LOGGED)));
         let held_out: Vec<&Pair> = inputs.held_out.pairs.iter().collect();
+        let mut texts = Texts::default();
+        let mut pairs_of = |pairs: Vec<&Pair>| -> Vec<PairItem> {
+            pairs.into_iter().map(|p| texts.pair(inputs, &sources, p)).collect()
+        };
+        let validation = pairs_of(evenly(&validation, MAX_VALIDATION));
+        let held_out = pairs_of(evenly(&held_out, MAX_HELD_OUT));
+        let pairs = pairs_of(train.clone());
+        let anchor = |a: &&Anchor| AnchorItem {
+            text: texts.number(inputs, &a.prompt, &a.suggestion),
+            level: a.level.min(2),
+            weight: a.weight,
+        };
+        let anchors_of: Vec<AnchorItem> = anchors.iter().map(anchor).collect();
+        let length = |text: usize| texts.sequences[text].tokens.len();
+        let pair_units = train.iter().zip(&pairs).map(|(p, item)| {
+            let group = (p.source.as_str(), p.group.as_str());
+            (group, length(item.chosen).max(length(item.rejected)))
+        });
+        let anchor_units = anchors.iter().zip(&anchors_of).map(|(a, item)| {
+            let group = (a.source.as_str(), a.group.as_str());
+            (group, length(item.text))
+        });
+        let plan = Plan::new(pair_units, anchor_units, config.batch_pairs.max(1), derived_seed(seed, LESSONS));
         Ok(Self {
-            pair_pass: balanced_pass(&train.iter().map(|p| p.source.as_str()).collect::<Vec<_>>()),
-            anchor_pass: balanced_pass(&anchors.iter().map(|a| a.source.as_str()).collect::<Vec<_>>()),
-            pairs: train.into_iter().map(pair).collect(),
-            anchors: anchors
-                .into_iter()
-                .map(|a| AnchorItem {
-                    sequence: encode(&a.prompt, &a.suggestion),
-                    level: a.level.min(2),
-                    weight: a.weight,
-                })
+            plan,
+            pairs,
+            anchors: anchors_of,
+            validation,
+            held_out,
+            logged: logged
+                .iter()
+                .take(MAX_LOGGED)
+                .map(|(prompt, text)| Sequence::encode(tokenizer, prompt, text, model.max_seq_len))
                 .collect(),
-            validation: evenly(&validation, MAX_LOOKED_AT).into_iter().map(pair).collect(),
-            held_out: evenly(&held_out, MAX_LOOKED_AT).into_iter().map(pair).collect(),
-            logged: logged.iter().take(MAX_LOGGED).map(|(prompt, text)| encode(prompt, text)).collect(),
+            texts,
             material: Material::new(logged),
-            batch_pairs: config.batch_pairs.max(1),
-            batch_anchors: config.batch_pairs.max(1),
-            batch_negatives: config.batch_pairs.div_ceil(4),
+            n_negatives: config.batch_pairs.div_ceil(4),
         })
     }
 
@@ -152,11 +200,6 @@ impl Data {
         !self.anchors.is_empty()
     }
 
-    /// Batches of pairs in one pass.
-    pub fn n_batches(&self) -> usize {
-        self.pair_pass.len().div_ceil(self.batch_pairs)
-    }
-
     /// A line for people.
     pub fn summary(&self) -> String {
         let (n_pairs, n_anchors) = (self.pairs.len(), self.anchors.len());
@@ -166,26 +209,67 @@ impl Data {
         )
     }
 
-    /// Pairs of step `step`.
-    pub fn pair_batch(&self, seed: u64, step: usize) -> Vec<&PairItem> {
-        let length = |p: &PairItem| p.chosen.tokens.len().max(p.rejected.tokens.len());
-        let lengths: Vec<usize> = self.pair_pass.iter().map(|&i| length(&self.pairs[i])).collect();
-        let rows = batch_of_step(&lengths, self.batch_pairs, derived_seed(seed, PAIRS), step);
-        rows.into_iter().map(|i| &self.pairs[self.pair_pass[i]]).collect()
+    /// Whether step `step` begins a pass.
+    pub fn begins_pass(&self, step: usize) -> bool {
+        self.plan.at(step, self).1 == 0
     }
 
-    /// Anchors of step `step`; none where there are none.
-    pub fn anchor_batch(&self, seed: u64, step: usize) -> Vec<&AnchorItem> {
-        let lengths: Vec<usize> = self.anchor_pass.iter().map(|&i| self.anchors[i].sequence.tokens.len()).collect();
-        let rows = batch_of_step(&lengths, self.batch_anchors, derived_seed(seed, ANCHORS), step);
-        rows.into_iter().map(|i| &self.anchors[self.anchor_pass[i]]).collect()
+    /// What step `step` learns from.
+    pub fn lesson(&self, step: usize) -> Lesson<'_> {
+        let mut lesson = Lesson::default();
+        let mut rows: HashMap<usize, usize> = HashMap::new();
+        let texts = &mut lesson.texts;
+        let mut row = |text: usize| {
+            *rows.entry(text).or_insert_with(|| {
+                texts.push(&self.texts.sequences[text]);
+                texts.len() - 1
+            })
+        };
+        for item in self.plan.at(step, self).0 {
+            match item {
+                Item::Pair(i) => {
+                    let pair = self.pairs[i];
+                    let [chosen, rejected] = [pair.chosen, pair.rejected].map(&mut row);
+                    lesson.pairs.push(PairItem { chosen, rejected, ..pair });
+                }
+                Item::Anchor(i) => {
+                    let anchor = self.anchors[i];
+                    lesson.anchors.push(AnchorItem { text: row(anchor.text), ..anchor });
+                }
+            }
+        }
+        lesson
+    }
+
+    /// Texts of pairs, each once, and the pairs by their rows.
+    pub fn reading(&self, pairs: &[PairItem]) -> (Vec<Sequence>, Vec<PairItem>) {
+        let mut rows: HashMap<usize, usize> = HashMap::new();
+        let mut sequences = Vec::new();
+        let mut row = |text: usize| {
+            *rows.entry(text).or_insert_with(|| {
+                sequences.push(self.texts.sequences[text].clone());
+                sequences.len() - 1
+            })
+        };
+        let pairs = pairs.iter().map(|p| PairItem { chosen: row(p.chosen), rejected: row(p.rejected), ..*p }).collect();
+        (sequences, pairs)
+    }
+
+    /// Pairs of the training groups.
+    pub fn train(&self) -> &[PairItem] {
+        &self.pairs
+    }
+
+    /// Texts that a look at the model reads.
+    pub fn n_looked_at(&self) -> usize {
+        [&self.validation, &self.held_out].map(|pairs| self.reading(pairs).0.len()).iter().sum()
     }
 
     /// Synthetic text of step `step`.
     pub fn negatives(&self, seed: u64, step: usize, inputs: &GarmInputs) -> Vec<Sequence> {
         let mut rng = ChaCha8Rng::seed_from_u64(derived_seed(seed, NEGATIVES));
         rng.set_stream(step as u64);
-        (0..self.batch_negatives)
+        (0..self.n_negatives)
             .map(|_| {
                 let (prompt, text) = self.material.draw(&mut rng);
                 Sequence::encode(inputs.tokenizer, &prompt, &text, inputs.model.max_seq_len)
@@ -199,6 +283,15 @@ impl Data {
     }
 }
 
+impl ItemTexts for Data {
+    fn texts(&self, item: Item) -> [usize; 2] {
+        match item {
+            Item::Pair(i) => [self.pairs[i].chosen, self.pairs[i].rejected],
+            Item::Anchor(i) => [self.anchors[i].text; 2],
+        }
+    }
+}
+
 /// A tenth of each source's groups (source, group), drawn by `seed`; none of a source with few groups.
 fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(&str, &str)> {
     let n_of = |n: usize| if n < MIN_GROUPS { 0 } else { (VALIDATION_SHARE * n as f64).round() as usize };
@@ -206,65 +299,10 @@ fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(&str, &str)> {
     groups_aside(groups, n_of, derived_seed(seed, VALIDATION))
 }
 
-/// Indices that one pass goes through: an item of a source with a k-th of the largest one's items comes
-/// sqrt(k) times, so that a small data set is neither drowned nor learnt by heart.
-fn balanced_pass(sources: &[&str]) -> Vec<usize> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for source in sources {
-        *counts.entry(source).or_default() += 1;
-    }
-    let largest = counts.values().copied().max().unwrap_or(0) as f64;
-    let repeats = |source: &str| ((largest / counts[source] as f64).sqrt().round() as usize).clamp(1, MAX_REPEATS);
-    sources.iter().enumerate().flat_map(|(i, source)| std::iter::repeat_n(i, repeats(source))).collect()
-}
-
-/// Items of step `step`: each pass shuffles by (seed, pass), brings items of like length together in
-/// batches of `n_batch`, and shuffles the batches. Every item comes once a pass.
-fn batch_of_step(lengths: &[usize], n_batch: usize, seed: u64, step: usize) -> Vec<usize> {
-    if lengths.is_empty() {
-        return Vec::new();
-    }
-    let n_batches = lengths.len().div_ceil(n_batch);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream((step / n_batches) as u64);
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.shuffle(&mut rng);
-    order.sort_by_key(|&i| lengths[i]);
-    let mut batches: Vec<&[usize]> = order.chunks(n_batch).collect();
-    batches.shuffle(&mut rng);
-    batches[step % n_batches].to_vec()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use beckon_shared::preference::PairKind;
-
-    #[test]
-    fn a_pass_uses_every_item_once_and_follows_from_seed_and_step() {
-        let lengths: Vec<usize> = (0..53).map(|i| 5 + i * 7 % 11).collect();
-        let pass = |first: usize, seed: u64| {
-            (first..first + 7).map(|s| batch_of_step(&lengths, 8, seed, s)).collect::<Vec<_>>()
-        };
-        for first in [0, 7] {
-            let mut seen = pass(first, 1).concat();
-            seen.sort_unstable();
-            assert_eq!(seen, (0..53).collect::<Vec<_>>());
-        }
-        assert_eq!(pass(0, 1), pass(0, 1));
-        assert_ne!(pass(0, 1), pass(0, 2));
-        assert_ne!(pass(0, 1), pass(7, 1));
-        assert!(batch_of_step(&[], 8, 1, 0).is_empty());
-    }
-
-    #[test]
-    fn a_quarter_of_the_items_comes_twice_a_pass() {
-        let sources = [vec!["large"; 40], vec!["small"; 10], vec!["tiny"; 1]].concat();
-        let pass = balanced_pass(&sources);
-        let count = |i: usize| pass.iter().filter(|&&j| j == i).count();
-        assert_eq!((count(0), count(40), count(50)), (1, 2, MAX_REPEATS));
-        assert!(balanced_pass(&[]).is_empty());
-    }
 
     #[test]
     fn a_tenth_of_the_groups_of_a_large_source_is_kept_aside() {

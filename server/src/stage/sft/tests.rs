@@ -4,6 +4,7 @@ use super::*;
 use crate::model::state::{StateError, TrainState};
 use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
+use beckon_shared::control::tuning::Tuned;
 use beckon_shared::engine::Engine;
 use beckon_shared::metrics::assert_close;
 use beckon_shared::prompt::PromptFormat;
@@ -46,6 +47,9 @@ fn config(n_steps: usize) -> SftConfig {
 /// Notes what it is told; answers `Pause` or `Cancel` when asked for the `n`th time.
 #[derive(Default)]
 struct Watcher {
+    alarms: Vec<String>,
+    /// Step that gets an absurd learning rate, once.
+    wild_at: Option<usize>,
     metrics: Vec<(usize, String, f64)>,
     logs: Vec<String>,
     n_asked: usize,
@@ -62,6 +66,16 @@ impl Observer for Watcher {
     }
     fn log(&mut self, text: &str) {
         self.logs.push(text.to_owned());
+    }
+    fn alarm(&mut self, text: &str) {
+        self.alarms.push(text.to_owned());
+    }
+    fn tuned(&mut self, _stage: Stage, step: usize) -> Tuned {
+        let wild = self.wild_at == Some(step);
+        if wild {
+            self.wild_at = None;
+        }
+        Tuned { learning_rate: wild.then_some(1e30), ..Tuned::default() }
     }
     fn control(&mut self) -> Control {
         self.n_asked += 1;
@@ -262,6 +276,23 @@ fn divergence_is_named_and_the_saved_state_stays_good() {
     let state = TrainState::load(&folder.path().join("state.safetensors")).expect("readable");
     let finite = |s: TrainState| s.tensors.values().all(|t| t.data.iter().all(|x| x.is_finite()));
     assert!(state.is_none_or(finite));
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_taken_back_and_the_rest_runs_at_half_the_rate() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = SftConfig { n_warmup_steps: 0, ..config(20) };
+    let mut watcher = Watcher { wild_at: Some(9), ..Watcher::default() };
+    let outcome = train(folder.path(), &config, &mut watcher).expect("goes on");
+    assert!(outcome.policy.values().all(|t| t.data.iter().all(|x| x.is_finite())));
+    let [alarm] = &watcher.alarms[..] else { panic!("one alarm: {:?}", watcher.alarms) };
+    assert!(alarm.contains("is not finite: back to the last saved state") && alarm.contains("0.5"), "{alarm}");
+    let rates: Vec<(usize, f64)> =
+        watcher.metrics.iter().filter(|m| m.1 == "learning_rate").map(|m| (m.0, m.2)).collect();
+    let of = |step: usize| rates.iter().rev().find(|r| r.0 == step).map(|r| r.1).expect("taken");
+    let before = rates.iter().find(|r| r.0 == 2).map(|r| r.1).expect("taken");
+    let halved = warmup_cosine(18, 20, 0, config.learning_rate) / 2.0;
+    assert!(before > config.learning_rate * 0.9 && (of(19) - halved).abs() < 1e-12, "{rates:?}");
 }
 
 #[test]
