@@ -2,7 +2,8 @@
 //!
 //! Everything lives in one folder a run: `data/` tokenizer, `sft/`, `garm/`, `garm-bt/` (the
 //! Bradley-Terry baseline of the same network), `rl/`, `eval/`, `export/` the checkpoint; and
-//! `run.json`, `report.json`, `report.html` beside them. A step whose result is there is not done again,
+//! `run.json`, `report.json`, `report.html` beside them. Each stage's curves are in its `metrics.jsonl` and, for
+//! `tensorboard --logdir RUN`, in its `tensorboard/`. A step whose result is there is not done again,
 //! so a run that was killed goes on where its last saved state is. A folder that belongs to another
 //! configuration or other records is refused.
 
@@ -11,6 +12,7 @@ pub mod lineage;
 pub mod measure;
 pub mod parent;
 pub mod recorder;
+pub mod tensorboard;
 
 use crate::model::ModelError;
 use crate::model::batch::derived_seed;

@@ -3,6 +3,8 @@
 pub mod aside;
 pub mod folder;
 pub mod garm;
+#[cfg(test)]
+mod on_gpu;
 pub mod rl;
 pub mod sft;
 

@@ -1,7 +1,8 @@
 //! Keeps every curve of a stage on disk beside its state, so that a report after a crash still shows
-//! the whole of it, and passes everything on to whoever runs the stage.
+//! the whole of it, and passes everything on to whoever runs the stage. TensorBoard gets a file of its own.
 
 use super::PipelineError;
+use super::tensorboard::EventFile;
 use crate::report::Curve;
 use crate::stage::{Control, Observer};
 use beckon_shared::control::Stage;
@@ -32,6 +33,7 @@ struct Line {
 pub struct Recorder<'a> {
     inner: &'a mut dyn Observer,
     file: File,
+    events: EventFile,
     path: PathBuf,
     session: usize,
     begun: Instant,
@@ -53,7 +55,8 @@ impl<'a> Recorder<'a> {
         if session > 0 {
             file.write_all(b"\n").map_err(io)?;
         }
-        Ok(Self { inner, file, path, session, begun: Instant::now(), failure: None })
+        let events = EventFile::create(dir, session).map_err(io)?;
+        Ok(Self { inner, file, events, path, session, begun: Instant::now(), failure: None })
     }
 
     /// Seconds since this start.
@@ -85,7 +88,8 @@ impl Observer for Recorder<'_> {
             name: name.to_owned(),
             value: value.is_finite().then_some(value),
         };
-        if let Err(e) = self.write(&line) {
+        let tag = format!("{}/{name}", stage.name());
+        if let Err(e) = self.write(&line).and_then(|()| self.events.scalar(&tag, step, value)) {
             self.failure.get_or_insert(e);
         }
         self.inner.metric(stage, step, n_steps, name, value);

@@ -1,0 +1,189 @@
+//! One step of each stage on a GPU against the CPU: loss and every gradient, with all weights and with adapters on a
+//! frozen base.
+//!
+//! The gradients are read from the state that a stage saves: after the first step AdamW's first moment is a tenth of
+//! the (clipped) gradient.
+
+use super::garm::{self, GarmInputs, Likelihood};
+use super::rl::{self, RlInputs};
+use super::sft::{self, SftInputs};
+use super::{Control, Observer, StageContext, StageError};
+use crate::model::device::pick_device;
+use crate::model::llama::Llama;
+use crate::model::reward::RewardModel;
+use crate::model::state::TrainState;
+use beckon_shared::checkpoint::RewardConfig;
+use beckon_shared::config::{ModelConfig, Preset};
+use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig, Stage};
+use beckon_shared::preference::{Anchor, Pair, PairKind, SftExample, Split};
+use beckon_shared::prompt::Prompt;
+use beckon_shared::tensor::{DenseTensor, TensorMap};
+use beckon_shared::tokenizer::Tokenizer;
+use burn::tensor::Device;
+use std::cell::OnceCell;
+use std::path::Path;
+
+const TOPICS: [&str; 6] = ["rice", "rome", "guitar", "berlin", "rust", "puppy"];
+const ENDINGS: [&str; 4] = ["near me", "for beginners", "history facts", "price list"];
+
+/// Ends the stage after its first step, and keeps that step's loss.
+#[derive(Default)]
+struct OneStep {
+    n_asked: usize,
+    loss: Option<f64>,
+}
+
+impl Observer for OneStep {
+    fn metric(&mut self, _: Stage, step: usize, _: usize, name: &str, value: f64) {
+        if step == 1 && name == "loss" {
+            self.loss = Some(value);
+        }
+    }
+    fn log(&mut self, _: &str) {}
+    fn control(&mut self) -> Control {
+        self.n_asked += 1;
+        if self.n_asked == 2 { Control::Cancel } else { Control::Continue }
+    }
+    fn wait_while_paused(&mut self) -> Control {
+        Control::Continue
+    }
+}
+
+/// What all stages learn from.
+struct World {
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    policy: TensorMap,
+    reward: TensorMap,
+    sft: Vec<SftExample>,
+    split: Split,
+    prompts: Vec<Prompt>,
+}
+
+fn world() -> World {
+    let texts = TOPICS.iter().flat_map(|t| ENDINGS.map(|e| format!("{t} {e}")));
+    let tokenizer = Tokenizer::train(texts, 300).expect("tokenizer");
+    let model = ModelConfig { vocab_size: tokenizer.vocab_size(), d_model: 32, n_layers: 2, ..Preset::Tiny.model() };
+    let policy = Llama::init(&model, 3, &Device::flex()).expect("policy").to_tensors();
+    let mut reward =
+        RewardModel::init(&model, &policy, 0.0, 0.01, 1, &Device::flex()).expect("reward model").to_tensors();
+    reward.insert("feature_mean".into(), DenseTensor::new(vec![32], vec![0.0; 32]));
+    reward.insert("whitening".into(), DenseTensor::new(vec![4, 32], vec![0.05; 128]));
+    let mut sft = Vec::new();
+    let mut split = Split::default();
+    for (i, topic) in TOPICS.iter().enumerate() {
+        let prompt = Prompt::from_query(*topic);
+        for (k, ending) in ENDINGS.iter().enumerate() {
+            let (source, group) = ("test".to_owned(), format!("user {i}"));
+            let suggestion = format!("{topic} {ending}");
+            sft.push(SftExample {
+                source: source.clone(),
+                group: group.clone(),
+                prompt: prompt.clone(),
+                suggestion: suggestion.clone(),
+                weight: 1.0,
+            });
+            split.anchors.push(Anchor {
+                source: source.clone(),
+                group: group.clone(),
+                prompt: prompt.clone(),
+                suggestion: suggestion.clone(),
+                level: (k % 3) as u8,
+                weight: 1.0,
+                rate: None,
+            });
+            split.pairs.push(Pair {
+                source,
+                group,
+                prompt: prompt.clone(),
+                chosen: suggestion,
+                rejected: format!("{topic} {}", ENDINGS[(k + 1) % 4]),
+                label: 0.8,
+                weight: 1.0,
+                kind: PairKind::Slate,
+                logit_variance: 0.0,
+            });
+        }
+    }
+    World { prompts: TOPICS.map(Prompt::from_query).to_vec(), tokenizer, model, policy, reward, sft, split }
+}
+
+/// Loss and gradients of a stage's first step.
+fn first_step(
+    device: &Device,
+    dir: &Path,
+    stage: impl FnOnce(&mut StageContext) -> Result<(), StageError>,
+) -> (f64, TensorMap) {
+    let mut observer = OneStep::default();
+    let mut ctx =
+        StageContext { device: device.clone(), dir: dir.to_owned(), seed: 5, save_every: 0, observer: &mut observer };
+    let end = stage(&mut ctx);
+    assert!(matches!(end, Err(StageError::Cancelled)), "ends after a step: {end:?}");
+    let state = TrainState::load(&dir.join("state.safetensors")).expect("readable").expect("saved");
+    let moments = state.tensors.into_iter().filter(|(name, _)| name.starts_with("adamw.first.")).collect();
+    (observer.loss.expect("a loss"), moments)
+}
+
+fn stages(world: &World, device: &Device, lora: Option<LoraConfig>, dir: &Path) -> [(f64, TensorMap); 3] {
+    let World { tokenizer, model, policy, reward, sft, split, prompts } = world;
+    let sft_config = SftConfig { n_steps: 2, batch_tokens: 256, n_warmup_steps: 0, ..SftConfig::default() };
+    let inputs = SftInputs { tokenizer, model, init: Some(policy), lora, train: sft, held_out: &[] };
+    let one = first_step(device, &dir.join("sft"), |ctx| sft::run(ctx, &inputs, &sft_config).map(|_| ()));
+    // no warm-up: the variance learns from the first step on, and synthetic text is read
+    let garm_config =
+        GarmConfig { n_steps: 2, batch_pairs: 8, variance_warmup: 0.0, feature_dims: 4, ..GarmConfig::default() };
+    let likelihood = Likelihood::Probit;
+    let features = OnceCell::new();
+    let inputs = GarmInputs {
+        tokenizer,
+        model,
+        init: policy,
+        lora,
+        train: split,
+        held_out: split,
+        likelihood,
+        features: &features,
+    };
+    let two = first_step(device, &dir.join("garm"), |ctx| garm::run(ctx, &inputs, &garm_config).map(|_| ()));
+    let rl_config = RlConfig { n_steps: 2, batch_prompts: 2, group_size: 3, max_new_tokens: 6, ..RlConfig::default() };
+    let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2 };
+    let inputs = RlInputs {
+        tokenizer,
+        model,
+        policy,
+        reward,
+        reward_config: &reward_config,
+        prompts,
+        bc: sft,
+        lora,
+        judge: None,
+        truth: None,
+    };
+    let three = first_step(device, &dir.join("rl"), |ctx| rl::run(ctx, &inputs, &rl_config).map(|_| ()));
+    [one, two, three]
+}
+
+#[test]
+#[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+fn one_step_of_each_stage_has_the_loss_and_every_gradient_of_the_cpu() {
+    let (gpu, name) = pick_device(DeviceChoice::Gpu).expect("an adapter");
+    let world = world();
+    for lora in [None, Some(LoraConfig::default())] {
+        let dir = tempfile::tempdir().expect("folder");
+        let cpu = stages(&world, &Device::flex(), lora, &dir.path().join("cpu"));
+        let gpu = stages(&world, &gpu, lora, &dir.path().join("gpu"));
+        for ((stage, cpu), gpu) in ["sft", "garm", "rl"].iter().zip(&cpu).zip(&gpu) {
+            let what = format!("{stage} on {name}, lora {lora:?}");
+            assert!((cpu.0 - gpu.0).abs() < 1e-3 * cpu.0.abs().max(0.1), "{what}: loss {} and {}", cpu.0, gpu.0);
+            assert!(cpu.1.len() > 10 && cpu.1.keys().eq(gpu.1.keys()), "{what}: the same parameters learn");
+            let largest = cpu.1.values().flat_map(|t| &t.data).fold(0f32, |m, x| m.max(x.abs()));
+            assert!(largest > 1e-6, "{what}: something is learnt");
+            for (parameter, want) in &cpu.1 {
+                let size = want.data.iter().fold(1e-3 * largest, |m, x| m.max(x.abs()));
+                for (want, got) in want.data.iter().zip(&gpu.1[parameter].data) {
+                    assert!((want - got).abs() < 1e-2 * size, "{what}: {parameter}: {want} and {got} of {size}");
+                }
+            }
+        }
+    }
+}
