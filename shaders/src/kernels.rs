@@ -6,6 +6,8 @@
 
 pub mod attention;
 pub mod embed;
+pub mod low_rank_down;
+pub mod low_rank_up;
 pub mod matmul;
 pub mod matmul_int8;
 pub mod norm_gate_up;

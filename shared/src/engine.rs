@@ -8,6 +8,7 @@
 //!
 //! Never here: files, threads, the clock (the caller passes one).
 
+mod adapter;
 pub mod cpu;
 mod error;
 mod forward;
@@ -33,6 +34,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use weights::{Weights, plain_matrix};
 
+pub use adapter::{Adapter, LowRank};
 pub use beckon_shaders::{GpuContext, GpuError, KernelPath};
 pub use error::EngineError;
 pub use forward::{Executor, Limits, Network, Output, Row};
@@ -133,6 +135,8 @@ pub struct Engine {
     tokenizer: Tokenizer,
     executor: Executor,
     heads: Option<Heads>,
+    /// Heads of an adapter, in place of [`Engine::heads`].
+    adapted_heads: Option<Heads>,
 }
 
 impl Engine {
@@ -161,7 +165,14 @@ impl Engine {
         let (reward, heads) = reward.unzip();
         let config = &checkpoint.manifest.model;
         let executor = cpu::CpuExecutor::new(config, limits, (policy, reward), threads)?;
-        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Cpu(executor), heads })
+        Ok(Self {
+            config: config.clone(),
+            limits,
+            tokenizer,
+            executor: Executor::Cpu(executor),
+            heads,
+            adapted_heads: None,
+        })
     }
 
     /// The networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
@@ -186,7 +197,14 @@ impl Engine {
         let config = &checkpoint.manifest.model;
         let (reward, heads) = reward.unzip();
         let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, reward.as_ref(), edit).await?;
-        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Gpu(executor), heads })
+        Ok(Self {
+            config: config.clone(),
+            limits,
+            tokenizer,
+            executor: Executor::Gpu(executor),
+            heads,
+            adapted_heads: None,
+        })
     }
 
     /// A policy alone on the CPU, unquantized: RL's rollouts. Names as [`crate::config::tensor_names`].
@@ -201,7 +219,14 @@ impl Engine {
         })?;
         let limits = Limits::of(config);
         let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, (weights, None), Arc::new(OneThread))?);
-        Ok(Self { config: config.clone(), limits, tokenizer: tokenizer.clone(), executor, heads: None })
+        Ok(Self {
+            config: config.clone(),
+            limits,
+            tokenizer: tokenizer.clone(),
+            executor,
+            heads: None,
+            adapted_heads: None,
+        })
     }
 
     /// Another engine over the same weights with its own cache, for another thread; `None` on a GPU.
@@ -213,6 +238,7 @@ impl Engine {
             tokenizer: self.tokenizer.clone(),
             executor: Executor::Cpu(executor.clone()),
             heads: self.heads.clone(),
+            adapted_heads: self.adapted_heads.clone(),
         })
     }
 
@@ -239,6 +265,22 @@ impl Engine {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Lays an adapter over the networks in place of the one before; `None` takes it away. All of it holds from the next
+    /// call on, or, after an error, nothing of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Adapter`] where factors do not fit the networks, [`EngineError::NoReward`] where the adapter has parts
+    /// for a reward model that is not there; heads that lack a tensor or have another shape; a failure of the device.
+    pub async fn set_adapter(&mut self, adapter: Option<&Adapter>) -> Result<(), EngineError> {
+        let (policy, reward, heads) = adapter.map(|a| a.parts(&self.config)).transpose()?.unwrap_or_default();
+        if self.heads.is_none() && (reward.is_some() || heads.is_some()) {
+            return Err(EngineError::NoReward);
+        }
+        self.executor.set_sides(policy, reward).await?;
+        self.adapted_heads = heads;
+        Ok(())
     }
 
     /// Whether suggestions get scores.
@@ -298,7 +340,7 @@ impl Engine {
     /// # Errors
     /// No reward model, NaN from it, or a failure of the device.
     pub async fn score(&mut self, prompt: &Prompt, suggestions: &[String]) -> Result<Vec<Score>, EngineError> {
-        let heads = self.heads.clone().ok_or(EngineError::NoReward)?;
+        let heads = self.adapted_heads.as_ref().or(self.heads.as_ref()).cloned().ok_or(EngineError::NoReward)?;
         let texts: Vec<Vec<u32>> = suggestions.iter().map(|text| self.suggestion_tokens(text)).collect();
         let mut by_prompt: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {

@@ -7,6 +7,7 @@
 
 mod network;
 
+use super::adapter::SideLayer;
 use super::forward::Pass;
 use super::plan::PassRows;
 use super::weights::Weights;
@@ -90,6 +91,19 @@ impl GpuExecutor {
         };
         let config = config.clone();
         Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, params: Vec::new() })
+    }
+
+    /// As [`super::Executor::set_sides`].
+    pub(super) async fn set_sides(
+        &mut self,
+        policy: Option<Vec<SideLayer>>,
+        reward: Option<Vec<SideLayer>>,
+    ) -> Result<(), EngineError> {
+        if policy.is_none() && reward.is_none() {
+            return Ok(());
+        }
+        let reason = "the GPU's executor takes no side paths yet; make the engine on the CPU";
+        Err(EngineError::Adapter { name: self.adapter_name().to_owned(), reason })
     }
 
     /// Adapter and backend.

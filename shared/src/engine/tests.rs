@@ -1,5 +1,6 @@
 //! The engine on a small random checkpoint: equivalences, determinism, errors, and CPU against GPU.
 
+mod adapter;
 mod int8;
 
 use super::*;
