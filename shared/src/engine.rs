@@ -3,7 +3,8 @@
 //! In the loop: the last arrow, checkpoint to suggestions, in the page and natively; also RL's rollouts.
 //! One forward pass serves prefill, decode and scoring: it takes any [`Row`]s, writes their keys and
 //! values into a fixed cache and lets each attend to the prompt and to its own candidate. Two executors
-//! implement it, [`cpu`] and [`gpu`]; sampling and the reward heads run on the host. Dimension key: `M`
+//! implement it, [`cpu`] and [`gpu`]. Tokens are drawn on the host, after the first one on a GPU there; the reward heads run on
+//! the host. Dimension key: `M`
 //! candidates, `T` tokens, `D` width, `V` vocabulary.
 //!
 //! Never here: files, threads, the clock (the caller passes one).
@@ -23,7 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::prompt::Prompt;
 use crate::quant::Matrix;
-use crate::sampling::{Sampler, Sampling, SamplingError, largest};
+use crate::sampling::{Drawn, Sampler, Sampling, SamplingError, largest};
 use crate::tensor::TensorMap;
 use crate::tokenizer::Tokenizer;
 use beckon_shaders::{KernelSpec, ready};
@@ -456,7 +457,8 @@ impl Engine {
                     candidate.draw(first_logits)?;
                 }
             }
-            for step in 1..max_new_tokens {
+            let mut step = 1;
+            while step < max_new_tokens {
                 let (mut rows, mut running) = (Vec::new(), Vec::new());
                 for (seq, candidate) in candidates.iter_mut().enumerate().filter(|(_, c)| !c.finished) {
                     let pos = (prompt.len() + step - 1) as u32;
@@ -466,11 +468,7 @@ impl Engine {
                 if rows.is_empty() {
                     break;
                 }
-                let wanted: Vec<usize> = (0..rows.len()).collect();
-                let logits = self.executor.forward(Network::Policy, &rows, Output::Logits(&wanted)).await?; // [M, V]
-                for (candidate, logits) in running.into_iter().zip(logits.chunks_exact(self.config.vocab_size)) {
-                    candidate.draw(logits)?;
-                }
+                step += self.steps(&rows, &mut running, max_new_tokens - step, sampling).await?;
             }
             rollouts.extend(candidates.into_iter().map(|c| Rollout {
                 text: self.tokenizer.decode(&c.tokens),
@@ -480,6 +478,36 @@ impl Engine {
             }));
         }
         Ok(rollouts)
+    }
+
+    /// Decode steps of one batch, `most` at most; gives how many. On a GPU they are several, drawn there.
+    async fn steps(
+        &mut self,
+        rows: &[Row],
+        running: &mut [&mut Candidate],
+        most: usize,
+        sampling: &Sampling,
+    ) -> Result<usize, EngineError> {
+        if let Executor::Gpu(executor) = &mut self.executor {
+            let n_steps = most.min(gpu::draw::STEPS);
+            let mut uniforms = Vec::with_capacity(n_steps * running.len());
+            for _ in 0..n_steps {
+                uniforms.extend(running.iter_mut().map(|candidate| candidate.sampler.uniform()));
+            }
+            let drawn = executor.draw(rows, &uniforms, sampling).await?; // [steps, M]
+            for drawn in drawn.chunks_exact(running.len()) {
+                for (candidate, drawn) in running.iter_mut().zip(drawn).filter(|(c, _)| !c.finished) {
+                    candidate.take(*drawn);
+                }
+            }
+            return Ok(n_steps);
+        }
+        let wanted: Vec<usize> = (0..rows.len()).collect();
+        let logits = self.executor.forward(Network::Policy, rows, Output::Logits(&wanted)).await?; // [M, V]
+        for (candidate, logits) in running.iter_mut().zip(logits.chunks_exact(self.config.vocab_size)) {
+            candidate.draw(logits)?;
+        }
+        Ok(1)
     }
 }
 
@@ -501,10 +529,14 @@ impl Candidate {
 
     fn draw(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
         let drawn = self.sampler.draw(logits)?;
+        self.take(drawn);
+        Ok(())
+    }
+
+    fn take(&mut self, drawn: Drawn) {
         self.tokens.push(drawn.token);
         self.logps.push(drawn.logp);
         self.finished = drawn.token == self.end;
-        Ok(())
     }
 }
 
