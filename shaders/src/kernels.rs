@@ -6,6 +6,8 @@
 
 pub mod attention;
 pub mod embed;
+pub mod low_rank_down;
+pub mod low_rank_up;
 pub mod matmul;
 pub mod matmul_int8;
 pub mod norm_gate_up;
@@ -14,6 +16,7 @@ pub mod norm_rows;
 pub mod product;
 pub mod rms_norm;
 pub mod rope_append;
+pub mod sample;
 pub mod silu_mul;
 
 use crate::context::{GpuContext, GpuError};
@@ -23,7 +26,7 @@ use product::Tiling;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every kernel.
-pub const SPECS: [&KernelSpec; 7] = [
+pub const SPECS: [&KernelSpec; 8] = [
     &attention::SPEC,
     &embed::SPEC,
     &matmul::SPEC,
@@ -31,6 +34,7 @@ pub const SPECS: [&KernelSpec; 7] = [
     &norm_matmul::SPEC,
     &norm_rows::SPEC,
     &rope_append::SPEC,
+    &sample::SPEC,
 ];
 
 /// The kernels that multiply with a weight matrix; each is compiled per format and [`Tiling`].
@@ -72,6 +76,8 @@ pub struct Kernels {
     pub norm_rows: Kernel,
     /// Rotary angles and cache writes.
     pub rope_append: Kernel,
+    /// Draws of tokens.
+    pub sample: Kernel,
     embed: BTreeMap<WeightFormat, Kernel>,
     products: BTreeMap<(Product, WeightFormat), ([Tiling; 3], Vec<Kernel>)>,
 }
@@ -107,6 +113,7 @@ impl Kernels {
             attention: one(gpu, &edit(&attention::SPEC), &[]).await?,
             norm_rows: one(gpu, &edit(&norm_rows::SPEC), &[]).await?,
             rope_append: one(gpu, &edit(&rope_append::SPEC), &[]).await?,
+            sample: one(gpu, &edit(&sample::SPEC), &[]).await?,
             embed: embeds,
             products: compiled,
         })

@@ -127,6 +127,14 @@ impl Panels {
         quants.zip(scales).map(|(quants, scales)| Panel { quants, scales })
     }
 
+    /// The lines of some panels, quants and scales, each panel's together.
+    #[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
+    pub(crate) fn lines(&self, range: Range<usize>) -> (&[Line], &[Line]) {
+        let (n_quants, n_scales) = (self.lines_of_block() * (self.cols / BLOCK), self.scale_lines());
+        let of = |n: usize| range.start * n..range.end * n;
+        (&self.quants[of(n_quants)], &self.scales[of(n_scales)])
+    }
+
     /// Decodes one row into `out` (length `cols`), with the bits of [`WeightView::decode_row`].
     ///
     /// # Panics

@@ -9,6 +9,7 @@ use beckon_shaders::kernels::norm_matmul::{self, NormMatmulParams};
 use beckon_shaders::kernels::norm_rows::{self, NormRowsParams};
 use beckon_shaders::kernels::product::Tiling;
 use beckon_shaders::kernels::rope_append::{self, RopeAppendParams, rotary_angles};
+use beckon_shaders::kernels::sample::{self, Draw, SampleParams};
 use beckon_shaders::{
     GpuContext, Kernel, KernelSpec, PackedWeight, Product, Recorder, WeightFormat, WeightView, max_diff_within, ready,
 };
@@ -296,10 +297,73 @@ fn check_attention(spec: &KernelSpec) -> Result<f64, String> {
     Ok(worst)
 }
 
+/// How far a uniform number may lie outside of the part of [0, 1) that belongs to its token.
+const DRAW_TOLERANCE: f64 = 1e-4;
+
+fn check_sample(spec: &KernelSpec) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    let settings = [(0, 1.0, 1.0), (0, 1.0, 0.0), (7, 1.0, 1.25), (0, 0.9, 0.8), (40, 0.95, 1.25), (1, 0.5, 1.0)];
+    for vocab_size in [1u32, 5, 283, 1031] {
+        for (top_k, top_p, steepness) in settings {
+            let n_rows = 5;
+            let params = SampleParams { n_rows, vocab_size, top_k, first_draw: 3, top_p, steepness };
+            let mut noise = Noise(u64::from(vocab_size));
+            // steps of 1/4, so that many logits are equal; some of both zeros, some impossible
+            let mut logits: Vec<f32> = noise.floats((n_rows * vocab_size) as usize);
+            logits.iter_mut().for_each(|l| *l = (*l * 24.0).round() / 4.0);
+            logits.iter_mut().skip(6).step_by(9).for_each(|l| *l = f32::NEG_INFINITY);
+            logits.iter_mut().skip(4).step_by(7).for_each(|l| *l = -0.0);
+            logits
+                .iter_mut()
+                .skip(2 * vocab_size as usize)
+                .take(vocab_size as usize)
+                .for_each(|l| *l = -l.abs() - 0.25);
+            let uniforms: Vec<f32> = noise.floats(8).iter().map(|u| u.abs()).collect();
+            let got =
+                run(spec, &[], &params, params.workgroups(), &[words(&logits), words(&uniforms), &[9; 5], &[7; 32]]);
+            let bits: Vec<u32> = got[1].iter().map(|value| value.to_bits()).collect();
+            let draws: &[Draw] = cast_slice(&bits);
+            let (mut ids, mut want) = ([9; 5], [7; 32]);
+            sample::sample(&params, &logits, &uniforms, &mut ids, bytemuck::cast_slice_mut(&mut want));
+            let name = format!("sample of {vocab_size}, top_k {top_k}, top_p {top_p}, steepness {steepness}");
+            if bits[..12] != want[..12] || got[0].iter().zip(&draws[3..]).any(|(id, draw)| id.to_bits() != draw.token) {
+                return Err(format!("{name}: ids {:?}, draws {draws:?}", got[0]));
+            }
+            for (row, draw) in draws[3..].iter().enumerate() {
+                let own = &logits[row * vocab_size as usize..][..vocab_size as usize];
+                let interval = sample::interval(&params, own, draw.token as usize);
+                let uniform = f64::from(uniforms[3 + row]);
+                let outside = (interval.start - uniform).max(uniform - interval.end).max(0.0);
+                if interval.is_empty() || steepness > 0.0 && !(outside <= DRAW_TOLERANCE) {
+                    return Err(format!("{name}: row {row} drew {} of {interval:?} at {uniform}", draw.token));
+                }
+                let exact = own.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln();
+                let logp = f64::from(own[draw.token as usize]) - exact;
+                let name = format!("{name}: logp of row {row}");
+                worst =
+                    worst.max(max_diff_within(&name, &[f32::from_bits(draw.logp_bits)], &[logp as f32], TOLERANCE)?);
+            }
+        }
+    }
+    // what is no logit is named, and nothing is drawn from it or from nothing
+    let (none, nan) = (f32::NEG_INFINITY, f32::NAN);
+    let logits = [0.0, 1.0, nan, f32::INFINITY, none, none, none, none, 0.0, f32::INFINITY, nan, 2.0];
+    let params = SampleParams { n_rows: 3, vocab_size: 4, top_k: 0, first_draw: 0, top_p: 1.0, steepness: 1.0 };
+    let got = run(spec, &[], &params, params.workgroups(), &[words(&logits), &[0; 3], &[0; 3], &[0; 12]]);
+    let (mut ids, mut want) = ([0; 3], [0; 12]);
+    sample::sample(&params, &logits, &[0.0; 3], &mut ids, bytemuck::cast_slice_mut(&mut want));
+    let of_rows = |words: &[u32]| words.chunks(4).map(|w| [w[0], w[3]]).collect::<Vec<_>>();
+    let bits: Vec<u32> = got[1].iter().map(|value| value.to_bits()).collect();
+    if of_rows(&bits) != of_rows(&want) {
+        return Err(format!("sample of what is no logit: {bits:x?}, expected {want:x?}"));
+    }
+    Ok(worst)
+}
+
 /// Kernel, its check, and edits that a careless hand could make; each must be noticed.
 type Edited = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
 
-const KERNELS: [Edited; 7] = [
+const KERNELS: [Edited; 8] = [
     (
         &embed::SPEC,
         check_embed,
@@ -348,6 +412,24 @@ const KERNELS: [Edited; 7] = [
         &rope_append::SPEC,
         check_rope_append,
         &[("- pair.y * turn.y", "+ pair.y * turn.y"), ("head - n_heads) * head_dim", "head - n_kv_heads) * head_dim")],
+    ),
+    (
+        &sample::SPEC,
+        check_sample,
+        &[
+            ("bits ^ NONE, bits > ZERO", "bits ^ NONE, bits > NONE"),
+            ("ZERO, bits == ZERO", "NONE, bits == ZERO"),
+            ("ceil(parts)", "floor(parts)"),
+            ("floor(parts) + 1.0", "floor(parts)"),
+            ("key = max(key, most.key)", "key = min(key, most.key)"),
+            ("|| (bits & 0x7fffffffu) > 0x7f800000u", ""),
+            ("|| peak < -3.4028235e38", ""),
+            ("params.top_p * kept.mass", "params.top_p * all.mass"),
+            ("n_last = min(n_last, most.n_last)", "n_last = most.n_last"),
+            ("before <= enough", "before < enough"),
+            ("- peak - log(mass)", "- log(mass)"),
+            ("mass > vec4<f32>(enough)", "mass >= vec4<f32>(enough + 0.1)"),
+        ],
     ),
     (
         &attention::SPEC,

@@ -3,11 +3,13 @@
 //! In the loop: the last arrow, checkpoint to suggestions, in the page and natively; also RL's rollouts.
 //! One forward pass serves prefill, decode and scoring: it takes any [`Row`]s, writes their keys and
 //! values into a fixed cache and lets each attend to the prompt and to its own candidate. Two executors
-//! implement it, [`cpu`] and [`gpu`]; sampling and the reward heads run on the host. Dimension key: `M`
+//! implement it, [`cpu`] and [`gpu`]. Tokens are drawn on the host, after the first one on a GPU there; the reward heads run on
+//! the host. Dimension key: `M`
 //! candidates, `T` tokens, `D` width, `V` vocabulary.
 //!
 //! Never here: files, threads, the clock (the caller passes one).
 
+mod adapter;
 pub mod cpu;
 mod error;
 mod forward;
@@ -22,7 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::prompt::Prompt;
 use crate::quant::Matrix;
-use crate::sampling::{Sampler, Sampling, SamplingError, largest};
+use crate::sampling::{Drawn, Sampler, Sampling, SamplingError, largest};
 use crate::tensor::TensorMap;
 use crate::tokenizer::Tokenizer;
 use beckon_shaders::{KernelSpec, ready};
@@ -33,6 +35,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use weights::{Weights, plain_matrix};
 
+pub use adapter::{Adapter, LowRank};
 pub use beckon_shaders::{GpuContext, GpuError, KernelPath};
 pub use error::EngineError;
 pub use forward::{Executor, Limits, Network, Output, Row};
@@ -133,6 +136,8 @@ pub struct Engine {
     tokenizer: Tokenizer,
     executor: Executor,
     heads: Option<Heads>,
+    /// Heads of an adapter, in place of [`Engine::heads`].
+    adapted_heads: Option<Heads>,
 }
 
 impl Engine {
@@ -161,7 +166,14 @@ impl Engine {
         let (reward, heads) = reward.unzip();
         let config = &checkpoint.manifest.model;
         let executor = cpu::CpuExecutor::new(config, limits, (policy, reward), threads)?;
-        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Cpu(executor), heads })
+        Ok(Self {
+            config: config.clone(),
+            limits,
+            tokenizer,
+            executor: Executor::Cpu(executor),
+            heads,
+            adapted_heads: None,
+        })
     }
 
     /// The networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
@@ -186,7 +198,14 @@ impl Engine {
         let config = &checkpoint.manifest.model;
         let (reward, heads) = reward.unzip();
         let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, reward.as_ref(), edit).await?;
-        Ok(Self { config: config.clone(), limits, tokenizer, executor: Executor::Gpu(executor), heads })
+        Ok(Self {
+            config: config.clone(),
+            limits,
+            tokenizer,
+            executor: Executor::Gpu(executor),
+            heads,
+            adapted_heads: None,
+        })
     }
 
     /// A policy alone on the CPU, unquantized: RL's rollouts. Names as [`crate::config::tensor_names`].
@@ -201,7 +220,14 @@ impl Engine {
         })?;
         let limits = Limits::of(config);
         let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, (weights, None), Arc::new(OneThread))?);
-        Ok(Self { config: config.clone(), limits, tokenizer: tokenizer.clone(), executor, heads: None })
+        Ok(Self {
+            config: config.clone(),
+            limits,
+            tokenizer: tokenizer.clone(),
+            executor,
+            heads: None,
+            adapted_heads: None,
+        })
     }
 
     /// Another engine over the same weights with its own cache, for another thread; `None` on a GPU.
@@ -213,6 +239,7 @@ impl Engine {
             tokenizer: self.tokenizer.clone(),
             executor: Executor::Cpu(executor.clone()),
             heads: self.heads.clone(),
+            adapted_heads: self.adapted_heads.clone(),
         })
     }
 
@@ -239,6 +266,22 @@ impl Engine {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Lays an adapter over the networks in place of the one before; `None` takes it away. All of it holds from the next
+    /// call on, or, after an error, nothing of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Adapter`] where factors do not fit the networks, [`EngineError::NoReward`] where the adapter has parts
+    /// for a reward model that is not there; heads that lack a tensor or have another shape; a failure of the device.
+    pub async fn set_adapter(&mut self, adapter: Option<&Adapter>) -> Result<(), EngineError> {
+        let (policy, reward, heads) = adapter.map(|a| a.parts(&self.config)).transpose()?.unwrap_or_default();
+        if self.heads.is_none() && (reward.is_some() || heads.is_some()) {
+            return Err(EngineError::NoReward);
+        }
+        self.executor.set_sides(policy, reward).await?;
+        self.adapted_heads = heads;
+        Ok(())
     }
 
     /// Whether suggestions get scores.
@@ -298,7 +341,7 @@ impl Engine {
     /// # Errors
     /// No reward model, NaN from it, or a failure of the device.
     pub async fn score(&mut self, prompt: &Prompt, suggestions: &[String]) -> Result<Vec<Score>, EngineError> {
-        let heads = self.heads.clone().ok_or(EngineError::NoReward)?;
+        let heads = self.adapted_heads.as_ref().or(self.heads.as_ref()).cloned().ok_or(EngineError::NoReward)?;
         let texts: Vec<Vec<u32>> = suggestions.iter().map(|text| self.suggestion_tokens(text)).collect();
         let mut by_prompt: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {
@@ -414,7 +457,8 @@ impl Engine {
                     candidate.draw(first_logits)?;
                 }
             }
-            for step in 1..max_new_tokens {
+            let mut step = 1;
+            while step < max_new_tokens {
                 let (mut rows, mut running) = (Vec::new(), Vec::new());
                 for (seq, candidate) in candidates.iter_mut().enumerate().filter(|(_, c)| !c.finished) {
                     let pos = (prompt.len() + step - 1) as u32;
@@ -424,11 +468,7 @@ impl Engine {
                 if rows.is_empty() {
                     break;
                 }
-                let wanted: Vec<usize> = (0..rows.len()).collect();
-                let logits = self.executor.forward(Network::Policy, &rows, Output::Logits(&wanted)).await?; // [M, V]
-                for (candidate, logits) in running.into_iter().zip(logits.chunks_exact(self.config.vocab_size)) {
-                    candidate.draw(logits)?;
-                }
+                step += self.steps(&rows, &mut running, max_new_tokens - step, sampling).await?;
             }
             rollouts.extend(candidates.into_iter().map(|c| Rollout {
                 text: self.tokenizer.decode(&c.tokens),
@@ -438,6 +478,36 @@ impl Engine {
             }));
         }
         Ok(rollouts)
+    }
+
+    /// Decode steps of one batch, `most` at most; gives how many. On a GPU they are several, drawn there.
+    async fn steps(
+        &mut self,
+        rows: &[Row],
+        running: &mut [&mut Candidate],
+        most: usize,
+        sampling: &Sampling,
+    ) -> Result<usize, EngineError> {
+        if let Executor::Gpu(executor) = &mut self.executor {
+            let n_steps = most.min(gpu::draw::STEPS);
+            let mut uniforms = Vec::with_capacity(n_steps * running.len());
+            for _ in 0..n_steps {
+                uniforms.extend(running.iter_mut().map(|candidate| candidate.sampler.uniform()));
+            }
+            let drawn = executor.draw(rows, &uniforms, sampling).await?; // [steps, M]
+            for drawn in drawn.chunks_exact(running.len()) {
+                for (candidate, drawn) in running.iter_mut().zip(drawn).filter(|(c, _)| !c.finished) {
+                    candidate.take(*drawn);
+                }
+            }
+            return Ok(n_steps);
+        }
+        let wanted: Vec<usize> = (0..rows.len()).collect();
+        let logits = self.executor.forward(Network::Policy, rows, Output::Logits(&wanted)).await?; // [M, V]
+        for (candidate, logits) in running.iter_mut().zip(logits.chunks_exact(self.config.vocab_size)) {
+            candidate.draw(logits)?;
+        }
+        Ok(1)
     }
 }
 
@@ -459,10 +529,14 @@ impl Candidate {
 
     fn draw(&mut self, logits: &[f32]) -> Result<(), SamplingError> {
         let drawn = self.sampler.draw(logits)?;
+        self.take(drawn);
+        Ok(())
+    }
+
+    fn take(&mut self, drawn: Drawn) {
         self.tokens.push(drawn.token);
         self.logps.push(drawn.logp);
         self.finished = drawn.token == self.end;
-        Ok(())
     }
 }
 

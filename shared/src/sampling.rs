@@ -109,6 +109,12 @@ impl Sampler {
         Ok(Self { sampling: *sampling, rng })
     }
 
+    /// The uniform number in [0, 1) of the next draw: 53 bits of the candidate's stream. Who draws elsewhere takes one for
+    /// each token.
+    pub fn uniform(&mut self) -> f64 {
+        (self.rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
     /// Draws from logits `[V]`.
     ///
     /// Order: divide by the temperature, keep the `top_k` largest, renormalise, keep the smallest set of
@@ -129,8 +135,7 @@ impl Sampler {
     /// the weights at temperature 1.
     fn draw_below(&mut self, logits: &[f32], peak: f64, mass: f64) -> usize {
         let steepness = 1.0 / f64::from(self.sampling.temperature);
-        // 53 random bits: uniform on [0, 1)
-        let uniform = (self.rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
+        let uniform = self.uniform();
         let (k, p) = (self.sampling.top_k, f64::from(self.sampling.top_p));
         let all = k == 0 || k >= logits.len();
         let mass = if steepness == 1.0 || !all { mass } else { softmax::mass(logits, peak, steepness) };

@@ -5,9 +5,9 @@
 //! - `beckon.status()`: `{"state": "idle" | "loading" | "ready" | "failed", "error": …, "engine": Loaded | null}`;
 //!   `engine` holds `executor` (`"cpu"`, `"gpu"`), `why`, `adapter`, `checkpoint` (`id`, `name`, `simulated`, …),
 //!   `self_test`, `measured`.
-//! - `beckon.greedy(checkpoint_id | null, prompts_json, n_tokens, "cpu" | "cpu-f32" | "gpu")`: greedy decoding on
+//! - `beckon.greedy(checkpoint_id | null, prompts_json, n_tokens, "cpu" | "cpu-f32" | "cpu-simd128" | "gpu")`: greedy decoding on
 //!   exactly that executor, with no fallback (`cpu` is the path that suggests, `cpu-f32` the one that the GPU is tested
-//!   against); `prompts_json` is a list of queries (text) or conversations
+//!   against, `cpu-simd128` the one of browsers without relaxed vectors); `prompts_json` is a list of queries (text) or conversations
 //!   (`[{"role": "user", "text": …}, …]`). Gives a [`crate::wire::GreedyReport`]: per prompt and step the token, the five
 //!   best `[token, logit]`, every `sample_stride`-th logit and the largest absolute one.
 //! - `beckon.suggest(prompt_json, options_json | null)`: suggestions of side A; options `n_candidates` (8),
@@ -17,7 +17,7 @@
 use crate::engine_link::EngineLink;
 use crate::live::Live;
 use crate::platform::promise::{PublicFunction, from_future, publish};
-use crate::wire::{ExecutorKind, Reply, Request, Side};
+use crate::wire::{CpuPath, ExecutorKind, Reply, Request, Side};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::prompt::{Prompt, Turn};
 use beckon_shared::sampling::Sampling;
@@ -99,11 +99,12 @@ async fn run_greedy(
     n_tokens: Option<f64>,
     executor: Option<String>,
 ) -> Result<String, String> {
-    let (executor, exact) = match executor.as_deref() {
-        Some("cpu") => (ExecutorKind::Cpu, false),
-        Some("cpu-f32") => (ExecutorKind::Cpu, true),
-        Some("gpu") => (ExecutorKind::Gpu, true),
-        _ => return Err("executor: expected \"cpu\", \"cpu-f32\" or \"gpu\"".into()),
+    let (executor, path) = match executor.as_deref() {
+        Some("cpu") => (ExecutorKind::Cpu, CpuPath::Fastest),
+        Some("cpu-f32") => (ExecutorKind::Cpu, CpuPath::F32),
+        Some("cpu-simd128") => (ExecutorKind::Cpu, CpuPath::Simd128),
+        Some("gpu") => (ExecutorKind::Gpu, CpuPath::Fastest),
+        _ => return Err("executor: expected \"cpu\", \"cpu-f32\", \"cpu-simd128\" or \"gpu\"".into()),
     };
     let prompts: Vec<AnyPrompt> = parse("prompts", &prompts.ok_or("prompts: expected JSON text")?)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "range checked")]
@@ -113,7 +114,7 @@ async fn run_greedy(
     };
     let checkpoint = find_checkpoint(live, engine, id).await?;
     let prompts = prompts.into_iter().map(Prompt::from).collect();
-    match engine.call(Request::Greedy { checkpoint, prompts, n_tokens, executor, exact }, None).await? {
+    match engine.call(Request::Greedy { checkpoint, prompts, n_tokens, executor, path }, None).await? {
         Reply::Greedy(report) => serde_json::to_string(&report).map_err(|e| e.to_string()),
         _ => Err("the engine gave an unexpected answer".into()),
     }

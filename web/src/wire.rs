@@ -113,9 +113,21 @@ pub enum Request {
         n_tokens: usize,
         /// Executor.
         executor: ExecutorKind,
-        /// On the CPU: in f32 instead of on the path that the page works with.
-        exact: bool,
+        /// What the CPU computes with.
+        path: CpuPath,
     },
+}
+
+/// What the CPU computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuPath {
+    /// What the page works with.
+    Fastest,
+    /// f32, which the GPU is tested against.
+    F32,
+    /// What a browser without relaxed vectors works with.
+    Simd128,
 }
 
 /// A request with its number.

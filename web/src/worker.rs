@@ -5,15 +5,15 @@
 //! the CPU goes on, and the answer says so.
 
 use crate::api;
-use crate::platform::{cache, clock, http, spawn, worker_scope};
+use crate::platform::{cache, clock, http, kernels, spawn, worker_scope};
 use crate::wire::{
-    ExecutorChoice, ExecutorKind, FromWorker, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded, Measured,
-    Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
+    CpuPath, ExecutorChoice, ExecutorKind, FromWorker, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded,
+    Measured, Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
 };
 use beckon_shaders::GpuContext;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
-use beckon_shared::engine::{Engine, Limits, SuggestOutcome, SuggestRequest, parity};
+use beckon_shared::engine::{Engine, KernelPath, Limits, SuggestOutcome, SuggestRequest, parity};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::sampling::Sampling;
 use std::cell::RefCell;
@@ -53,6 +53,7 @@ thread_local! {
 
 /// Listens for requests for as long as the worker lives.
 pub fn run() {
+    kernels::install();
     let host = std::rc::Rc::new(RefCell::new(Some(Host::default())));
     worker_scope::on_message(move |text| {
         let message: ToWorker = match serde_json::from_str(&text) {
@@ -137,8 +138,8 @@ impl Host {
                 let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
                 self.suggest(side, &request).await
             }
-            Request::Greedy { checkpoint, prompts, n_tokens, executor, exact } => {
-                self.greedy(id, &checkpoint, &prompts, n_tokens, (executor, exact)).await
+            Request::Greedy { checkpoint, prompts, n_tokens, executor, path } => {
+                self.greedy(id, &checkpoint, &prompts, n_tokens, (executor, path)).await
             }
         }
     }
@@ -256,12 +257,11 @@ impl Host {
         info: &CheckpointInfo,
         prompts: &[Prompt],
         n_tokens: usize,
-        (executor, exact): (ExecutorKind, bool),
+        (executor, path): (ExecutorKind, CpuPath),
     ) -> Result<Reply, String> {
         let (checkpoint, ..) = fetch(info, &Progress { id, name: &info.name }).await?;
         let mut engine = match executor {
-            ExecutorKind::Cpu if exact => Engine::cpu(&checkpoint).map_err(|e| e.to_string())?,
-            ExecutorKind::Cpu => cpu_engine(&checkpoint)?,
+            ExecutorKind::Cpu => cpu_engine_on(&checkpoint, path)?,
             ExecutorKind::Gpu => self.gpu_engine(&checkpoint).await?,
         };
         let begun = clock::now_secs();
@@ -283,7 +283,17 @@ impl Host {
 
 /// The CPU's engine on the fastest kernel path of this module.
 fn cpu_engine(checkpoint: &Checkpoint) -> Result<Engine, String> {
-    Engine::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model).fastest()).map_err(|e| e.to_string())
+    cpu_engine_on(checkpoint, CpuPath::Fastest)
+}
+
+fn cpu_engine_on(checkpoint: &Checkpoint, path: CpuPath) -> Result<Engine, String> {
+    let kernel_path = match path {
+        CpuPath::Fastest => KernelPath::fastest(),
+        CpuPath::F32 => KernelPath::F32,
+        CpuPath::Simd128 => KernelPath::Int8Simd128,
+    };
+    let limits = Limits { kernel_path, ..Limits::of(&checkpoint.manifest.model) };
+    Engine::cpu_within(checkpoint, limits).map_err(|e| e.to_string())
 }
 
 /// The checkpoint, whether it came from the browser's cache, and a notice where the cache refused it.

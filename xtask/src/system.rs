@@ -23,6 +23,8 @@ pub enum Part {
     Root,
     /// SmolLM2-135M-Instruct, which `cargo xtask model` fetches.
     Smollm2,
+    /// Node, which runs WebAssembly without a browser.
+    Node,
 }
 
 impl Part {
@@ -35,6 +37,7 @@ impl Part {
             (Self::Chromium, "chromium"),
             (Self::Root, "root"),
             (Self::Smollm2, "smollm2"),
+            (Self::Node, "node"),
         ];
         words.into_iter().filter(|(_, word)| reason.contains(word)).map(|(part, _)| part).collect()
     }
@@ -47,6 +50,7 @@ pub struct System {
     chromium: Option<PathBuf>,
     root: bool,
     smollm2: Option<PathBuf>,
+    node: bool,
 }
 
 impl System {
@@ -73,6 +77,7 @@ impl System {
             chromium: chromium(),
             root: is_root(),
             smollm2: model::file(),
+            node: find_program(&["node"]).is_some(),
         }
     }
 
@@ -84,6 +89,7 @@ impl System {
             Part::Chromium => (self.chromium.is_some(), "no Chromium (apt-get install chromium)"),
             Part::Root => (self.root, "not root, so no small file system can be mounted"),
             Part::Smollm2 => (self.smollm2.is_some(), "no SmolLM2-135M-Instruct (cargo xtask model)"),
+            Part::Node => (self.node, "no Node (apt-get install nodejs)"),
         };
         (!there).then_some(why)
     }
@@ -186,15 +192,17 @@ mod tests {
         assert_eq!(Part::in_ignore_reason("needs a Vulkan adapter and Chromium"), [Part::Vulkan, Part::Chromium]);
         assert_eq!(Part::in_ignore_reason("needs root for a small tmpfs"), [Part::Root]);
         assert_eq!(Part::in_ignore_reason("needs SmolLM2 and Vulkan"), [Part::Vulkan, Part::Smollm2]);
+        assert_eq!(Part::in_ignore_reason("needs Node"), [Part::Node]);
         assert_eq!(Part::in_ignore_reason("slow: 40 minutes"), []);
     }
 
     #[test]
     fn a_missing_part_says_why() {
-        let bare = System { data: false, vulkan: true, chromium: None, root: false, smollm2: None };
+        let bare = System { data: false, vulkan: true, chromium: None, root: false, smollm2: None, node: false };
         assert!(bare.lacks(Part::Data).is_some_and(|why| why.contains("shared/data")));
         assert!(bare.lacks(Part::Chromium).is_some());
         assert!(bare.lacks(Part::Smollm2).is_some_and(|why| why.contains("cargo xtask model")));
+        assert!(bare.lacks(Part::Node).is_some_and(|why| why.contains("nodejs")));
         assert!(bare.lacks(Part::Vulkan).is_none());
     }
 

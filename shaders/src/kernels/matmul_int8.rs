@@ -20,8 +20,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod path;
-#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
-mod relaxed;
+#[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
+pub mod relaxed;
 mod rows;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -54,7 +54,7 @@ pub fn matmul_int8(int8: Int8, panels: &Panels, range: Range<usize>, rows: &Int8
         KernelPath::Int8Neon => neon::matmul(panels, range, rows, out),
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         KernelPath::Int8Simd128 => simd128::matmul(panels, range, rows, out),
-        #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         KernelPath::Int8RelaxedSimd => relaxed::matmul(panels, range, rows, out),
         _ => scalar::matmul(panels, range, rows, out),
     }

@@ -6,12 +6,15 @@
 
 mod linear;
 
+use super::adapter::{SideLayer, SidePath};
 use super::parallel::Parallel;
 use super::plan::{PassRows, Placement, Plan};
 use super::weights::Weights;
 use super::{EngineError, Limits, Network, Output, Row};
 use crate::config::ModelConfig;
 use beckon_shaders::kernels::attention::{AttentionParams, attention_of};
+use beckon_shaders::kernels::low_rank_down::{LowRankDownParams, low_rank_down};
+use beckon_shaders::kernels::low_rank_up::{LowRankUpParams, low_rank_up};
 use beckon_shaders::kernels::matmul_int8::Placing;
 use beckon_shaders::kernels::rms_norm::{RmsNormParams, rms_norm};
 use beckon_shaders::kernels::rope_append::{RopeAppendParams, rope_append};
@@ -34,6 +37,8 @@ pub struct CpuExecutor {
 #[derive(Debug, Clone)]
 struct CpuNetwork {
     weights: Arc<Weights<Linear>>,
+    /// An adapter's side paths by layer; none without an adapter.
+    sides: Arc<Vec<SideLayer>>,
     plan: Plan,
     /// Per layer: keys and values, each `[S, G K]`.
     cache: Vec<[Vec<f32>; 2]>,
@@ -49,6 +54,7 @@ struct Scratch {
     gate_up: Vec<f32>,  // [R, 2 F]
     gated: Vec<f32>,    // [R, F]
     selected: Vec<f32>, // [R, D]
+    ranks: Vec<f32>,    // [R, K]
     products: Products,
 }
 
@@ -73,6 +79,7 @@ impl CpuExecutor {
             };
             CpuNetwork {
                 weights: Arc::new(weights.map(|matrix| Linear::new(matrix, limits.kernel_path))),
+                sides: Arc::default(),
                 plan: Plan::new(limits, c.vocab_size, c.head_dim, c.rope_base),
                 cache: vec![[(); 2].map(|()| vec![0.0; Plan::n_slots(&limits) * kv_width]); c.n_layers],
             }
@@ -90,10 +97,19 @@ impl CpuExecutor {
                 gate_up: vec![0.0; r * 2 * c.d_ff],
                 gated: vec![0.0; r * c.d_ff],
                 selected: vec![0.0; r * c.d_model],
+                ranks: Vec::new(),
                 products: Products::default(),
             },
             threads,
         })
+    }
+
+    /// As [`super::Executor::set_sides`].
+    pub(super) fn set_sides(&mut self, policy: Option<Vec<SideLayer>>, reward: Option<Vec<SideLayer>>) {
+        self.policy.sides = Arc::new(policy.unwrap_or_default());
+        if let Some(network) = &mut self.reward {
+            network.sides = Arc::new(reward.unwrap_or_default());
+        }
     }
 
     /// Which arithmetic and instructions it computes with.
@@ -146,16 +162,22 @@ impl Forward<'_> {
         let room = &mut s.products;
 
         network.weights.embedding.embed(rows.ids, &mut s.x[..r * c.d_model]); // [R, D]
-        for (layer, [keys, values]) in network.weights.layers.iter().zip(&mut network.cache) {
+        let none = SideLayer::default();
+        let sides = network.sides.iter().chain(std::iter::repeat(&none));
+        for ((layer, [keys, values]), side) in network.weights.layers.iter().zip(&mut network.cache).zip(sides) {
             rms_norm(&norm, &s.x, &layer.attention_norm, &mut s.normed);
             replace(r, &layer.qkv, &s.normed, (qkv_width, &mut s.qkv), room, *threads); // [R, (H + 2 G) K]
+            beside(r, &side.qkv, &s.normed, (qkv_width, &mut s.qkv), &mut s.ranks);
             rope_append(&rope, rows.rotary, rows.slots, &mut s.qkv, keys, values);
             attend_all(&attend, rows, &s.qkv, [keys, values], &mut s.attended, *threads); // [R, H K]
             add(r, &layer.output, &s.attended, &mut s.x, room, *threads); // [R, D]
+            beside(r, &side.output, &s.attended, (c.d_model, &mut s.x), &mut s.ranks);
             rms_norm(&norm, &s.x, &layer.mlp_norm, &mut s.normed);
             replace(r, &layer.gate_up, &s.normed, (2 * c.d_ff, &mut s.gate_up), room, *threads); // [R, 2 F]
+            beside(r, &side.gate_up, &s.normed, (2 * c.d_ff, &mut s.gate_up), &mut s.ranks);
             silu_mul(&silu, &s.gate_up, &mut s.gated); // [R, F]
             add(r, &layer.down, &s.gated, &mut s.x, room, *threads); // [R, D]
+            beside(r, &side.down, &s.gated, (c.d_model, &mut s.x), &mut s.ranks);
         }
     }
 
@@ -182,6 +204,18 @@ impl Forward<'_> {
                 weights.embedding.multiply(&s.normed, &to, out, &mut s.products, *threads); // [N, V]
             }
         }
+    }
+}
+
+/// Adds an adapter's side paths to a product of x; all rows at once, in f32.
+fn beside(n_rows: usize, paths: &[SidePath], x: &[f32], (stride, out): (usize, &mut [f32]), ranks: &mut Vec<f32>) {
+    for SidePath { first_output, n_outputs, cols, rank, a, b, scale } in paths {
+        ranks.resize(n_rows * rank, 0.0);
+        let (n_rows, rank) = (n_rows as u32, *rank as u32);
+        low_rank_down(&LowRankDownParams { n_rows, cols: *cols as u32, rank }, a, x, ranks);
+        let (n_outputs, out_stride, out_offset) = (*n_outputs as u32, stride as u32, *first_output as u32);
+        let up = LowRankUpParams { n_rows, rank, n_outputs, out_stride, out_offset, scale: *scale };
+        low_rank_up(&up, b, ranks, out);
     }
 }
 

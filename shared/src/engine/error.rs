@@ -67,6 +67,14 @@ pub enum EngineError {
         /// [`super::Limits::suffix_tokens`].
         max: usize,
     },
+    /// An adapter that does not fit the network.
+    #[error("adapter at {name}: {reason}")]
+    Adapter {
+        /// The matrix that it stands beside.
+        name: String,
+        /// Why it does not fit.
+        reason: &'static str,
+    },
     /// The engine was made from a policy alone.
     #[error("this engine has no reward model")]
     NoReward,

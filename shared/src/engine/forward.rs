@@ -1,6 +1,7 @@
 //! What a forward pass takes and gives, whichever executor runs it. Dimension key: `R` rows, `N` rows whose
 //! result is wanted, `D` width, `V` vocabulary.
 
+use super::adapter::SideLayer;
 use super::{EngineError, cpu, gpu};
 use crate::config::ModelConfig;
 use beckon_shaders::KernelPath;
@@ -125,6 +126,24 @@ impl Executor {
         match self {
             Self::Cpu(executor) => format!("CPU, {}", executor.kernel_path()),
             Self::Gpu(executor) => executor.adapter_name().to_owned(),
+        }
+    }
+
+    /// Puts an adapter's side paths beside the matrices of both networks, or takes them away; all or nothing.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub(super) async fn set_sides(
+        &mut self,
+        policy: Option<Vec<SideLayer>>,
+        reward: Option<Vec<SideLayer>>,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Cpu(executor) => {
+                executor.set_sides(policy, reward);
+                Ok(())
+            }
+            Self::Gpu(executor) => executor.set_sides(policy, reward).await,
         }
     }
 

@@ -5,8 +5,10 @@
 //! layer. Dimension key: `R` rows of a pass, `S` cache slots, `D`, `H`, `G`, `K`, `F`, `V` as in
 //! [`crate::config`].
 
+pub(super) mod draw;
 mod network;
 
+use super::adapter::SideLayer;
 use super::forward::Pass;
 use super::plan::PassRows;
 use super::weights::Weights;
@@ -20,12 +22,13 @@ use beckon_shaders::kernels::norm_matmul::NormMatmulParams;
 use beckon_shaders::kernels::norm_rows::NormRowsParams;
 use beckon_shaders::kernels::rope_append::RopeAppendParams;
 use beckon_shaders::{GpuContext, KernelSpec, Kernels, PARAMS_ALIGNMENT, Product, Recorder};
+use draw::{DRAW_WORDS, STEPS, Sample};
 use network::{Binder, BoundProduct, GpuNetwork, Uploaded};
-use wgpu::{Buffer, BufferUsages};
+use wgpu::{BindGroup, Buffer, BufferUsages};
 
 /// Dispatches of a layer and around the layers: they share one buffer of parameters.
 const DISPATCHES_OF_LAYER: usize = 6;
-const DISPATCHES_AROUND: usize = 3;
+const DISPATCHES_AROUND: usize = 4;
 
 /// The networks on a GPU.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct GpuExecutor {
     buffers: Buffers,
     policy: GpuNetwork,
     reward: Option<GpuNetwork>,
+    /// The draw, bound to its buffers.
+    sample: BindGroup,
     /// Emptied parameters, kept for their allocation.
     params: Vec<u8>,
 }
@@ -56,7 +61,9 @@ struct Buffers {
     attended: Buffer, // [R, H K]
     gated: Buffer,    // [R, F]
     logits: Buffer,   // [R, V]
-    readback: Buffer, // [R, max(D, V)]
+    uniforms: Buffer, // [steps, candidates]
+    draws: Buffer,    // [steps, candidates] of 4
+    readback: Buffer, // [R, max(D, V)], or draws
 }
 
 impl GpuExecutor {
@@ -88,8 +95,23 @@ impl GpuExecutor {
             Some(uploaded) => Some(gpu.guarded("reward model", || bind(uploaded)).await?),
             None => None,
         };
+        let draw = [&buffers.logits, &buffers.uniforms, &buffers.ids, &buffers.draws];
+        let sample = gpu.guarded("sample", || kernels.sample.bind(gpu, &buffers.params, &draw)).await?;
         let config = config.clone();
-        Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, params: Vec::new() })
+        Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, sample, params: Vec::new() })
+    }
+
+    /// As [`super::Executor::set_sides`].
+    pub(super) async fn set_sides(
+        &mut self,
+        policy: Option<Vec<SideLayer>>,
+        reward: Option<Vec<SideLayer>>,
+    ) -> Result<(), EngineError> {
+        if policy.is_none() && reward.is_none() {
+            return Ok(());
+        }
+        let reason = "the GPU's executor takes no side paths yet; make the engine on the CPU";
+        Err(EngineError::Adapter { name: self.adapter_name().to_owned(), reason })
     }
 
     /// Adapter and backend.
@@ -122,27 +144,30 @@ impl GpuExecutor {
         let placement = of_network.plan.place(rows)?;
         let mut result = Vec::new();
         for pass in output.passes(rows.len(), self.limits.rows_per_pass)? {
-            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, output)?;
+            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, (output, None))?;
             result.extend(self.gpu.read_f32(&self.buffers.readback, n_values).await?);
         }
         self.gpu.check()?;
         Ok(result)
     }
 
-    /// Sends one pass to the device; gives the number of values to read back.
+    /// Sends one pass to the device; gives the number of values to read back. A pass with a draw takes its tokens from the
+    /// draw before it, if there is one, and has the draws so far read back.
     fn submit(
         &mut self,
         network: Network,
         rows: PassRows<'_>,
         pass: &Pass,
-        output: Output<'_>,
+        (output, sample): (Output<'_>, Option<Sample<'_>>),
     ) -> Result<usize, EngineError> {
         let network = match network {
             Network::Policy => &self.policy,
             Network::Reward => self.reward.as_ref().ok_or(EngineError::NoReward)?,
         };
         let (b, queue) = (&self.buffers, &self.gpu.queue);
-        queue.write_buffer(&b.ids, 0, bytemuck::cast_slice(rows.ids));
+        if sample.as_ref().is_none_or(|sample| sample.first_draw == 0) {
+            queue.write_buffer(&b.ids, 0, bytemuck::cast_slice(rows.ids));
+        }
         queue.write_buffer(&b.slots, 0, bytemuck::cast_slice(rows.slots));
         queue.write_buffer(&b.spans, 0, bytemuck::cast_slice(rows.spans));
         queue.write_buffer(&b.rotary, 0, bytemuck::cast_slice(rows.rotary));
@@ -154,17 +179,21 @@ impl GpuExecutor {
             let mut forward = Forward { recorder, kernels: &self.kernels, config: &self.config };
             forward.trunk(network, rows.ids.len() as u32);
             forward.head(network, [rows.ids.len() as u32, pass.selected.len() as u32], output);
+            if let Some(sample) = &sample {
+                let params = sample.params(rows.ids.len(), self.config.vocab_size);
+                forward.recorder.dispatch(&self.kernels.sample, &self.sample, &params, params.workgroups());
+            }
             forward.recorder.finish()
         };
         assert!(params.len() as u64 <= b.params.size(), "dispatches of a pass fit the parameter buffer");
         queue.write_buffer(&b.params, 0, &params);
         self.params = params;
 
-        let (from, width) = match output {
-            Output::Hidden => (&b.normed, self.config.d_model),
-            Output::Logits(_) => (&b.logits, self.config.vocab_size),
+        let (from, n_values) = match (&sample, output) {
+            (Some(sample), _) => (&b.draws, (sample.first_draw + rows.ids.len()) * DRAW_WORDS),
+            (None, Output::Hidden) => (&b.normed, pass.selected.len() * self.config.d_model),
+            (None, Output::Logits(_)) => (&b.logits, pass.selected.len() * self.config.vocab_size),
         };
-        let n_values = pass.selected.len() * width;
         if n_values > 0 {
             encoder.copy_buffer_to_buffer(from, 0, &b.readback, 0, n_values as u64 * 4);
         }
@@ -247,7 +276,8 @@ impl Buffers {
         let r = limits.rows_per_pass;
         let q_width = c.n_heads * c.head_dim;
         let n_dispatches = c.n_layers * DISPATCHES_OF_LAYER + DISPATCHES_AROUND;
-        let widest = c.vocab_size.max(c.d_model);
+        let n_draws = limits.n_seqs * STEPS;
+        let n_read = (r * c.vocab_size.max(c.d_model)).max(n_draws * DRAW_WORDS);
         Self {
             params: gpu.buffer(
                 "params",
@@ -265,11 +295,13 @@ impl Buffers {
             attended: gpu.storage("attended", r * q_width),
             gated: gpu.storage("gated", r * c.d_ff),
             logits: gpu.storage("logits", r * c.vocab_size),
-            readback: gpu.buffer("readback", r * widest * 4, BufferUsages::MAP_READ | BufferUsages::COPY_DST),
+            uniforms: gpu.storage("uniforms", n_draws),
+            draws: gpu.storage("draws", n_draws * DRAW_WORDS),
+            readback: gpu.buffer("readback", n_read * 4, BufferUsages::MAP_READ | BufferUsages::COPY_DST),
         }
     }
 
-    fn all(&self) -> [&Buffer; 13] {
+    fn all(&self) -> [&Buffer; 15] {
         let b = self;
         [
             &b.params,
@@ -284,6 +316,8 @@ impl Buffers {
             &b.attended,
             &b.gated,
             &b.logits,
+            &b.uniforms,
+            &b.draws,
             &b.readback,
         ]
     }

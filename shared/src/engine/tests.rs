@@ -1,5 +1,7 @@
 //! The engine on a small random checkpoint: equivalences, determinism, errors, and CPU against GPU.
 
+mod adapter;
+mod draw;
 mod int8;
 
 use super::*;

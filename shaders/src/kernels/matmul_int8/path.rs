@@ -18,7 +18,7 @@ pub enum KernelPath {
     Int8Neon,
     /// Integer products with WebAssembly's 128-bit vectors.
     Int8Simd128,
-    /// The same with relaxed vector instructions, in a module that was compiled for them.
+    /// The same with relaxed vector instructions, in a module beside the page's; see [`super::relaxed`].
     Int8RelaxedSimd,
 }
 
@@ -49,7 +49,10 @@ impl KernelPath {
             Self::Int8Avx512 => super::avx512::Avx512::detect().is_some(),
             Self::Int8Neon => cfg!(target_arch = "aarch64"),
             Self::Int8Simd128 => cfg!(all(target_arch = "wasm32", target_feature = "simd128")),
-            Self::Int8RelaxedSimd => cfg!(all(target_arch = "wasm32", target_feature = "relaxed-simd")),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Int8RelaxedSimd => super::relaxed::is_installed(),
+            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+            Self::Int8RelaxedSimd => false,
             #[cfg(not(target_arch = "x86_64"))]
             Self::Int8Avx2 | Self::Int8Avx512 => false,
         }
@@ -83,6 +86,12 @@ impl Int8 {
     /// `None` for [`KernelPath::F32`] and where the path is not available.
     pub fn new(path: KernelPath) -> Option<Self> {
         (path != KernelPath::F32 && path.is_available()).then_some(Self(path))
+    }
+
+    /// The path of a module that this process does not run, for tests that run it elsewhere.
+    #[cfg(test)]
+    pub(super) fn elsewhere(path: KernelPath) -> Self {
+        Self(path)
     }
 
     /// Which one.

@@ -1,105 +1,101 @@
 //! The integer product with WebAssembly's relaxed vectors, which multiply bytes: 4 outputs a register.
 //!
-//! Relaxed instructions may give different results on different processors, but not for these operands: a
-//! nibble fits into 7 bits, and a pair of products into 16. Browsers that lack them refuse the whole module, so
-//! this file is part only of a module that was compiled for them. 8-bit weights fit into no 7 bits and go as in
-//! [`super::simd128`].
+//! Relaxed instructions may give different results on different processors, but not for these operands: a nibble fits
+//! into 7 bits, and a pair of products, and the sum of a block's, into 16. Browsers that lack them refuse the whole
+//! module, so the product is a module of its own ([`module`]) beside the page's, over the page's memory. Whoever has a
+//! browser at hand compiles it and [`install`]s its function; where that fails, the path is not there. 8-bit weights
+//! fit into no 7 bits; they are multiplied in 16, as in `simd128`.
+
+mod emit;
+
+#[cfg(test)]
+mod tests;
 
 use super::rows::Int8Rows;
-use super::simd128;
-use super::tile::{self, Simd};
-use crate::panel::{Line, OUTPUTS, Panels};
-use std::arch::wasm32::*;
+use crate::panel::Panels;
+use crate::weight::{BLOCK, WeightFormat};
+use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
+use std::sync::OnceLock;
 
-/// The module was compiled for relaxed vectors.
-#[derive(Debug, Clone, Copy)]
-struct Relaxed;
+pub use emit::module;
 
-/// As [`super::matmul_int8`].
-pub(super) fn matmul(panels: &Panels, range: Range<usize>, rows: &Int8Rows, out: &mut [f32]) {
-    tile::matmul(Relaxed, panels, range, rows, out);
+/// Rows that the module unpacks a weight for at once.
+pub(super) const TILE: usize = 4;
+
+/// Module and name of the memory that [`module`] imports.
+pub const IMPORT: [&str; 2] = emit::IMPORT;
+/// The function that [`module`] exports: takes the place of a [`Call`] in the memory.
+pub const EXPORT: &str = emit::EXPORT;
+
+/// What a product is of; places are those of the memory that page and [`module`] share.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Call {
+    quants: u32,
+    scales: u32,
+    n_panels: u32,
+    n_blocks: u32,
+    n_rows: u32,
+    words: u32,
+    row_scales: u32,
+    scaled_sums: u32,
+    out: u32,
+    /// Bytes of a panel's codes, of its scales, and of a row's words.
+    quant_bytes: u32,
+    scale_bytes: u32,
+    row_bytes: u32,
+    /// 0 for Q4, [`TILE`] for Q8: the kernels of one format stand behind the other's.
+    first_tile: u32,
 }
 
-impl Simd for Relaxed {
-    const WIDTH: usize = 4;
-    const TILE: usize = 4;
-    const WORDS_Q4: usize = 2;
-    const WORDS_Q8: usize = 2;
-    type Words = v128;
-    /// Q4: 8 sums in 16 bits, each of 16 products of at most 15 · 127; Q8: 4 sums in 32 bits.
-    type Sums = v128;
-    type Floats = v128;
+/// Calls the module's function with the place of a [`Call`].
+pub type Function = fn(u32);
 
-    #[inline(always)]
-    fn parts(n_rows: usize) -> usize {
-        if n_rows == 1 { 4 } else { 2 }
+static FUNCTION: OnceLock<Function> = OnceLock::new();
+
+/// Makes the path available; only the first call counts. `function` calls the exported function of an instance of [`module`]
+/// over this module's own memory.
+pub fn install(function: Function) {
+    let _ = FUNCTION.set(function);
+}
+
+/// Whether there is a function to call.
+#[cfg(target_arch = "wasm32")]
+pub(super) fn is_installed() -> bool {
+    FUNCTION.get().is_some()
+}
+
+impl Call {
+    /// `None` where there is nothing to do. `range` of the panels, all rows; `out` as in [`super::matmul_int8`].
+    fn new(panels: &Panels, range: Range<usize>, rows: &Int8Rows, out: &mut [f32]) -> Option<Self> {
+        let (quants, scales) = panels.lines(range.clone());
+        let [of_rows, ..] = rows.places();
+        let [words, row_scales, scaled_sums] = rows.places().map(|part| part.as_ptr() as usize as u32);
+        (!range.is_empty() && rows.n_rows() > 0).then(|| Self {
+            quants: quants.as_ptr() as usize as u32,
+            scales: scales.as_ptr() as usize as u32,
+            n_panels: range.len() as u32,
+            n_blocks: (panels.cols() / BLOCK) as u32,
+            n_rows: rows.n_rows() as u32,
+            words,
+            row_scales,
+            scaled_sums,
+            out: out.as_mut_ptr() as usize as u32,
+            quant_bytes: (size_of_val(quants) / range.len()) as u32,
+            scale_bytes: (size_of_val(scales) / range.len()) as u32,
+            row_bytes: (size_of_val(of_rows) / rows.n_rows()) as u32,
+            first_tile: if panels.format() == WeightFormat::Q4 { 0 } else { TILE as u32 },
+        })
     }
+}
 
-    #[inline(always)]
-    fn words(self, line: &Line, part: usize) -> v128 {
-        simd128::words(line, part)
-    }
-
-    #[inline(always)]
-    fn no_sums(self) -> v128 {
-        i32x4_splat(0)
-    }
-
-    #[inline(always)]
-    fn add_q4<const P: usize, const R: usize>(self, words: [v128; P], rows: &[[u32; R]], sums: &mut [[v128; R]; P]) {
-        for high in [false, true] {
-            let mut codes = words;
-            for p in 0..P {
-                let words = if high { u16x8_shr(words[p], 4) } else { words[p] };
-                codes[p] = v128_and(words, u8x16_splat(15));
-            }
-            for r in 0..R {
-                let row = u32x4_splat(rows[usize::from(high)][r]);
-                for p in 0..P {
-                    sums[p][r] = i16x8_add(sums[p][r], i16x8_relaxed_dot_i8x16_i7x16(row, codes[p]));
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn add_q8<const P: usize, const R: usize>(self, words: [v128; P], rows: &[[u32; R]], sums: &mut [[v128; R]; P]) {
-        simd128::add_q8(words, rows, sums);
-    }
-
-    #[inline(always)]
-    fn total_q4(self, sums: v128) -> v128 {
-        f32x4_convert_i32x4(i32x4_extadd_pairwise_i16x8(sums))
-    }
-
-    #[inline(always)]
-    fn total_q8(self, sums: v128, _row_sum: i32) -> v128 {
-        f32x4_convert_i32x4(sums)
-    }
-
-    #[inline(always)]
-    fn halves(self, words: v128, high: bool) -> v128 {
-        simd128::halves(words, high)
-    }
-
-    #[inline(always)]
-    fn splat(self, value: f32) -> v128 {
-        f32x4_splat(value)
-    }
-
-    #[inline(always)]
-    fn mul(self, a: v128, b: v128) -> v128 {
-        f32x4_mul(a, b)
-    }
-
-    #[inline(always)]
-    fn add(self, a: v128, b: v128) -> v128 {
-        f32x4_add(a, b)
-    }
-
-    #[inline(always)]
-    fn store(self, values: v128, out: &mut [f32; OUTPUTS], part: usize) {
-        simd128::store(values, out, part);
+/// As [`super::matmul_int8`].
+#[cfg(target_arch = "wasm32")]
+pub(super) fn matmul(panels: &Panels, range: Range<usize>, rows: &Int8Rows, out: &mut [f32]) {
+    if let Some(function) = FUNCTION.get()
+        && let Some(call) = Call::new(panels, range, rows, out)
+    {
+        function(std::hint::black_box(&raw const call) as usize as u32);
     }
 }

@@ -109,6 +109,12 @@ impl Int8Rows {
         self.layout == Some(Layout::of(int8, format))
     }
 
+    /// Where words, scales and scaled sums begin; each tile's stand together, tile behind tile.
+    #[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
+    pub(super) fn places(&self) -> [&[u32]; 3] {
+        [&self.words, bytemuck::cast_slice(&self.scales), bytemuck::cast_slice(&self.scaled_sums)]
+    }
+
     /// The rows tile by tile; every tile but the last is full.
     pub(super) fn tiles(&self) -> impl Iterator<Item = Tile<'_>> {
         let n_blocks = self.cols / BLOCK;

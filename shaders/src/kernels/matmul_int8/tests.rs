@@ -3,7 +3,7 @@ use crate::kernels::matmul::{MatmulParams, matmul};
 use crate::weight::{BLOCK, WeightFormat, WeightView};
 
 /// Deterministic words.
-struct Noise(u64);
+pub(super) struct Noise(pub u64);
 
 impl Noise {
     fn word(&mut self) -> u32 {
@@ -12,7 +12,7 @@ impl Noise {
     }
 
     /// Values in [-1, 1), a block of zeros and one of large values among them.
-    fn rows(&mut self, n_rows: usize, cols: usize) -> Vec<f32> {
+    pub fn rows(&mut self, n_rows: usize, cols: usize) -> Vec<f32> {
         let mut x: Vec<f32> = (0..n_rows * cols).map(|_| self.word() as f32 / 2_147_483_648.0 - 1.0).collect();
         for block in x.chunks_exact_mut(BLOCK).step_by(5) {
             block.iter_mut().for_each(|x| *x *= 300.0);
@@ -23,7 +23,7 @@ impl Noise {
 }
 
 /// A matrix with every kind of scale: ordinary, subnormal, zero, negative.
-struct Weights {
+pub(super) struct Weights {
     format: WeightFormat,
     rows: usize,
     cols: usize,
@@ -32,7 +32,7 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(format: WeightFormat, rows: usize, cols: usize) -> Self {
+    pub fn new(format: WeightFormat, rows: usize, cols: usize) -> Self {
         let mut noise = Noise((rows * 1000 + cols) as u64);
         let (n_quants, n_scales) = format.words(rows * cols);
         let scale = |word: u32| match word % 5 {
@@ -47,7 +47,7 @@ impl Weights {
         Self { format, rows, cols, quants, scales }
     }
 
-    fn view(&self) -> WeightView<'_> {
+    pub fn view(&self) -> WeightView<'_> {
         let Self { format, rows, cols, quants, scales } = self;
         WeightView { format: *format, rows: *rows, cols: *cols, quants, scales }
     }
@@ -82,7 +82,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-const FORMATS: [WeightFormat; 2] = [WeightFormat::Q4, WeightFormat::Q8];
+pub(super) const FORMATS: [WeightFormat; 2] = [WeightFormat::Q4, WeightFormat::Q8];
 
 #[test]
 fn every_path_gives_the_bits_of_the_reference() {

@@ -1,0 +1,36 @@
+//! The kernels with relaxed vectors: a module of their own over this module's memory, where the browser takes it.
+
+use beckon_shaders::kernels::matmul_int8::relaxed;
+use js_sys::{Function, Object, Reflect, WebAssembly};
+use std::cell::RefCell;
+use wasm_bindgen::{JsCast, JsValue};
+
+thread_local! {
+    static MATMUL: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// Compiles the module and makes its kernel path available; a browser that refuses it works without.
+pub fn install() {
+    if let Ok(matmul) = instantiate() {
+        MATMUL.set(Some(matmul));
+        relaxed::install(|call| {
+            MATMUL.with_borrow(|matmul| {
+                if let Some(matmul) = matmul
+                    && let Err(error) = matmul.call1(&JsValue::UNDEFINED, &JsValue::from(call))
+                {
+                    wasm_bindgen::throw_val(error);
+                }
+            });
+        });
+    }
+}
+
+fn instantiate() -> Result<Function, JsValue> {
+    let module = WebAssembly::Module::new(&js_sys::Uint8Array::from(&relaxed::module()[..]).into())?;
+    let [of, name] = relaxed::IMPORT;
+    let (imports, own) = (Object::new(), Object::new());
+    Reflect::set(&own, &name.into(), &wasm_bindgen::memory())?;
+    Reflect::set(&imports, &of.into(), &own)?;
+    let instance = WebAssembly::Instance::new(&module, &imports)?;
+    Reflect::get(&instance.exports(), &relaxed::EXPORT.into())?.dyn_into()
+}
