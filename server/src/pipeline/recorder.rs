@@ -245,8 +245,9 @@ mod tests {
         let mut silent = Silent;
         let file = OpenOptions::new().append(true).open(full).expect("opens");
         let path = dir.path().join(FILE);
+        let events = EventFile::create(dir.path(), 0).expect("opens");
         let mut recorder =
-            Recorder { inner: &mut silent, file, path, session: 0, begun: Instant::now(), failure: None };
+            Recorder { inner: &mut silent, file, events, path, session: 0, begun: Instant::now(), failure: None };
         recorder.metric(Stage::Sft, 1, 5, "loss", 1.0);
         assert_eq!(recorder.control(), Control::Cancel);
         let error = recorder.finish().expect_err("the disk is full").to_string();

@@ -18,7 +18,7 @@ pub enum KernelPath {
     Int8Neon,
     /// Integer products with WebAssembly's 128-bit vectors.
     Int8Simd128,
-    /// The same with relaxed vector instructions, in a module beside the page's; see [`super::relaxed`].
+    /// The same with relaxed vector instructions, in a module beside the page's; see `relaxed.rs` beside this file.
     Int8RelaxedSimd,
 }
 
