@@ -105,6 +105,9 @@ pub enum PipelineError {
     /// The checkpoint could not be packed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// What a run with LoRA learnt is not what adapters can hold, or a damaged adapter.
+    #[error(transparent)]
+    Adapter(#[from] beckon_shared::adapter::AdapterError),
     /// The evaluation failed.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
@@ -212,7 +215,11 @@ pub fn run_as(
     let run = measure::RunFacts { dir, config, records, origin, changes: observer.changes() };
     let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
     let report = measure::report(&run, &trained, &checkpoint, observer)?;
+    let adapter = export::adapter(&run, &trained, &checkpoint)?;
     let (checkpoint_path, checkpoint) = export::write(&run, &checkpoint, observer)?;
+    if let Some(adapter) = adapter {
+        export::write_adapter(&checkpoint_path, &adapter)?;
+    }
     Ok(PipelineOutcome { checkpoint_path, checkpoint, report })
 }
 
