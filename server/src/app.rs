@@ -173,6 +173,7 @@ fn routes(app: App) -> Routes {
         .route(GET, "/checkpoints/{id}", View, checkpoints::show)
         .route(DELETE, "/checkpoints/{id}", Operate, checkpoints::delete)
         .route(GET, "/checkpoints/{id}/file", View, checkpoints::file)
+        .route(GET, "/checkpoints/{id}/adapter", View, checkpoints::adapter)
         .route(POST, "/checkpoints/{id}/branch", Operate, checkpoints::branch)
         .route(PUT, "/checkpoints/{id}/note", Operate, checkpoints::annotate)
         .route(POST, "/checkpoints/{id}/promote", Operate, tags::promote)

@@ -4,9 +4,12 @@
 //! before it is listed; one that fails is refused with the reason and left where it is. Files appear by rename after
 //! a sync and are never overwritten: the name is the hash of the header, which fixes the content.
 
+use crate::pipeline::export::ADAPTER_EXTENSION;
 use crate::store::{Store, StoreError};
+use beckon_shared::adapter::{AdapterError, AdapterFile};
 use beckon_shared::checkpoint::{Checkpoint, CheckpointError, Manifest};
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::control::registry::AdapterInfo;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
@@ -47,6 +50,14 @@ pub enum CatalogError {
         /// Which file.
         path: PathBuf,
     },
+    /// An adapter is damaged, or was made beside another checkpoint.
+    #[error("refused an adapter: {source}: {path}")]
+    Adapter {
+        /// What is wrong.
+        source: AdapterError,
+        /// Which file.
+        path: PathBuf,
+    },
     /// It is not offered.
     #[error("there is no checkpoint {id}")]
     Unknown {
@@ -79,6 +90,8 @@ pub struct Catalog {
     dir: PathBuf,
     /// Newest first, the built-in one last.
     entries: RwLock<Vec<Entry>>,
+    /// Whole adapters by the id of the checkpoint that they lie beside.
+    adapters: RwLock<HashMap<String, AdapterInfo>>,
     /// Installed and not yet listed, by id.
     installed: RwLock<HashMap<String, Arc<Manifest>>>,
 }
@@ -100,10 +113,15 @@ impl Catalog {
         };
         std::fs::create_dir_all(dir).map_err(io("make the folder of", dir))?;
         let mut found = HashMap::new();
-        let mut refused = Vec::new();
+        let (mut refused, mut adapters) = (Vec::new(), HashMap::new());
         for item in std::fs::read_dir(dir).map_err(io("list the folder of", dir))? {
             let path = item.map_err(io("list the folder of", dir))?.path();
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            if path.extension().is_some_and(|extension| extension == ADAPTER_EXTENSION) {
+                match read_adapter(&path, stem(&path)) {
+                    Ok(info) => _ = adapters.insert(stem(&path).to_owned(), info),
+                    Err(error) => refused.push(error),
+                }
+            } else if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 match read_verified(&path, stem(&path)) {
                     Ok((checkpoint, n_bytes)) => {
                         let info = describe(&checkpoint, n_bytes, modified_millis(&path));
@@ -134,31 +152,52 @@ impl Catalog {
             entries.push(Entry { info, manifest, content: Content::BuiltIn(bytes) });
         }
         let (entries, installed) = (RwLock::new(entries), RwLock::default());
-        Ok((Self { dir: dir.to_owned(), entries, installed }, refused))
+        Ok((Self { dir: dir.to_owned(), entries, adapters: RwLock::new(adapters), installed }, refused))
     }
 
-    /// Copies a checkpoint file into the folder, verified before and after the name appears. It is offered once
-    /// [`Catalog::list`] is called.
+    /// Copies a checkpoint file, and the adapter where one lies beside it, into the folder, each verified before and after
+    /// its name appears. It is offered once [`Catalog::list`] is called.
     ///
     /// # Errors
     /// [`CatalogError`]; on any, no file was added.
     pub fn install(&self, from: &Path, info: &CheckpointInfo) -> Result<(), CatalogError> {
         let (checkpoint, _) = read_verified(from, &info.id)?;
+        let adapter = from.with_extension(ADAPTER_EXTENSION);
+        if adapter.exists() {
+            read_adapter(&adapter, &info.id)?;
+            let target = self.path(&info.id).with_extension(ADAPTER_EXTENSION);
+            self.copy(&adapter, &target)?;
+            let found = read_adapter(&target, &info.id)?;
+            self.adapters.write().unwrap_or_else(PoisonError::into_inner).insert(info.id.clone(), found);
+        }
         let target = self.path(&info.id);
         let whole = target.exists() && read_verified(&target, &info.id).is_ok();
         if !whole {
-            let partial = target.with_extension("partial");
-            copy_synced(from, &partial).and_then(|()| std::fs::rename(&partial, &target)).map_err(|source| {
-                // a full disk leaves no half file behind
-                let _ = std::fs::remove_file(&partial);
-                CatalogError::Io { action: "write", source, path: target.clone() }
-            })?;
-            sync_folder(&self.dir);
+            self.copy(from, &target)?;
             read_verified(&target, &info.id)?;
         }
         let mut installed = self.installed.write().unwrap_or_else(PoisonError::into_inner);
         installed.insert(info.id.clone(), Arc::new(checkpoint.manifest));
         Ok(())
+    }
+
+    /// Copies a file into the folder; its name appears when all of it is there.
+    fn copy(&self, from: &Path, target: &Path) -> Result<(), CatalogError> {
+        let partial = target.with_extension("partial");
+        copy_synced(from, &partial).and_then(|()| std::fs::rename(&partial, target)).map_err(|source| {
+            // a full disk leaves no half file behind
+            let _ = std::fs::remove_file(&partial);
+            CatalogError::Io { action: "write", source, path: target.to_owned() }
+        })?;
+        sync_folder(&self.dir);
+        Ok(())
+    }
+
+    /// The adapter beside a checkpoint, where there is one, and its bytes.
+    pub fn adapter(&self, checkpoint: &str) -> Option<(AdapterInfo, Content)> {
+        let adapters = self.adapters.read().unwrap_or_else(PoisonError::into_inner);
+        let info = adapters.get(checkpoint)?.clone();
+        Some((info, Content::File(self.path(checkpoint).with_extension(ADAPTER_EXTENSION))))
     }
 
     /// Offers an installed checkpoint as the newest.
@@ -213,6 +252,10 @@ impl Catalog {
                 }
                 _ => sync_folder(&self.dir),
             }
+            if self.adapters.write().unwrap_or_else(PoisonError::into_inner).remove(id).is_some() {
+                // one that stays lies beside nothing and is not offered
+                let _ = std::fs::remove_file(path.with_extension(ADAPTER_EXTENSION));
+            }
         }
         entries.remove(idx);
         Ok(())
@@ -253,6 +296,18 @@ fn read_verified(path: &Path, id: &str) -> Result<(Checkpoint, u64), CatalogErro
         return Err(CatalogError::Other { found, expected, path: path.to_owned() });
     }
     Ok((checkpoint, bytes.len() as u64))
+}
+
+/// Reads an adapter and checks all of its hashes, and that it was made beside `checkpoint`.
+fn read_adapter(path: &Path, checkpoint: &str) -> Result<AdapterInfo, CatalogError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| CatalogError::Io { action: "read", source, path: path.to_owned() })?;
+    let file = AdapterFile::decode(&bytes).map_err(|source| CatalogError::Adapter { source, path: path.to_owned() })?;
+    if file.manifest.checkpoint != checkpoint {
+        let (found, expected) = (file.manifest.checkpoint, checkpoint.to_owned());
+        return Err(CatalogError::Other { found, expected, path: path.to_owned() });
+    }
+    Ok(AdapterInfo { id: file.id, base: file.manifest.base, n_bytes: bytes.len() as u64 })
 }
 
 fn describe(checkpoint: &Checkpoint, n_bytes: u64, created_millis: i64) -> CheckpointInfo {

@@ -32,7 +32,7 @@ pub const PAGE: &str = "/docs";
         log::summary, log::records, log::schema, log::import,
         runs::list, runs::create, runs::check, runs::show, runs::tune, runs::delete, runs::metrics, runs::report,
         runs::command,
-        checkpoints::list, checkpoints::show, checkpoints::delete, checkpoints::file, checkpoints::branch,
+        checkpoints::list, checkpoints::show, checkpoints::delete, checkpoints::file, checkpoints::adapter, checkpoints::branch,
         checkpoints::annotate, checkpoints::registry, checkpoints::descent,
         tags::promote, tags::list, tags::roll_back, tags::history,
         experiments::list, experiments::create, experiments::show, experiments::delete, experiments::command,

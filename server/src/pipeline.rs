@@ -108,6 +108,9 @@ pub enum PipelineError {
     /// The checkpoint could not be packed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// What a run with LoRA learnt is not what adapters can hold, or a damaged adapter.
+    #[error(transparent)]
+    Adapter(#[from] beckon_shared::adapter::AdapterError),
     /// The evaluation failed.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
@@ -215,7 +218,17 @@ pub fn run_as(
     let run = measure::RunFacts { dir, config, records, origin, changes: observer.changes() };
     let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
     let report = measure::report(&run, &trained, &checkpoint, observer)?;
+    let adapter = export::adapter(&run, &trained, &checkpoint);
     let (checkpoint_path, checkpoint) = export::write(&run, &checkpoint, observer)?;
+    match adapter {
+        Ok(Some(adapter)) => export::write_adapter(&checkpoint_path, &adapter)?,
+        Ok(None) => {}
+        // the checkpoint is whole without it
+        Err(PipelineError::Adapter(error)) => {
+            observer.alarm(&format!("export: no adapter beside the checkpoint: {error}"))
+        }
+        Err(error) => return Err(error),
+    }
     Ok(PipelineOutcome { checkpoint_path, checkpoint, report })
 }
 

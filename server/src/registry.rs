@@ -40,6 +40,7 @@ pub fn entries(catalog: &Catalog, store: &Store) -> Result<Vec<RegistryEntry>, S
         let known = notes.remove(&info.id).unwrap_or_default();
         let own_tags = tags.values().filter(|promotion| promotion.checkpoint == info.id);
         RegistryEntry {
+            adapter: catalog.adapter(&info.id).map(|(info, _)| info),
             parent: manifest.lineage.parent.clone(),
             data_hash: manifest.lineage.data_hash.clone(),
             evaluation: known.evaluation,

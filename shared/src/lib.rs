@@ -4,6 +4,7 @@
 //! Never here: files, sockets, threads, the clock, unseeded randomness, Burn, the DOM.
 
 pub mod ab;
+pub mod adapter;
 pub mod checkpoint;
 pub mod click;
 pub mod click_model;

@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod cutting;
 pub mod npm;
 pub mod process;
 pub mod sample;

@@ -22,7 +22,7 @@
 //!   `setting-candidates`, `setting-shown`, `setting-temperature`, `setting-top-p`, `setting-seed`, `setting-tokens`,
 //!   `setting-executor`, `compare`, `column` (`data-side`), `checkpoint-pick`, `load-progress`, `engine-status`
 //!   (`data-executor`, `data-checkpoint`), `executor-why`, `timings`, `chip` (`data-mean`, `data-aleatoric`,
-//!   `data-epistemic`), `more-candidates`, `engine-failure`, `suggest-error`
+//!   `data-epistemic`), `more-candidates`, `engine-failure`, `engine-retry`, `suggest-error`
 
 use crate::embed;
 use crate::engine_link::EngineLink;

@@ -27,6 +27,8 @@ mod embed;
 #[cfg(target_arch = "wasm32")]
 mod engine_link;
 #[cfg(target_arch = "wasm32")]
+mod fetch;
+#[cfg(target_arch = "wasm32")]
 mod live;
 #[cfg(target_arch = "wasm32")]
 mod page;

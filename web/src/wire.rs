@@ -143,10 +143,8 @@ pub struct ToWorker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadStep {
-    /// Bytes are on their way.
+    /// Chunk by chunk from the cache or the server, the hash of each checked.
     Download,
-    /// Hash of every chunk.
-    Verify,
     /// Weights to the executors, shaders compiled.
     Compile,
     /// CPU against GPU on a known prompt.
@@ -159,8 +157,7 @@ impl LoadStep {
     /// For people.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Download => "Downloading the checkpoint",
-            Self::Verify => "Checking every chunk's hash",
+            Self::Download => "Loading the checkpoint and checking every chunk's hash",
             Self::Compile => "Preparing weights and shaders",
             Self::SelfTest => "Self-test: GPU against CPU",
             Self::Measure => "Measuring both executors",

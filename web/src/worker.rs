@@ -4,8 +4,8 @@
 //! A side's old engine answers until the new one has passed. A GPU that fails while suggesting is dropped,
 //! the CPU goes on, and the answer says so.
 
-use crate::api;
-use crate::platform::{cache, clock, http, kernels, spawn, worker_scope};
+use crate::fetch::{self, Fetched};
+use crate::platform::{clock, kernels, spawn, worker_scope};
 use crate::wire::{
     CpuPath, ExecutorChoice, ExecutorKind, FromWorker, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded,
     Measured, Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
@@ -139,7 +139,7 @@ impl Host {
                 self.suggest(side, &request).await
             }
             Request::Greedy { checkpoint, prompts, n_tokens, executor, path } => {
-                self.greedy(id, &checkpoint, &prompts, n_tokens, (executor, path)).await
+                self.greedy(&checkpoint, &prompts, n_tokens, (executor, path)).await
             }
         }
     }
@@ -148,7 +148,9 @@ impl Host {
         let begun = clock::now_secs();
         let name = info.name.clone();
         let progress = Progress { id, name: &name };
-        let (checkpoint, from_cache, notice) = fetch(&info, &progress).await?;
+        progress.at(LoadStep::Download).await;
+        let on_share = |share| progress.share(LoadStep::Download, Some(share));
+        let Fetched { checkpoint, from_cache, notice } = fetch::checkpoint(&info, on_share).await?;
         progress.at(LoadStep::Compile).await;
         let mut cpu = cpu_engine(&checkpoint)?;
         let mut hosted_gpu = None;
@@ -253,13 +255,12 @@ impl Host {
 
     async fn greedy(
         &mut self,
-        id: u32,
         info: &CheckpointInfo,
         prompts: &[Prompt],
         n_tokens: usize,
         (executor, path): (ExecutorKind, CpuPath),
     ) -> Result<Reply, String> {
-        let (checkpoint, ..) = fetch(info, &Progress { id, name: &info.name }).await?;
+        let Fetched { checkpoint, .. } = fetch::checkpoint(info, |_| {}).await?;
         let mut engine = match executor {
             ExecutorKind::Cpu => cpu_engine_on(&checkpoint, path)?,
             ExecutorKind::Gpu => self.gpu_engine(&checkpoint).await?,
@@ -294,33 +295,6 @@ fn cpu_engine_on(checkpoint: &Checkpoint, path: CpuPath) -> Result<Engine, Strin
     };
     let limits = Limits { kernel_path, ..Limits::of(&checkpoint.manifest.model) };
     Engine::cpu_within(checkpoint, limits).map_err(|e| e.to_string())
-}
-
-/// The checkpoint, whether it came from the browser's cache, and a notice where the cache refused it.
-async fn fetch(info: &CheckpointInfo, progress: &Progress<'_>) -> Result<(Checkpoint, bool, Option<String>), String> {
-    let url = api::checkpoint_url(&info.id);
-    if let Some(bytes) = cache::get(&url).await {
-        progress.at(LoadStep::Verify).await;
-        match verified(&bytes, info) {
-            Ok(checkpoint) => return Ok((checkpoint, true, None)),
-            // what the cache holds is damaged: fetch it again
-            Err(_) => cache::remove(&url).await,
-        }
-    }
-    progress.at(LoadStep::Download).await;
-    let total = info.n_bytes.max(1) as f64;
-    let bytes = http::download(&url, info.n_bytes, |n| progress.share(LoadStep::Download, Some(n as f64 / total)));
-    let bytes = bytes.await.map_err(|e| e.to_string())?;
-    progress.at(LoadStep::Verify).await;
-    let checkpoint = verified(&bytes, info)?;
-    let notice = cache::put(&url, &bytes).await.err();
-    let notice = notice.map(|why| format!("not kept for offline use: {why}"));
-    Ok((checkpoint, false, notice))
-}
-
-fn verified(bytes: &[u8], info: &CheckpointInfo) -> Result<Checkpoint, String> {
-    let checkpoint = Checkpoint::decode(bytes).map_err(|e| e.to_string())?;
-    if checkpoint.id == info.id { Ok(checkpoint) } else { Err("the file is another checkpoint than announced".into()) }
 }
 
 /// Decoded tokens per second of both executors on a short job; the first round warms up.

@@ -296,6 +296,40 @@ async fn a_checkpoint_is_fetched_whole_in_parts_and_not_twice() {
 }
 
 #[tokio::test]
+async fn an_adapter_is_listed_and_fetched_by_those_who_have_its_base() {
+    let bench = bench();
+    let ((base, base_file), (id, file)) =
+        (crate::catalog::tests::checkpoint_file(1), crate::catalog::tests::checkpoint_file(2));
+    let from = bench.dir.path().join("out.beckon");
+    for (id, file) in [(&base, &base_file), (&id, &file)] {
+        std::fs::write(&from, file).expect("written");
+        let info = crate::catalog::tests::info(id, file.len());
+        bench.app.catalog.install(&from, &info).expect("whole");
+        bench.app.catalog.list(info);
+        let adapter = crate::catalog::tests::adapter_file(&base_file, &crate::catalog::tests::checkpoint_file(2).0);
+        std::fs::write(from.with_extension("adapter"), adapter).expect("written");
+    }
+    let entries: Vec<beckon_shared::control::registry::RegistryEntry> = json(bench.get("/api/registry").await).await;
+    assert_eq!((&entries[0].info.id, &entries[1].adapter), (&id, &None));
+    let adapter = entries[0].adapter.clone().expect("an adapter");
+    assert_eq!(adapter.base, base);
+
+    let path = format!("/api/checkpoints/{id}/adapter");
+    let whole = bench.get(&path).await;
+    assert_eq!(whole.headers()["etag"], format!("\"{}\"", adapter.id));
+    let bytes = to_bytes(whole.into_body(), 1 << 24).await.expect("whole");
+    assert_eq!(bytes.len() as u64, adapter.n_bytes);
+    beckon_shared::adapter::AdapterFile::decode(&bytes).expect("a whole adapter");
+    let mut part = request(Method::GET, &path, Body::empty());
+    part.headers_mut().insert("range", HeaderValue::from_static("bytes=100-"));
+    let part = bench.send(part).await;
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(to_bytes(part.into_body(), 1 << 24).await.expect("whole"), bytes[100..]);
+    let none = request(Method::GET, &format!("/api/checkpoints/{base}/adapter"), Body::empty());
+    assert!(bench.problem(none, 404).await.contains("lora"));
+}
+
+#[tokio::test]
 async fn a_draft_is_made_started_tuned_and_deleted() {
     let bench = bench();
     let send = |method, path: &str, body: &str| bench.send(request(method, path, body.to_owned()));

@@ -35,6 +35,26 @@ pub(crate) fn checkpoint_file(seed: u64) -> (String, Vec<u8>) {
     (checkpoint.id.clone(), checkpoint.encode().expect("encodes"))
 }
 
+/// An adapter file of `checkpoint` over `base`, which are of [`checkpoint_file`]: fresh factors, heads as in the base.
+pub(crate) fn adapter_file(base: &[u8], checkpoint: &str) -> Vec<u8> {
+    let base = Checkpoint::decode(base).expect("whole");
+    let (policy, reward) = (base.dense("policy"), base.dense("reward"));
+    // the trunk of GaRM begins as the policy's
+    let heads = reward.into_iter().filter(|(name, _)| !name.starts_with("model."));
+    let reward = policy.clone().into_iter().chain(heads).collect();
+    let parts = beckon_shared::adapter::AdapterParts {
+        name: "test",
+        base: &base,
+        checkpoint,
+        policy: &policy,
+        reward: &reward,
+        reward_config: base.manifest.reward.as_ref().expect("a reward model"),
+        max_rank: 1,
+    };
+    let file = beckon_shaders::ready(AdapterFile::build(parts)).expect("no waiting").expect("builds");
+    file.encode().expect("encodes")
+}
+
 pub(crate) fn info(id: &str, n_bytes: usize) -> CheckpointInfo {
     CheckpointInfo {
         id: id.into(),
@@ -169,4 +189,28 @@ fn the_built_in_checkpoint_comes_last() {
     assert_eq!(catalog.infos().iter().map(|info| info.built_in).collect::<Vec<_>>(), [false, true]);
     let broken: &'static [u8] = b"BECKON01 and no more";
     assert!(Catalog::open(&bench.folder(), &bench.store, Some(broken)).is_err());
+}
+
+#[test]
+fn an_adapter_comes_and_goes_with_its_checkpoint() {
+    let bench = Bench::new();
+    let ((base, base_file), (id, file)) = (checkpoint_file(1), checkpoint_file(2));
+    let from = bench.dir.path().join("out.beckon");
+    std::fs::write(&from, &file).expect("written");
+    let beside = from.with_extension(ADAPTER_EXTENSION);
+    let (catalog, _) = Catalog::open(&bench.dir.path().join("adapted"), &bench.store, None).expect("opens");
+    std::fs::write(&beside, adapter_file(&base_file, "another")).expect("written");
+    assert!(matches!(catalog.install(&from, &info(&id, file.len())), Err(CatalogError::Other { .. })));
+    std::fs::write(&beside, adapter_file(&base_file, &id)).expect("written");
+    catalog.install(&from, &info(&id, file.len())).expect("whole");
+    catalog.list(info(&id, file.len()));
+    let (found, _) = catalog.adapter(&id).expect("an adapter");
+    assert_eq!(found.base, base);
+    bench.store.add_checkpoint(&info(&id, file.len())).expect("registered");
+    let (again, refused) = Catalog::open(&bench.dir.path().join("adapted"), &bench.store, None).expect("opens");
+    assert!(refused.is_empty(), "{refused:?}");
+    assert_eq!(again.adapter(&id).expect("still there").0, found);
+    again.remove(&id).expect("removed");
+    assert!(again.adapter(&id).is_none());
+    assert_eq!(std::fs::read_dir(bench.dir.path().join("adapted")).expect("a folder").count(), 0);
 }

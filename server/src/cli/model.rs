@@ -1,5 +1,7 @@
 //! `beckon model`: policies from elsewhere into the checkpoints, and from there to where others use them.
 
+mod adapter;
+
 use super::run_loop::read_log;
 use super::{default_data_dir, typed};
 use crate::cold_start::{self, BUILT_IN, Template};
@@ -35,6 +37,9 @@ enum What {
     List(ListArgs),
     /// Write the policy of a checkpoint as GGUF (for llama.cpp) or safetensors (for transformers).
     Export(ExportArgs),
+    /// List, export or apply what runs with LoRA learnt.
+    #[command(subcommand)]
+    Adapter(adapter::AdapterCommand),
     /// Show what a checkpoint is and where it comes from.
     Show(ShowArgs),
     /// Make a policy by a prompt alone: a template with an instruction and examples from a log around a base.
@@ -176,6 +181,7 @@ pub fn model(args: &ModelArgs) -> anyhow::Result<()> {
         What::Import(args) => import(&args.path, args.options.name.clone(), &args.options),
         What::List(args) => list(&folder(args.data_dir.as_deref())),
         What::Export(args) => export(args),
+        What::Adapter(command) => adapter::adapter(command),
         What::Show(args) => show(args),
         What::Prompt(args) => prompt(args),
     }

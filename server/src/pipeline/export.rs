@@ -1,19 +1,26 @@
-//! Last arrow of a run: policy and reward model become one hashed, quantized file for the page.
+//! Last arrow of a run: policy and reward model become one hashed, quantized file for the page; a run with LoRA also
+//! leaves what it learnt as an adapter over its parent.
 
 use super::lineage::{attribution, data_hash, is_simulated, sources};
 use super::measure::RunFacts;
 use super::recorder::Recorder;
-use super::{PipelineError, Trained, create_dir};
+use super::{PipelineError, Trained, create_dir, parent};
 use crate::model::state::write_atomic;
 use crate::stage::Observer;
+use beckon_shaders::ready;
+use beckon_shared::adapter::{AdapterFile, AdapterParts};
 use beckon_shared::checkpoint::{Checkpoint, Formats, Lineage, Parts};
 use beckon_shared::control::{CheckpointInfo, Stage};
 use beckon_shared::tensor::TensorMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 /// Name of the checkpoint in `export/`.
 const FILE: &str = "checkpoint.beckon";
+/// Extension of an adapter, which lies beside its checkpoint under the same name.
+pub const ADAPTER_EXTENSION: &str = "adapter";
+/// Stages that add adapters to one network: SFT, then RL or GaRM.
+const STAGES_A_NETWORK: usize = 2;
 
 /// Packs a policy with the run's reward model.
 ///
@@ -50,6 +57,37 @@ fn lineage_config(run: &RunFacts) -> serde_json::Value {
         config.insert("changes".into(), serde_json::to_value(&run.changes).unwrap_or_default());
     }
     config
+}
+
+/// What a run with LoRA learnt, over its parent as the page has it. `None` for other runs.
+///
+/// # Errors
+/// The parent's file, see [`parent::load`]; [`PipelineError::Adapter`] where the result is no sum of low-rank products.
+pub fn adapter(
+    run: &RunFacts,
+    trained: &Trained,
+    checkpoint: &Checkpoint,
+) -> Result<Option<AdapterFile>, PipelineError> {
+    let Some((lora, base)) = run.config.lora.zip(parent::checkpoint(run.dir, run.config)?) else { return Ok(None) };
+    let parts = AdapterParts {
+        name: &run.config.name,
+        base: &base,
+        checkpoint: &checkpoint.id,
+        policy: &trained.rl.policy,
+        reward: &trained.garm.reward,
+        reward_config: &trained.garm.config,
+        max_rank: STAGES_A_NETWORK * lora.rank,
+    };
+    // on the CPU there is nothing to wait for
+    Ok(ready(AdapterFile::build(parts)).transpose()?)
+}
+
+/// Writes an adapter beside the checkpoint at `path`.
+///
+/// # Errors
+/// [`PipelineError::Io`], [`PipelineError::Adapter`].
+pub fn write_adapter(path: &Path, adapter: &AdapterFile) -> Result<(), PipelineError> {
+    Ok(write_atomic(&path.with_extension(ADAPTER_EXTENSION), &adapter.encode()?)?)
 }
 
 /// Writes the checkpoint, unless the same one is there already.

@@ -41,6 +41,17 @@ pub fn place(dir: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
 /// # Errors
 /// The file is missing, damaged, or another checkpoint.
 pub fn load(dir: &Path, config: &RunConfig) -> Result<Option<Parent>, PipelineError> {
+    let Some(checkpoint) = checkpoint(dir, config)? else { return Ok(None) };
+    let tokenizer = checkpoint.tokenizer()?;
+    let policy = checkpoint.dense("policy");
+    Ok(Some(Parent { tokenizer, model: checkpoint.manifest.model, policy }))
+}
+
+/// The same as the page would load it.
+///
+/// # Errors
+/// As [`load`].
+pub fn checkpoint(dir: &Path, config: &RunConfig) -> Result<Option<Checkpoint>, PipelineError> {
     let Some(id) = &config.parent else { return Ok(None) };
     let path = dir.join(FILE);
     let bytes = std::fs::read(&path).map_err(|source| PipelineError::io("read", &path, source))?;
@@ -49,7 +60,5 @@ pub fn load(dir: &Path, config: &RunConfig) -> Result<Option<Parent>, PipelineEr
     if checkpoint.id != *id {
         return Err(damaged(format!("it is checkpoint {}, and the run starts from {id}", checkpoint.id)));
     }
-    let tokenizer = checkpoint.tokenizer()?;
-    let policy = checkpoint.dense("policy");
-    Ok(Some(Parent { tokenizer, model: checkpoint.manifest.model, policy }))
+    Ok(Some(checkpoint))
 }

@@ -122,6 +122,18 @@ fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
     let child = run(dir.path(), &from, &records, &mut Watch::default()).expect("runs");
     assert_eq!(config_of(&child), config_of(&parent));
     assert_ne!(child.checkpoint.id, parent.checkpoint.id);
+
+    // what it learnt lies beside the checkpoint, and answers on the parent; the parent's run left none
+    let adapter = |outcome: &PipelineOutcome| std::fs::read(outcome.checkpoint_path.with_extension("adapter"));
+    assert!(adapter(&parent).is_err());
+    let bytes = adapter(&child).expect("an adapter");
+    let adapter = beckon_shared::adapter::AdapterFile::decode(&bytes).expect("a whole adapter");
+    assert_eq!((&adapter.manifest.base, &adapter.manifest.checkpoint), (&parent.checkpoint.id, &child.checkpoint.id));
+    let ranks: Vec<usize> = adapter.adapter.policy.values().map(|side| side.a.shape[0]).collect();
+    assert!(!ranks.is_empty() && ranks.iter().all(|rank| *rank <= 4), "{ranks:?}");
+    let base = Checkpoint::decode(&std::fs::read(&parent.checkpoint_path).expect("a checkpoint")).expect("whole");
+    let mut engine = beckon_shared::engine::Engine::cpu(&adapter.frame(&base).expect("fits")).expect("an engine");
+    beckon_shaders::ready(adapter.apply(&mut engine)).expect("no waiting").expect("passes its self-test");
 }
 
 fn config_of(outcome: &PipelineOutcome) -> ModelConfig {

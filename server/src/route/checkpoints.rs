@@ -134,6 +134,31 @@ pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json
 )]
 pub async fn file(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let (content, n_bytes) = app.catalog.content(&id).ok_or_else(|| unknown(&id))?;
+    answer(&content, n_bytes, &id, &headers)
+}
+
+/// What the run of this checkpoint learnt, as factors over the checkpoint it started from: for a client that has that one.
+/// Ranges and entity tag as with the whole file; 404 where the run trained all weights.
+#[utoipa::path(
+    get, path = "/api/checkpoints/{id}/adapter", tag = "checkpoints",
+    params(("id", Path), ("range" = Option<String>, Header, description = "`bytes=first-last`, one part")),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 206, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 304, description = "the client has it"),
+        (status = 416, body = beckon_shared::control::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub async fn adapter(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+    app.catalog.content(&id).ok_or_else(|| unknown(&id))?;
+    let (info, content) = app.catalog.adapter(&id).ok_or_else(|| {
+        ApiError::not_found(format!("checkpoint {id} has no adapter: its run did not train with lora; fetch its file"))
+    })?;
+    answer(&content, info.n_bytes, &info.id, &headers)
+}
+
+/// Content that `id` fixes, whole or in part.
+fn answer(content: &Content, n_bytes: u64, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let etag = format!("\"{id}\"");
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let mut response = if text(header::IF_NONE_MATCH).is_some_and(|tags| tags == "*" || tags.contains(&etag)) {
@@ -151,13 +176,13 @@ pub async fn file(State(app): State<App>, Path(id): Path<String>, headers: Heade
             }
             Some(Some(Asked::Part(range))) => {
                 let shown = format!("bytes {}-{}/{n_bytes}", range.start, range.end - 1);
-                let mut response = send(&content, range)?;
+                let mut response = send(content, range)?;
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 insert(&mut response, header::CONTENT_RANGE, &shown);
                 response
             }
             // no range, or one of a form that a server may ignore
-            None | Some(None) => send(&content, 0..n_bytes)?,
+            None | Some(None) => send(content, 0..n_bytes)?,
         }
     };
     insert(&mut response, header::ETAG, &etag);

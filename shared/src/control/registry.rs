@@ -18,6 +18,9 @@ pub struct RegistryEntry {
     pub info: CheckpointInfo,
     /// Checkpoint that its run branched from.
     pub parent: Option<String>,
+    /// What its run learnt as factors over a checkpoint, where it trained adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterInfo>,
     /// SHA-256 over the records it was trained on, hex.
     pub data_hash: String,
     /// Evaluation results by name, as measured at the end of its run.
@@ -26,6 +29,17 @@ pub struct RegistryEntry {
     pub tags: Vec<String>,
     /// For people.
     pub note: String,
+}
+
+/// The adapter beside a checkpoint: what a client with the base fetches in place of the whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AdapterInfo {
+    /// SHA-256 of the adapter file's header, hex.
+    pub id: String,
+    /// Checkpoint that it lies over.
+    pub base: String,
+    /// Size of the file.
+    pub n_bytes: u64,
 }
 
 /// One time that a tag was moved.

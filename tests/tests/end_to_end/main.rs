@@ -4,6 +4,7 @@
 mod control;
 mod damage;
 mod experiment;
+mod loading;
 mod page;
 mod parity;
 mod recovery;

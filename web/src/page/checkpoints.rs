@@ -145,7 +145,7 @@ fn Production(
 
 #[component]
 fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoView {
-    let RegistryEntry { info, parent, data_hash, evaluation, tags, note } = entry;
+    let RegistryEntry { info, parent, adapter, data_hash, evaluation, tags, note } = entry;
     let id = StoredValue::new(info.id.clone());
     let text = RwSignal::new(note);
     let in_production = tags.iter().any(|tag| tag == PRODUCTION);
@@ -176,6 +176,7 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
         None => "copied in".to_owned(),
     };
     let parent = parent.map_or_else(|| "none, from scratch".to_owned(), |parent| short(&parent));
+    let adapter = adapter.map_or_else(String::new, |a| format!(" · adapter {}", format::bytes(a.n_bytes)));
     view! {
         <section class="card" data-testid="checkpoint-row" data-checkpoint=info.id.clone() data-tags=tags.join(" ")>
             <h2>
@@ -185,7 +186,7 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
             </h2>
             <p class="muted">
                 <code title=info.id.clone()>{short(&info.id)}</code>
-                {format!(" · {made} · {} · log {} · parent {parent}", format::bytes(info.n_bytes), short(&data_hash))}
+                {format!(" · {made} · {} · log {} · parent {parent}{adapter}", format::bytes(info.n_bytes), short(&data_hash))}
             </p>
             <Evaluation figures=evaluation.into_iter().collect()/>
             <form class="form-row" on:submit=annotate>

@@ -1,4 +1,5 @@
-//! Checkpoint bytes in the browser's Cache Storage, so that Preview starts without the server. Bytes
+//! Chunks of checkpoints in the browser's Cache Storage, so that Preview starts without the server and a download goes on
+//! where it broke off. Bytes
 //! that come back are checked by hash like those of the network; a browser that offers no cache (an insecure
 //! origin, say) only loses the speed.
 
@@ -6,9 +7,11 @@ use super::error_text;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 
-const NAME: &str = "beckon-checkpoints-1";
+const NAME: &str = "beckon-checkpoints-2";
+/// Held whole files.
+const OLD_NAME: &str = "beckon-checkpoints-1";
 /// Checkpoints kept; the oldest goes.
-const MAX_ENTRIES: u32 = 4;
+const MAX_FILES: usize = 4;
 
 /// Cached bytes of `url`.
 pub async fn get(url: &str) -> Option<Vec<u8>> {
@@ -19,20 +22,31 @@ pub async fn get(url: &str) -> Option<Vec<u8>> {
     Some(js_sys::Uint8Array::new(&buffer).to_vec())
 }
 
-/// Keeps the bytes of `url`.
+/// Keeps the bytes of `url`, a part of `file`.
 ///
 /// # Errors
 /// Why the browser refused, as when its quota is used up.
-pub async fn put(url: &str, bytes: &[u8]) -> Result<(), String> {
+pub async fn put(url: &str, file: &str, bytes: &[u8]) -> Result<(), String> {
     let text = |e: JsValue| error_text(&e);
     let cache = open().await.map_err(text)?;
     let array = js_sys::Uint8Array::from(bytes);
     let response = web_sys::Response::new_with_opt_buffer_source(Some(&array)).map_err(text)?;
     JsFuture::from(cache.put_with_str(url, &response)).await.map_err(text)?;
     let keys: js_sys::Array = JsFuture::from(cache.keys()).await.map_err(text)?.unchecked_into();
-    for i in 0..keys.length().saturating_sub(MAX_ENTRIES) {
-        let request: web_sys::Request = keys.get(i).unchecked_into();
-        JsFuture::from(cache.delete_with_request(&request)).await.map_err(text)?;
+    // oldest first
+    let mut others: Vec<(String, web_sys::Request)> = Vec::new();
+    for request in keys.iter().map(JsCast::unchecked_into::<web_sys::Request>) {
+        let of = request.url();
+        let of = of.split('?').next().unwrap_or(&of);
+        if !of.ends_with(file) {
+            others.push((of.to_owned(), request));
+        }
+    }
+    let mut files: Vec<&str> = others.iter().map(|(of, _)| of.as_str()).collect();
+    files.dedup();
+    let n_gone = (files.len() + 1).saturating_sub(MAX_FILES);
+    for (_, request) in others.iter().filter(|(of, _)| files[..n_gone].contains(&of.as_str())) {
+        JsFuture::from(cache.delete_with_request(request)).await.map_err(text)?;
     }
     Ok(())
 }
@@ -47,5 +61,6 @@ pub async fn remove(url: &str) {
 async fn open() -> Result<web_sys::Cache, JsValue> {
     let storage = js_sys::Reflect::get(&js_sys::global(), &JsValue::from_str("caches"))?;
     let storage: web_sys::CacheStorage = storage.dyn_into().map_err(|_| JsValue::from_str("no cache storage here"))?;
+    JsFuture::from(storage.delete(OLD_NAME)).await?;
     Ok(JsFuture::from(storage.open(NAME)).await?.unchecked_into())
 }

@@ -1,4 +1,4 @@
-//! HTTP: small requests whose answer is text, and downloads that report progress and can be large.
+//! HTTP: small requests whose answer is text, and downloads that can be large and begin anywhere in a file.
 
 use super::error_text;
 use wasm_bindgen::{JsCast, JsValue};
@@ -21,14 +21,19 @@ pub enum NetworkError {
         /// What was asked for.
         url: String,
     },
-    /// More bytes than announced.
-    #[error("{url} is longer than the {expected} bytes announced")]
-    TooLong {
+    /// The file ends before the bytes that were asked for.
+    #[error("{url} is shorter than announced")]
+    TooShort {
         /// What was asked for.
         url: String,
-        /// Announced.
-        expected: u64,
     },
+}
+
+impl NetworkError {
+    /// Whether it may pass by itself.
+    pub fn is_transient(&self) -> bool {
+        !matches!(self, Self::Status { status: 400..=499, .. })
+    }
 }
 
 /// An answer.
@@ -85,36 +90,53 @@ pub async fn send(method: &str, url: &str, body: Body) -> Result<Answer, Network
     Ok(Answer { status, text: text.as_string().unwrap_or_default() })
 }
 
-/// Fetches a file of `n_bytes`, calling `on_bytes` with the bytes so far.
-///
-/// # Errors
-/// [`NetworkError`]; a file that is too short is left to the caller, who checks hashes.
-pub async fn download(url: &str, n_bytes: u64, mut on_bytes: impl FnMut(u64)) -> Result<Vec<u8>, NetworkError> {
-    let init = web_sys::RequestInit::new();
-    let response = respond(url, &init, None).await?;
-    if !response.ok() {
-        return Err(NetworkError::Status { status: response.status(), url: url.to_owned() });
+/// The bytes of a file from some place on, piece by piece as they come.
+pub struct Download {
+    reader: web_sys::ReadableStreamDefaultReader,
+    url: String,
+    /// What came and was not asked for yet.
+    rest: Vec<u8>,
+}
+
+impl Download {
+    /// Asks for everything from byte `first` on.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; an answer that is not that part.
+    pub async fn open(url: &str, first: u64) -> Result<Self, NetworkError> {
+        let init = web_sys::RequestInit::new();
+        let headers = web_sys::Headers::new().map_err(|e| unreachable(&e))?;
+        headers.set("range", &format!("bytes={first}-")).map_err(|e| unreachable(&e))?;
+        init.set_headers(&headers);
+        let response = respond(url, &init, None).await?;
+        let status = response.status();
+        let body = response.body().filter(|_| status == 206 || status == 200 && first == 0);
+        let Some(body) = body else { return Err(NetworkError::Status { status, url: url.to_owned() }) };
+        Ok(Self { reader: body.get_reader().unchecked_into(), url: url.to_owned(), rest: Vec::new() })
     }
-    let capacity = usize::try_from(n_bytes).unwrap_or(0).min(1 << 28);
-    let mut bytes = Vec::with_capacity(capacity);
-    let Some(stream) = response.body() else { return Ok(bytes) };
-    let reader: web_sys::ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
-    loop {
-        let part = JsFuture::from(reader.read()).await.map_err(|e| unreachable(&e))?;
-        let field = |name| js_sys::Reflect::get(&part, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED);
-        if field("done").is_truthy() {
-            return Ok(bytes);
+
+    /// 1 to `max` further bytes.
+    ///
+    /// # Errors
+    /// [`NetworkError::Unreachable`] where the connection broke, [`NetworkError::TooShort`] at the end of the file.
+    pub async fn next(&mut self, max: usize) -> Result<Vec<u8>, NetworkError> {
+        if self.rest.is_empty() {
+            let part = JsFuture::from(self.reader.read()).await.map_err(|e| unreachable(&e))?;
+            let field = |name| js_sys::Reflect::get(&part, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED);
+            if field("done").is_truthy() {
+                return Err(NetworkError::TooShort { url: self.url.clone() });
+            }
+            self.rest = field("value").unchecked_into::<js_sys::Uint8Array>().to_vec();
         }
-        let chunk: js_sys::Uint8Array = field("value").unchecked_into();
-        let old_len = bytes.len();
-        let new_len = old_len + chunk.length() as usize;
-        if new_len as u64 > n_bytes {
-            let _ = reader.cancel();
-            return Err(NetworkError::TooLong { url: url.to_owned(), expected: n_bytes });
-        }
-        bytes.resize(new_len, 0);
-        chunk.copy_to(&mut bytes[old_len..]);
-        on_bytes(new_len as u64);
+        let behind = self.rest.split_off(max.min(self.rest.len()));
+        Ok(std::mem::replace(&mut self.rest, behind))
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // the rest is not wanted; a stream that has ended refuses, which is as good
+        let _ = self.reader.cancel();
     }
 }
 

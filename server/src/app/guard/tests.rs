@@ -67,6 +67,7 @@ const TABLE: &[(&str, char)] = &[
     ("GET /checkpoints/{id}", 'v'),
     ("DELETE /checkpoints/{id}", 'o'),
     ("GET /checkpoints/{id}/file", 'v'),
+    ("GET /checkpoints/{id}/adapter", 'v'),
     ("POST /checkpoints/{id}/branch", 'o'),
     ("PUT /checkpoints/{id}/note", 'o'),
     ("POST /checkpoints/{id}/promote", 'o'),

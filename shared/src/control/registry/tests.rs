@@ -15,6 +15,7 @@ fn entry(id: &str, created_millis: i64, parent: Option<&str>) -> RegistryEntry {
     RegistryEntry {
         info,
         parent: parent.map(str::to_owned),
+        adapter: None,
         data_hash: "d0d0d0d0d0".into(),
         evaluation: BTreeMap::new(),
         tags: Vec::new(),

@@ -39,7 +39,7 @@ pub fn Column(
             {move || state.failure.get().map(|text| view! {
                 <p class="error" role="alert" data-testid="engine-failure">
                     {text} " "
-                    <button type="button" on:click=move |_| engine.retry(side)>"Try again"</button>
+                    <button type="button" data-testid="engine-retry" on:click=move |_| engine.retry(side)>"Try again"</button>
                 </p>
             })}
             {move || state.loaded.get().map(|loaded| view! { <Status loaded=loaded/> })}
