@@ -4,7 +4,7 @@
 //! In the loop: in place of SFT and RL. A template (Jinja) says what stands around the conversation: an instruction,
 //! examples drawn from the train side of a log, anything else. It is rendered once; what stands before and behind the
 //! conversation become the first and last piece of the checkpoint's
-//! [`PromptFormat`](beckon_shared::prompt::PromptFormat). So a template is a policy like any other: the page runs it,
+//! [`PromptFormat`]. So a template is a policy like any other: the page runs it,
 //! `beckon eval policy` judges it, an experiment has it as an arm, a run can start from it.
 //!
 //! What a template may use:

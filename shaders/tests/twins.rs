@@ -428,7 +428,7 @@ const KERNELS: [Edited; 8] = [
             ("n_last = min(n_last, most.n_last)", "n_last = most.n_last"),
             ("before <= enough", "before < enough"),
             ("- peak - log(mass)", "- log(mass)"),
-            ("mass > vec4<f32>(enough)", "mass >= vec4<f32>(enough + 0.1)"),
+            ("mass > vec4<f32>(enough)", "mass > vec4<f32>(enough * 0.5)"),
         ],
     ),
     (
