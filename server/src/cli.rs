@@ -7,6 +7,7 @@ mod eval;
 mod import;
 mod model;
 mod remote;
+mod replay;
 mod run_loop;
 mod serve;
 mod simulate;
@@ -42,6 +43,8 @@ enum Command {
     Ab(ab::AbArgs),
     /// Pretrained policies: fetch, import, list, show, export.
     Model(model::ModelArgs),
+    /// Write suggestions again that a page recorded, and say where they differ.
+    Replay(replay::ReplayArgs),
     /// Write a click log of simulated users with a known true click rate.
     Simulate(simulate::SimulateArgs),
     /// Make and steer training runs of a server.
@@ -123,6 +126,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => eval::eval(&args),
         Command::Ab(args) => ab::ab(&args),
         Command::Model(args) => model::model(&args),
+        Command::Replay(args) => replay::replay(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Run(args) => remote::run(&args),
         Command::Checkpoint(args) => remote::checkpoint(&args),

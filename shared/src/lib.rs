@@ -25,6 +25,7 @@ pub mod off_policy;
 pub mod preference;
 pub mod prompt;
 pub mod quant;
+pub mod replay;
 pub mod reward;
 pub mod sampling;
 pub mod special;

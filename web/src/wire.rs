@@ -255,6 +255,8 @@ pub struct Suggested {
     pub score_secs: f64,
     /// The engine that did it; its executor may have changed (a lost GPU falls back to the CPU).
     pub engine: Loaded,
+    /// What `beckon replay` reads, JSON.
+    pub recording: String,
 }
 
 /// One greedy step.

@@ -15,6 +15,7 @@ use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::engine::{Engine, KernelPath, Limits, SuggestOutcome, SuggestRequest, parity};
 use beckon_shared::prompt::Prompt;
+use beckon_shared::replay::Recording;
 use beckon_shared::sampling::Sampling;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -239,7 +240,7 @@ impl Host {
         let hosted = self.sides[side.index()].as_mut().ok_or("no checkpoint is loaded on this side")?;
         if let Some(gpu) = &mut hosted.gpu {
             match gpu.suggest(request, &clock::now_secs).await {
-                Ok(outcome) => return Ok(suggested(outcome, &hosted.loaded)),
+                Ok(outcome) => return Ok(suggested(request, outcome, &hosted.loaded)),
                 Err(error) => {
                     hosted.gpu = None;
                     self.gpu = None;
@@ -250,7 +251,7 @@ impl Host {
             }
         }
         let outcome = hosted.cpu.suggest(request, &clock::now_secs).await.map_err(|e| e.to_string())?;
-        Ok(suggested(outcome, &hosted.loaded))
+        Ok(suggested(request, outcome, &hosted.loaded))
     }
 
     async fn greedy(
@@ -323,7 +324,8 @@ fn faster(measured: &[Measured]) -> (ExecutorKind, String) {
     (kind, format!("measured just now: GPU {gpu:.0} tokens/s, CPU {cpu:.0} tokens/s; both passed the self-test"))
 }
 
-fn suggested(outcome: SuggestOutcome, loaded: &Loaded) -> Reply {
+fn suggested(request: &SuggestRequest, outcome: SuggestOutcome, loaded: &Loaded) -> Reply {
+    let recording = Recording::of(&loaded.checkpoint.id, loaded.adapter.clone(), request, &outcome);
     let candidates = outcome.suggestions.into_iter().map(|s| Suggestion {
         n_tokens: s.tokens.len(),
         logp_nats: s.logps.iter().sum(),
@@ -339,6 +341,7 @@ fn suggested(outcome: SuggestOutcome, loaded: &Loaded) -> Reply {
         decode_secs: outcome.decode_secs,
         score_secs: outcome.score_secs,
         engine: loaded.clone(),
+        recording: serde_json::to_string(&recording).unwrap_or_default(), // texts and numbers always have a JSON form
     }))
 }
 

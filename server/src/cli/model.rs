@@ -304,7 +304,7 @@ fn read_header(path: &Path) -> anyhow::Result<Header> {
 }
 
 /// The file of a checkpoint that is named by its path or the beginning of its id.
-fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(super) fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(named);
     if path.is_file() {
         return Ok(path);

@@ -3,7 +3,7 @@
 use crate::trained::trained;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_tests::browser::{Page, WebGpu};
-use beckon_tests::process::Server;
+use beckon_tests::process::{Server, beckon, printed};
 use beckon_tests::sample::simulated_log;
 use std::path::Path;
 
@@ -127,6 +127,24 @@ fn without_webgpu_the_page_says_so_and_works_on_the_cpu() {
     let why = page.text("executor-why").unwrap_or_default();
     assert!(why.contains("WebGPU"), "it does not say why: {why:?}");
     suggestions_with_scores(&page);
+
+    // what the page saved is written again natively, letter by letter; another seed is noticed
+    let saved =
+        "decodeURIComponent(document.querySelector('[data-testid=recording]').href.split(',').slice(1).join(','))";
+    let recording = page.eval(saved).as_str().expect("JSON text").to_owned();
+    let replay = |text: &str| {
+        std::fs::write(dir.path().join("replay.json"), text).unwrap();
+        let folder = dir.path().to_string_lossy().into_owned();
+        beckon(["replay", "replay.json", "--data-dir", &folder], dir.path())
+    };
+    let same = replay(&recording);
+    assert!(same.status.success(), "{}", printed(&same));
+    assert!(printed(&same).contains("came out the same"), "{}", printed(&same));
+    let mut other: serde_json::Value = serde_json::from_str(&recording).unwrap();
+    let seed = other["request"]["sampling"]["seed"].as_u64().expect("a seed");
+    other["request"]["sampling"]["seed"] = (seed + 1).into();
+    let differs = replay(&other.to_string());
+    assert!(!differs.status.success() && printed(&differs).contains("differ"), "{}", printed(&differs));
 }
 
 #[test]

@@ -87,3 +87,8 @@ pub async fn file_head(file: &web_sys::File) -> String {
     let Ok(head) = file.slice_with_i32_and_i32(0, 1 << 16) else { return String::new() };
     JsFuture::from(head.text()).await.ok().and_then(|t| t.as_string()).unwrap_or_default()
 }
+
+/// A JSON text as an address that a link can save.
+pub fn json_address(json: &str) -> String {
+    format!("data:application/json,{}", String::from(js_sys::encode_uri_component(json)))
+}

@@ -8,6 +8,7 @@ use crate::component::spread::Spread;
 use crate::engine_link::EngineLink;
 use crate::format;
 use crate::live::Live;
+use crate::platform::dom::json_address;
 use crate::slate;
 use crate::wire::{ExecutorKind, LoadStep, Loaded, Side, Suggested, Suggestion};
 use beckon_shared::engine::Score;
@@ -135,6 +136,7 @@ fn Suggestions(
         format::millis(suggested.score_secs),
         format::millis(secs),
     );
+    let recording = json_address(&suggested.recording);
     let candidates = suggested.candidates;
     let lists = move || {
         let slate = slate::choose(&candidates, settings.n_shown());
@@ -164,6 +166,10 @@ fn Suggestions(
     view! {
         {lists}
         <p class="muted num" data-testid="timings">{timings}</p>
+        <p class="muted">
+            <a href=recording download="replay.json" data-testid="recording">"Save for replay"</a>
+            ": " <code>"beckon replay replay.json"</code> " writes the same again."
+        </p>
     }
 }
 

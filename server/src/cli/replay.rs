@@ -1,0 +1,109 @@
+//! `beckon replay`: suggestions that a page recorded, written again.
+
+use anyhow::{Context, bail};
+use beckon_shaders::ready;
+use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::engine::{Engine, Limits};
+use beckon_shared::replay::{Recording, VERSION};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Options of `beckon replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// What the page shows under "Replay", as a file.
+    file: PathBuf,
+    /// The checkpoint: a file, or the beginning of its id [default: the one that the recording names]
+    #[arg(long)]
+    checkpoint: Option<String>,
+    /// Folder with the checkpoints' folder [default: the platform's folder for application data]
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
+/// Writes the suggestions again on this machine's CPU and compares.
+///
+/// # Errors
+/// A file that is no recording, another checkpoint, or texts that differ, with both devices named.
+pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+    let shown = args.file.display();
+    let text = std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {shown}"))?;
+    let recording: Recording = serde_json::from_str(&text).with_context(|| format!("{shown} is no recording"))?;
+    if recording.version != VERSION {
+        bail!("{shown} is a recording of version {}, this program reads {VERSION}", recording.version);
+    }
+    let bytes = checkpoint_bytes(args, &recording)?;
+    let checkpoint = Checkpoint::decode(&bytes).context("refused the checkpoint")?;
+    if checkpoint.id != recording.checkpoint {
+        bail!("the recording is of checkpoint {}, this is {}", recording.checkpoint, checkpoint.id);
+    }
+    let mut engine = Engine::cpu_within(&checkpoint, Limits::of(&checkpoint.manifest.model).fastest())?;
+    let outcome = ready(engine.suggest(&recording.request, &|| 0.0)).context("the engine waits for a device")??;
+    let (there, here) = (&recording.device, engine.executor().device_name());
+    let differences = recording.differences(&outcome);
+    for suggestion in &outcome.suggestions {
+        println!("{}", suggestion.text);
+    }
+    let n = outcome.suggestions.len();
+    if differences.is_empty() {
+        println!("all {n} suggestions came out the same; recorded on {there}, now on {here}");
+        return Ok(());
+    }
+    for d in &differences {
+        let quoted = |text: &Option<String>| text.as_ref().map_or_else(|| "nothing".to_owned(), |t| format!("{t:?}"));
+        println!("suggestion {}: recorded {}, now {}", d.candidate + 1, quoted(&d.recorded), quoted(&d.now));
+    }
+    bail!("{} of {n} suggestions differ: recorded on {there}, now on {here}", differences.len())
+}
+
+/// The checkpoint that was given or recorded; the built-in one needs no file.
+fn checkpoint_bytes(args: &ReplayArgs, recording: &Recording) -> anyhow::Result<Vec<u8>> {
+    let named = args.checkpoint.as_deref().unwrap_or(&recording.checkpoint);
+    let built_in = crate::assets::built_in_checkpoint().ok().filter(|bytes| {
+        args.checkpoint.is_none() && Checkpoint::decode(bytes).is_ok_and(|built_in| built_in.id == recording.checkpoint)
+    });
+    if let Some(bytes) = built_in {
+        return Ok(bytes.to_vec());
+    }
+    let path = super::model::find(named, args.data_dir.as_deref())?;
+    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::checkpoint_file;
+    use beckon_shared::engine::SuggestRequest;
+    use beckon_shared::prompt::Prompt;
+    use beckon_shared::sampling::Sampling;
+
+    #[test]
+    fn a_recording_comes_back_and_what_differs_is_named() {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        let (id, file) = checkpoint_file(1);
+        let (checkpoint_path, path) = (dir.path().join("one.beckon"), dir.path().join("recording.json"));
+        std::fs::write(&checkpoint_path, &file).expect("written");
+        let checkpoint = Checkpoint::decode(&file).expect("whole");
+        let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 11 };
+        let prompt = Prompt::from_query("how to cook rice");
+        let request = SuggestRequest { prompt, n_candidates: 4, max_new_tokens: 6, sampling };
+        let limits = Limits::of(&checkpoint.manifest.model);
+        let mut engine = Engine::cpu_within(&checkpoint, limits.fastest()).expect("an engine");
+        let outcome = ready(engine.suggest(&request, &|| 0.0)).expect("no waiting").expect("suggestions");
+        let mut recording = Recording::of(&id, "a page".into(), &request, &outcome);
+        assert!(recording.texts.iter().any(|text| !text.is_empty()));
+        let replayed = |recording: &Recording| {
+            std::fs::write(&path, serde_json::to_string(recording).expect("JSON")).expect("written");
+            let checkpoint = Some(checkpoint_path.display().to_string());
+            replay(&ReplayArgs { file: path.clone(), checkpoint, data_dir: None }).map_err(|e| format!("{e:#}"))
+        };
+        replayed(&recording).expect("the same");
+        recording.request.sampling.seed += 1;
+        let error = replayed(&recording).expect_err("another seed");
+        assert!(error.contains("a page") && error.contains("CPU, int8"), "{error}");
+        recording.checkpoint = "00".into();
+        assert!(replayed(&recording).expect_err("another checkpoint").contains(&id));
+        recording.version = 2;
+        assert!(replayed(&recording).expect_err("another version").contains("version 2"));
+    }
+}
