@@ -26,15 +26,18 @@ use product::Tiling;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every kernel.
-pub const SPECS: [&KernelSpec; 8] = [
+pub const SPECS: [&KernelSpec; 11] = [
     &attention::SPEC,
     &embed::SPEC,
+    &low_rank_down::SPEC,
+    &low_rank_up::SPEC,
     &matmul::SPEC,
     &norm_gate_up::SPEC,
     &norm_matmul::SPEC,
     &norm_rows::SPEC,
     &rope_append::SPEC,
     &sample::SPEC,
+    &silu_mul::SPEC,
 ];
 
 /// The kernels that multiply with a weight matrix; each is compiled per format and [`Tiling`].
@@ -72,12 +75,18 @@ impl Product {
 pub struct Kernels {
     /// Attention over two spans of slots.
     pub attention: Kernel,
+    /// Rows into an adapter's rank.
+    pub low_rank_down: Kernel,
+    /// From an adapter's rank onto a product.
+    pub low_rank_up: Kernel,
     /// Chosen rows, normalised.
     pub norm_rows: Kernel,
     /// Rotary angles and cache writes.
     pub rope_append: Kernel,
     /// Draws of tokens.
     pub sample: Kernel,
+    /// The activation by itself.
+    pub silu_mul: Kernel,
     embed: BTreeMap<WeightFormat, Kernel>,
     products: BTreeMap<(Product, WeightFormat), ([Tiling; 3], Vec<Kernel>)>,
 }
@@ -111,9 +120,12 @@ impl Kernels {
         }
         Ok(Self {
             attention: one(gpu, &edit(&attention::SPEC), &[]).await?,
+            low_rank_down: one(gpu, &edit(&low_rank_down::SPEC), &[]).await?,
+            low_rank_up: one(gpu, &edit(&low_rank_up::SPEC), &[]).await?,
             norm_rows: one(gpu, &edit(&norm_rows::SPEC), &[]).await?,
             rope_append: one(gpu, &edit(&rope_append::SPEC), &[]).await?,
             sample: one(gpu, &edit(&sample::SPEC), &[]).await?,
+            silu_mul: one(gpu, &edit(&silu_mul::SPEC), &[]).await?,
             embed: embeds,
             products: compiled,
         })

@@ -3,6 +3,8 @@
 
 use beckon_shaders::kernels::attention::{self, AttentionParams, Span};
 use beckon_shaders::kernels::embed::{self, EmbedParams};
+use beckon_shaders::kernels::low_rank_down::{self, LowRankDownParams};
+use beckon_shaders::kernels::low_rank_up::{self, LowRankUpParams};
 use beckon_shaders::kernels::matmul::{self, MatmulParams};
 use beckon_shaders::kernels::norm_gate_up::{self, NormGateUpParams};
 use beckon_shaders::kernels::norm_matmul::{self, NormMatmulParams};
@@ -10,6 +12,7 @@ use beckon_shaders::kernels::norm_rows::{self, NormRowsParams};
 use beckon_shaders::kernels::product::Tiling;
 use beckon_shaders::kernels::rope_append::{self, RopeAppendParams, rotary_angles};
 use beckon_shaders::kernels::sample::{self, Draw, SampleParams};
+use beckon_shaders::kernels::silu_mul::{self, SiluMulParams};
 use beckon_shaders::{
     GpuContext, Kernel, KernelSpec, PackedWeight, Product, Recorder, WeightFormat, WeightView, max_diff_within, ready,
 };
@@ -297,6 +300,55 @@ fn check_attention(spec: &KernelSpec) -> Result<f64, String> {
     Ok(worst)
 }
 
+fn check_low_rank_down(spec: &KernelSpec) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for (n_rows, cols, rank) in [(1, 32, 1), (3, 96, 5), (8, 544, 16), (17, 64, 33)] {
+        let mut noise = Noise(cols as u64);
+        let (a, x) = (noise.floats(rank * cols), noise.floats(n_rows * cols));
+        let params = LowRankDownParams { n_rows: n_rows as u32, cols: cols as u32, rank: rank as u32 };
+        let mut want = vec![0.0; n_rows * rank];
+        low_rank_down::low_rank_down(&params, &a, &x, &mut want);
+        let out = vec![0; want.len()];
+        let got = run(spec, &[], &params, params.workgroups(), &[words(&a), words(&x), &out]);
+        let name = format!("low_rank_down {n_rows} x {cols} x {rank}");
+        worst = worst.max(max_diff_within(&name, &got[0], &want, 2.0 * TOLERANCE)?);
+    }
+    Ok(worst)
+}
+
+fn check_low_rank_up(spec: &KernelSpec) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for (n_rows, rank, n_outputs, out_stride, out_offset) in
+        [(1, 1, 1, 1, 0), (3, 5, 65, 70, 2), (8, 16, 100, 200, 100), (2, 33, 64, 64, 0)]
+    {
+        let mut noise = Noise(u64::from(rank));
+        let params = LowRankUpParams { n_rows, rank, n_outputs, out_stride, out_offset, scale: 0.75 };
+        let (b, t) = (noise.floats((n_outputs * rank) as usize), noise.floats((n_rows * rank) as usize));
+        let before = noise.floats((n_rows * out_stride) as usize);
+        let mut want = before.clone();
+        low_rank_up::low_rank_up(&params, &b, &t, &mut want);
+        let got = run(spec, &[], &params, params.workgroups(), &[words(&b), words(&t), words(&before)]);
+        let name = format!("low_rank_up {n_rows} x {rank} x {n_outputs}");
+        worst = worst.max(max_diff_within(&name, &got[0], &want, TOLERANCE)?);
+    }
+    Ok(worst)
+}
+
+fn check_silu_mul(spec: &KernelSpec) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for (n_rows, cols) in [(1u32, 4u32), (3, 64), (5, 100)] {
+        let params = SiluMulParams { n_rows, cols };
+        let mut gate_up = Noise(u64::from(cols)).floats((n_rows * 2 * cols) as usize);
+        (gate_up[0], gate_up[1]) = (-200.0, 200.0);
+        let mut want = vec![0.0; (n_rows * cols) as usize];
+        silu_mul::silu_mul(&params, &gate_up, &mut want);
+        let out = vec![0; want.len()];
+        let got = run(spec, &[], &params, params.workgroups(), &[words(&gate_up), &out]);
+        worst = worst.max(max_diff_within(&format!("silu_mul {n_rows} x {cols}"), &got[0], &want, 5.0 * TOLERANCE)?);
+    }
+    Ok(worst)
+}
+
 /// How far a uniform number may lie outside of the part of [0, 1) that belongs to its token.
 const DRAW_TOLERANCE: f64 = 1e-4;
 
@@ -363,7 +415,22 @@ fn check_sample(spec: &KernelSpec) -> Result<f64, String> {
 /// Kernel, its check, and edits that a careless hand could make; each must be noticed.
 type Edited = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
 
-const KERNELS: [Edited; 8] = [
+const KERNELS: [Edited; 11] = [
+    (
+        &low_rank_down::SPEC,
+        check_low_rank_down,
+        &[("i = 1u; i < THREADS", "i = 2u; i < THREADS"), ("group.x * quads + i", "i")],
+    ),
+    (
+        &low_rank_up::SPEC,
+        check_low_rank_up,
+        &[("params.scale * sum", "sum"), ("params.out_offset + n", "n"), ("k < params.rank", "k + 1u < params.rank")],
+    ),
+    (
+        &silu_mul::SPEC,
+        check_silu_mul,
+        &[("1.0 + exp", "1.01 + exp"), ("(group.y * 2u + 1u) * params.cols", "group.y * 2u * params.cols")],
+    ),
     (
         &embed::SPEC,
         check_embed,
@@ -428,7 +495,7 @@ const KERNELS: [Edited; 8] = [
             ("n_last = min(n_last, most.n_last)", "n_last = most.n_last"),
             ("before <= enough", "before < enough"),
             ("- peak - log(mass)", "- log(mass)"),
-            ("mass > vec4<f32>(enough)", "mass > vec4<f32>(enough * 0.5)"),
+            ("mass > vec4<f32>(enough)", "mass > vec4<f32>(enough + 1.0)"),
         ],
     ),
     (

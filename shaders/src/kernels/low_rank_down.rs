@@ -1,7 +1,16 @@
 //! The first half of a low-rank side path (LoRA, Hu et al. 2021, arXiv:2106.09685): rows into the adapter's rank.
 
+use crate::kernel::{Access, KernelSpec};
 use crate::math::dot_of_blocks;
 use bytemuck::{Pod, Zeroable};
+
+/// The kernel.
+pub const SPEC: KernelSpec = KernelSpec {
+    name: "low_rank_down",
+    source: include_str!("low_rank_down.wgsl"),
+    bindings: &[Access::Read, Access::Read, Access::ReadWrite], // a, x, out
+    params_bytes: size_of::<LowRankDownParams>(),
+};
 
 /// Parameters of [`low_rank_down`].
 #[repr(C)]
@@ -16,6 +25,13 @@ pub struct LowRankDownParams {
 }
 
 const _: () = assert!(size_of::<LowRankDownParams>() == 12);
+
+impl LowRankDownParams {
+    /// Extent of the dispatch.
+    pub fn workgroups(&self) -> [u32; 2] {
+        [self.rank, self.n_rows]
+    }
+}
 
 /// `out[r, k] = sum_c a[k, c] * x[r, c]`; x `[R, C]`, a `[K, C]`, out `[R, K]`.
 ///

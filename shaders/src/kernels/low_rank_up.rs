@@ -1,6 +1,15 @@
 //! The second half of a low-rank side path (LoRA, arXiv:2106.09685): from the adapter's rank onto what the weights gave.
 
+use crate::kernel::{Access, KernelSpec};
 use bytemuck::{Pod, Zeroable};
+
+/// The kernel.
+pub const SPEC: KernelSpec = KernelSpec {
+    name: "low_rank_up",
+    source: include_str!("low_rank_up.wgsl"),
+    bindings: &[Access::Read, Access::Read, Access::ReadWrite], // b, t, out
+    params_bytes: size_of::<LowRankUpParams>(),
+};
 
 /// Parameters of [`low_rank_up`].
 #[repr(C)]
@@ -21,6 +30,13 @@ pub struct LowRankUpParams {
 }
 
 const _: () = assert!(size_of::<LowRankUpParams>() == 24);
+
+impl LowRankUpParams {
+    /// Extent of the dispatch.
+    pub fn workgroups(&self) -> [u32; 2] {
+        [self.n_outputs.div_ceil(64), self.n_rows]
+    }
+}
 
 /// `out[r, out_offset + n] += scale * sum_k b[n, k] * t[r, k]`; t `[R, K]`, b `[N, K]`, out `[R, out_stride]`.
 ///

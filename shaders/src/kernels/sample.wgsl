@@ -104,7 +104,7 @@ struct Prefix {
 fn prefix(of_row: Weights, enough: f32, above: bool, most: Prefix) -> Prefix {
     var key = 0u;
     for (var shift = 30u; shift < 32u; shift -= 2u) {
-        let keys = vec4<u32>(key | 1u << shift, key | 2u << shift, key | 3u << shift, NONE);
+        let keys = vec4<u32>(key | (1u << shift), key | (2u << shift), key | (3u << shift), NONE);
         let mass = mass_from(of_row, keys);
         let reached = select(mass >= vec4<f32>(enough), mass > vec4<f32>(enough), vec4<bool>(above));
         // masses fall as keys rise

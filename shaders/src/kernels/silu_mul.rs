@@ -1,14 +1,35 @@
-//! The gated activation of SwiGLU (Shazeer 2020, arXiv:2002.05202); on a GPU a part of `norm_gate_up`.
+//! The gated activation of SwiGLU (Shazeer 2020, arXiv:2002.05202); on a GPU a part of `norm_gate_up`,
+//! and by itself under an adapter.
 
+use crate::kernel::{Access, KernelSpec};
 use crate::math::exp;
+use bytemuck::{Pod, Zeroable};
+
+/// The kernel.
+pub const SPEC: KernelSpec = KernelSpec {
+    name: "silu_mul",
+    source: include_str!("silu_mul.wgsl"),
+    bindings: &[Access::Read, Access::ReadWrite], // gate_up, out
+    params_bytes: size_of::<SiluMulParams>(),
+};
 
 /// Parameters of [`silu_mul`].
-#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct SiluMulParams {
     /// R.
     pub n_rows: u32,
     /// F, a multiple of 4.
     pub cols: u32,
+}
+
+const _: () = assert!(size_of::<SiluMulParams>() == 8);
+
+impl SiluMulParams {
+    /// Extent of the dispatch.
+    pub fn workgroups(&self) -> [u32; 2] {
+        [self.cols.div_ceil(64), self.n_rows]
+    }
 }
 
 /// `out[r, f] = silu(gate[r, f]) * up[r, f]` with `silu(z) = z / (1 + exp(-z))`; gate_up `[R, 2 F]`, out `[R, F]`.

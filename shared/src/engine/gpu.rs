@@ -16,18 +16,21 @@ use super::{EngineError, Limits, Network, Output, Row};
 use crate::config::ModelConfig;
 use beckon_shaders::kernels::attention::AttentionParams;
 use beckon_shaders::kernels::embed::EmbedParams;
+use beckon_shaders::kernels::low_rank_down::LowRankDownParams;
+use beckon_shaders::kernels::low_rank_up::LowRankUpParams;
 use beckon_shaders::kernels::matmul::MatmulParams;
 use beckon_shaders::kernels::norm_gate_up::NormGateUpParams;
 use beckon_shaders::kernels::norm_matmul::NormMatmulParams;
 use beckon_shaders::kernels::norm_rows::NormRowsParams;
 use beckon_shaders::kernels::rope_append::RopeAppendParams;
+use beckon_shaders::kernels::silu_mul::SiluMulParams;
 use beckon_shaders::{GpuContext, KernelSpec, Kernels, PARAMS_ALIGNMENT, Product, Recorder};
 use draw::{DRAW_WORDS, STEPS, Sample};
-use network::{Binder, BoundProduct, GpuNetwork, Uploaded};
+use network::{Binder, BoundPath, BoundProduct, GpuNetwork, GpuSide, Uploaded};
 use wgpu::{BindGroup, Buffer, BufferUsages};
 
 /// Dispatches of a layer and around the layers: they share one buffer of parameters.
-const DISPATCHES_OF_LAYER: usize = 6;
+const DISPATCHES_OF_LAYER: usize = 6 + 17; // an adapter's: two a matrix, two norms, one activation
 const DISPATCHES_AROUND: usize = 4;
 
 /// The networks on a GPU.
@@ -107,11 +110,17 @@ impl GpuExecutor {
         policy: Option<Vec<SideLayer>>,
         reward: Option<Vec<SideLayer>>,
     ) -> Result<(), EngineError> {
-        if policy.is_none() && reward.is_none() {
-            return Ok(());
+        let binder = Binder { gpu: &self.gpu, kernels: &self.kernels, buffers: &self.buffers };
+        let of = |network: &GpuNetwork, sides: Option<Vec<SideLayer>>| {
+            sides.map(|sides| GpuSide::new(&binder, &self.config, &self.limits, &network.uploaded, &sides))
+        };
+        let make = || (of(&self.policy, policy), self.reward.as_ref().and_then(|network| of(network, reward)));
+        let (policy, reward) = self.gpu.guarded("adapter", make).await?;
+        self.policy.side = policy;
+        if let Some(network) = &mut self.reward {
+            network.side = reward;
         }
-        let reason = "the GPU's executor takes no side paths yet; make the engine on the CPU";
-        Err(EngineError::Adapter { name: self.adapter_name().to_owned(), reason })
+        Ok(())
     }
 
     /// Adapter and backend.
@@ -124,9 +133,11 @@ impl GpuExecutor {
         self.all_buffers().map(Buffer::size).sum()
     }
 
-    fn all_buffers(&self) -> impl Iterator<Item = &Buffer> {
+    fn all_buffers<'a>(&'a self) -> impl Iterator<Item = &'a Buffer> {
         let networks = std::iter::once(&self.policy).chain(self.reward.as_ref());
-        self.buffers.all().into_iter().chain(networks.flat_map(|network| network.uploaded.buffers()))
+        let of_network =
+            |network: &'a GpuNetwork| network.uploaded.buffers().chain(network.side.iter().flat_map(GpuSide::buffers));
+        self.buffers.all().into_iter().chain(networks.flat_map(of_network))
     }
 
     /// As [`super::Executor::forward`].
@@ -228,13 +239,46 @@ impl Forward<'_> {
         let gather = EmbedParams { n_rows, cols: c.d_model as u32, n_table_rows: c.vocab_size as u32 };
         let embed = kernels.embed(network.logits.format);
         self.recorder.dispatch(embed, &network.embed, &gather, gather.workgroups()); // [R, D]
+        let mut sides = network.side.iter().flat_map(|side| &side.layers);
+        let normed = NormRowsParams { n_rows, cols: c.d_model as u32, n_x_rows: n_rows, eps: c.norm_eps };
+        let silu = SiluMulParams { n_rows, cols: c.d_ff as u32 };
         for layer in &network.layers {
+            let side = sides.next();
             self.norm_matmul(&layer.qkv, n_rows); // [R, (H + 2 G) K]
+            if let Some(side) = side.filter(|side| !side.qkv.is_empty()) {
+                self.recorder.dispatch(&kernels.norm_rows, &side.attention_norm, &normed, normed.workgroups());
+                self.beside(&side.qkv, n_rows, layer.qkv.n_outputs);
+            }
             self.recorder.dispatch(&kernels.rope_append, &layer.rope, &rope, rope.workgroups());
             self.recorder.dispatch(&kernels.attention, &layer.attention, &attend, attend.workgroups()); // [R, H K]
             self.matmul(&layer.output, n_rows, true); // [R, D]
-            self.norm_gate_up(&layer.gate_up, n_rows); // [R, F]
+            if let Some(side) = side {
+                self.beside(&side.output, n_rows, layer.output.n_outputs);
+            }
+            if let Some(side) = side.filter(|side| !side.gate_up.is_empty()) {
+                self.norm_matmul(&side.product, n_rows); // [R, 2 F]
+                self.recorder.dispatch(&kernels.norm_rows, &side.mlp_norm, &normed, normed.workgroups());
+                self.beside(&side.gate_up, n_rows, side.product.n_outputs);
+                self.recorder.dispatch(&kernels.silu_mul, &side.silu, &silu, silu.workgroups()); // [R, F]
+            } else {
+                self.norm_gate_up(&layer.gate_up, n_rows); // [R, F]
+            }
             self.matmul(&layer.down, n_rows, true); // [R, D]
+            if let Some(side) = side {
+                self.beside(&side.down, n_rows, layer.down.n_outputs);
+            }
+        }
+    }
+
+    /// Adds an adapter's side paths to a product whose rows lie `out_stride` apart.
+    fn beside(&mut self, paths: &[BoundPath], n_rows: u32, out_stride: u32) {
+        for BoundPath { first_output, n_outputs, cols, rank, scale, down, up } in paths {
+            let (cols, rank, n_outputs) = (*cols, *rank, *n_outputs);
+            let params = LowRankDownParams { n_rows, cols, rank };
+            self.recorder.dispatch(&self.kernels.low_rank_down, down, &params, params.workgroups()); // [R, K]
+            let params =
+                LowRankUpParams { n_rows, rank, n_outputs, out_stride, out_offset: *first_output, scale: *scale };
+            self.recorder.dispatch(&self.kernels.low_rank_up, up, &params, params.workgroups());
         }
     }
 

@@ -3,6 +3,8 @@
 //! Weights are packed and uploaded first; the formats they turn out to have decide which kernels are compiled;
 //! then everything is bound once. Dimension key as in [`crate::config`].
 
+mod side;
+
 use super::super::plan::Plan;
 use super::super::weights::{Layer, Part, Weights, view};
 use super::Buffers;
@@ -10,6 +12,8 @@ use crate::config::ModelConfig;
 use crate::engine::Limits;
 use beckon_shaders::{GpuContext, Kernel, Kernels, PackedWeight, Product, WeightFormat, WeightView};
 use wgpu::{BindGroup, Buffer};
+
+pub(super) use side::{BoundPath, GpuSide};
 
 /// A packed matrix on the device.
 #[derive(Debug)]
@@ -68,6 +72,8 @@ impl Uploaded {
         for layer in &self.layers {
             products.push((Product::NormMatmul, layer.qkv.format));
             products.push((Product::Matmul, layer.output.format));
+            // under an adapter the activation stands alone
+            products.push((Product::NormMatmul, layer.gate_up.format));
             products.push((Product::NormGateUp, layer.gate_up.format));
             products.push((Product::Matmul, layer.down.format));
         }
@@ -120,6 +126,8 @@ fn uploaded(gpu: &GpuContext, parts: &[WeightView]) -> GpuMatrix {
 pub(super) struct GpuNetwork {
     pub plan: Plan,
     pub uploaded: Uploaded,
+    /// An adapter's side paths.
+    pub side: Option<GpuSide>,
     pub embed: BindGroup,
     pub layers: Vec<GpuLayer>,
     /// Final norm of chosen rows into `normed`.
@@ -166,6 +174,7 @@ impl Binder<'_> {
             norm: self.bind(&self.kernels.norm_rows, &[&b.select, &b.x, &uploaded.norm, &b.normed]),
             logits: self.product(Product::Matmul, table, &[&b.normed, &b.logits]),
             uploaded,
+            side: None,
         }
     }
 

@@ -126,3 +126,41 @@ fn a_clone_has_the_adapter_and_an_own_one_later() {
     now(fork.set_adapter(None));
     assert_ne!(answers(&mut fork), answers(&mut engine));
 }
+
+mod on_a_gpu {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn side_paths_give_what_merged_weights_give_there() {
+        let context = ready(GpuContext::request()).expect("native").expect("a Vulkan adapter");
+        assert_as_merged(&mut now(Engine::gpu(&checkpoint(BlockFormat::F32), &context)), 5e-3);
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn a_part_of_the_matrices_and_twenty_swaps_leave_memory_as_it_was() {
+        let context = ready(GpuContext::request()).expect("native").expect("a Vulkan adapter");
+        let mut host = Engine::cpu(&checkpoint(BlockFormat::Q4)).unwrap();
+        let mut device = now(Engine::gpu(&checkpoint(BlockFormat::Q4), &context));
+        let n_bytes = |engine: &Engine| match engine.executor() {
+            Executor::Gpu(executor) => executor.n_bytes(),
+            Executor::Cpu(_) => 0,
+        };
+        let (before, plain) = (n_bytes(&device), answers(&mut device));
+        for swap in 0..20 {
+            let mut part = adapter();
+            // other matrices stay without a side path each time
+            let with_path = part.policy.into_iter().enumerate().filter(|(i, _)| i % 5 != swap % 5);
+            part.policy = with_path.map(|(_, side)| side).collect();
+            now(host.set_adapter(Some(&part)));
+            now(device.set_adapter(Some(&part)));
+            if swap < 5 {
+                assert_all_close("host and device", &answers(&mut device), &answers(&mut host), 5e-3);
+            }
+        }
+        assert!(n_bytes(&device) > before);
+        now(device.set_adapter(None));
+        assert_eq!((n_bytes(&device), answers(&mut device)), (before, plain));
+    }
+}
