@@ -490,7 +490,7 @@ const KERNELS: [Edited; 11] = [
             ("floor(parts) + 1.0", "floor(parts)"),
             ("key = max(key, most.key)", "key = min(key, most.key)"),
             ("|| (bits & 0x7fffffffu) > 0x7f800000u", ""),
-            ("|| peak < -3.4028235e38", ""),
+            ("|| top <= LOWEST", ""),
             ("params.top_p * kept.mass", "params.top_p * all.mass"),
             ("n_last = min(n_last, most.n_last)", "n_last = most.n_last"),
             ("before <= enough", "before < enough"),

@@ -21,6 +21,7 @@ struct SampleParams {
 const THREADS = 256u;
 const NONE = 0xffffffffu;
 const ZERO = 0x80000000u; // key of both zeros
+const LOWEST = 0x007fffffu; // key of negative infinity
 
 var<workgroup> sums: array<vec4<f32>, THREADS>;
 var<workgroup> firsts: array<u32, THREADS>;
@@ -206,7 +207,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let token = place_of(weighed, params.steepness == 0.0 || !keeps_all, key, enough);
     if thread == 0u {
-        let is_bad = strange != NONE || peak < -3.4028235e38;
+        let is_bad = strange != NONE || top <= LOWEST;
         let of_token = logits[start + token];
         let of_bad = logits[start + select(strange, 0u, strange == NONE)];
         let drawn = select(token, NONE, is_bad);
