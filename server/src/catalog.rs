@@ -3,13 +3,19 @@
 //! In the loop: where the training side hands over to the page. Every file is decoded, which checks its SHA-256 hashes,
 //! before it is listed; one that fails is refused with the reason and left where it is. Files appear by rename after
 //! a sync and are never overwritten: the name is the hash of the header, which fixes the content.
+//!
+//! With a [`Bucket`] the folder is its verified copy: what the bucket has is fetched, a new checkpoint is written to the
+//! bucket and read back from there. Other servers may share the bucket; [`Catalog::refresh`] takes in what they did.
+
+pub mod bucket;
+mod file;
 
 use crate::store::{Store, StoreError};
 use beckon_shared::checkpoint::{Checkpoint, CheckpointError, Manifest};
 use beckon_shared::control::CheckpointInfo;
+use bucket::{Bucket, BucketError};
+use file::{copy_synced, describe, modified_millis, read_verified, stem, sync_folder};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -53,6 +59,9 @@ pub enum CatalogError {
         /// Id of the checkpoint.
         id: String,
     },
+    /// The bucket failed.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,6 +86,8 @@ struct Entry {
 /// The list; share it behind an `Arc`.
 pub struct Catalog {
     dir: PathBuf,
+    /// Where checkpoints are kept beside the folder.
+    bucket: Option<Bucket>,
     /// Newest first, the built-in one last.
     entries: RwLock<Vec<Entry>>,
     /// Installed and not yet listed, by id.
@@ -84,36 +95,22 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Reads and verifies `dir`, and returns beside the list what was refused. A whole file that the store does not
-    /// know (copied in by hand) is registered.
+    /// Reads and verifies `dir`, fetches what only `bucket` has, writes there what only `dir` has, and returns beside the
+    /// list what was refused. A whole checkpoint that the store does not know (copied in by hand) is registered.
     ///
     /// # Errors
-    /// [`CatalogError::Io`] where the folder cannot be made or read, `Store`, and `Refused` for `built_in`.
+    /// [`CatalogError::Io`] where the folder cannot be made or read, `Bucket`, `Store`, and `Refused` for `built_in`.
     pub fn open(
         dir: &Path,
+        bucket: Option<Bucket>,
         store: &Store,
         built_in: Option<&'static [u8]>,
     ) -> Result<(Self, Vec<CatalogError>), CatalogError> {
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| CatalogError::Io { action, source, path }
-        };
-        std::fs::create_dir_all(dir).map_err(io("make the folder of", dir))?;
-        let mut found = HashMap::new();
-        let mut refused = Vec::new();
-        for item in std::fs::read_dir(dir).map_err(io("list the folder of", dir))? {
-            let path = item.map_err(io("list the folder of", dir))?.path();
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                match read_verified(&path, stem(&path)) {
-                    Ok((checkpoint, n_bytes)) => {
-                        let info = describe(&checkpoint, n_bytes, modified_millis(&path));
-                        found.insert(info.id.clone(), (info, Arc::new(checkpoint.manifest), path));
-                    }
-                    Err(error) => refused.push(error),
-                }
-            }
-        }
+        let (mut found, mut refused) = scan(dir)?;
         let known: Vec<String> = store.checkpoints()?.into_iter().map(|info| info.id).collect();
+        if let Some(bucket) = &bucket {
+            refused.extend(reconcile(bucket, dir, &mut found)?);
+        }
         for (id, (info, ..)) in &found {
             if !known.contains(id) {
                 store.add_checkpoint(info)?;
@@ -134,31 +131,73 @@ impl Catalog {
             entries.push(Entry { info, manifest, content: Content::BuiltIn(bytes) });
         }
         let (entries, installed) = (RwLock::new(entries), RwLock::default());
-        Ok((Self { dir: dir.to_owned(), entries, installed }, refused))
+        Ok((Self { dir: dir.to_owned(), bucket, entries, installed }, refused))
     }
 
-    /// Copies a checkpoint file into the folder, verified before and after the name appears. It is offered once
-    /// [`Catalog::list`] is called.
+    /// Copies a checkpoint file into the folder, by way of the bucket where there is one, verified before and after. It is
+    /// offered once [`Catalog::list`] is called.
     ///
     /// # Errors
-    /// [`CatalogError`]; on any, no file was added.
+    /// [`CatalogError`]; on any, no file was added to the folder.
     pub fn install(&self, from: &Path, info: &CheckpointInfo) -> Result<(), CatalogError> {
         let (checkpoint, _) = read_verified(from, &info.id)?;
         let target = self.path(&info.id);
-        let whole = target.exists() && read_verified(&target, &info.id).is_ok();
-        if !whole {
-            let partial = target.with_extension("partial");
-            copy_synced(from, &partial).and_then(|()| std::fs::rename(&partial, &target)).map_err(|source| {
-                // a full disk leaves no half file behind
-                let _ = std::fs::remove_file(&partial);
-                CatalogError::Io { action: "write", source, path: target.clone() }
-            })?;
-            sync_folder(&self.dir);
-            read_verified(&target, &info.id)?;
+        if let Some(bucket) = &self.bucket {
+            bucket.put(&info.id, from)?;
+        }
+        if !(target.exists() && read_verified(&target, &info.id).is_ok()) {
+            match &self.bucket {
+                Some(bucket) => bring(&target, &info.id, |partial| Ok(bucket.fetch(&info.id, partial)?))?,
+                None => bring(&target, &info.id, |partial| {
+                    let io = |source| CatalogError::Io { action: "write", source, path: target.clone() };
+                    copy_synced(from, partial).map_err(io)
+                })?,
+            };
         }
         let mut installed = self.installed.write().unwrap_or_else(PoisonError::into_inner);
         installed.insert(info.id.clone(), Arc::new(checkpoint.manifest));
         Ok(())
+    }
+
+    /// Offers what other servers of the same store and bucket have made, and no more what they deleted; what could not be
+    /// had is returned.
+    ///
+    /// # Errors
+    /// [`CatalogError::Store`].
+    pub fn refresh(&self, store: &Store) -> Result<Vec<CatalogError>, CatalogError> {
+        let (known, mut failed) = (store.checkpoints()?, Vec::new());
+        for info in known.iter().filter(|info| self.entry(&info.id).is_none()) {
+            match self.obtain(&info.id) {
+                Ok(manifest) => {
+                    let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+                    if !entries.iter().any(|entry| entry.info.id == info.id) {
+                        let content = Content::File(self.path(&info.id));
+                        entries.insert(0, Entry { info: info.clone(), manifest, content });
+                    }
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let place = |id: &str| known.iter().position(|info| info.id == id);
+        for gone in entries.extract_if(.., |entry| !entry.info.built_in && place(&entry.info.id).is_none()) {
+            if let Content::File(path) = gone.content {
+                // it is offered no more, whether the space is free or not
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        entries.sort_by_key(|entry| place(&entry.info.id).unwrap_or(usize::MAX));
+        Ok(failed)
+    }
+
+    /// Header of a checkpoint of the folder, or of the bucket, from where its file is fetched.
+    fn obtain(&self, id: &str) -> Result<Arc<Manifest>, CatalogError> {
+        let path = self.path(id);
+        let (checkpoint, _) = match &self.bucket {
+            Some(bucket) if !path.exists() => bring(&path, id, |partial| Ok(bucket.fetch(id, partial)?))?,
+            _ => read_verified(&path, id)?,
+        };
+        Ok(Arc::new(checkpoint.manifest))
     }
 
     /// Offers an installed checkpoint as the newest.
@@ -199,14 +238,17 @@ impl Catalog {
         }
     }
 
-    /// Removes a checkpoint's file and offers it no more. Downloads on their way end whole: they hold the file open.
+    /// Removes a checkpoint's file, in the bucket first, and offers it no more. Downloads on their way end whole: they hold
+    /// the file open.
     ///
     /// # Errors
-    /// [`CatalogError::Io`]; then it is offered as before.
+    /// [`CatalogError::Io`], `Bucket`; then it is offered as before.
     pub fn remove(&self, id: &str) -> Result<(), CatalogError> {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(idx) = entries.iter().position(|entry| entry.info.id == id) else { return Ok(()) };
-        if let Content::File(path) = &entries[idx].content {
+        let Some(entry) = self.entry(id) else { return Ok(()) };
+        if let Content::File(path) = &entry.content {
+            if let Some(bucket) = &self.bucket {
+                bucket.remove(id)?;
+            }
             match std::fs::remove_file(path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     return Err(CatalogError::Io { action: "delete", source, path: path.clone() });
@@ -214,7 +256,8 @@ impl Catalog {
                 _ => sync_folder(&self.dir),
             }
         }
-        entries.remove(idx);
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|entry| entry.info.id != id);
         Ok(())
     }
 
@@ -238,55 +281,71 @@ impl Catalog {
     }
 }
 
-fn stem(path: &Path) -> &str {
-    path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
-}
+/// A checkpoint of the folder: description, header, file.
+type Found = HashMap<String, (CheckpointInfo, Arc<Manifest>, PathBuf)>;
 
-/// Reads a file and checks all of its hashes, and that it is the checkpoint `id`.
-fn read_verified(path: &Path, id: &str) -> Result<(Checkpoint, u64), CatalogError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| CatalogError::Io { action: "read", source, path: path.to_owned() })?;
-    let checkpoint =
-        Checkpoint::decode(&bytes).map_err(|source| CatalogError::Refused { source, path: path.to_owned() })?;
-    if checkpoint.id != id {
-        let (found, expected) = (checkpoint.id, id.to_owned());
-        return Err(CatalogError::Other { found, expected, path: path.to_owned() });
+/// Every whole checkpoint of the folder by id, and what was refused.
+fn scan(dir: &Path) -> Result<(Found, Vec<CatalogError>), CatalogError> {
+    let io = |action| {
+        let path = dir.to_owned();
+        move |source| CatalogError::Io { action, source, path }
+    };
+    std::fs::create_dir_all(dir).map_err(io("make the folder of"))?;
+    let (mut found, mut refused) = (Found::new(), Vec::new());
+    for item in std::fs::read_dir(dir).map_err(io("list the folder of"))? {
+        let path = item.map_err(io("list the folder of"))?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            match read_verified(&path, stem(&path)) {
+                Ok(read) => add(&mut found, read, path),
+                Err(error) => refused.push(error),
+            }
+        }
     }
-    Ok((checkpoint, bytes.len() as u64))
+    Ok((found, refused))
 }
 
-fn describe(checkpoint: &Checkpoint, n_bytes: u64, created_millis: i64) -> CheckpointInfo {
-    CheckpointInfo {
-        id: checkpoint.id.clone(),
-        name: checkpoint.manifest.name.clone(),
-        run_id: None,
-        n_bytes,
-        created_millis,
-        simulated: checkpoint.manifest.lineage.simulated,
-        built_in: false,
+fn add(found: &mut Found, (checkpoint, n_bytes): (Checkpoint, u64), path: PathBuf) {
+    let info = describe(&checkpoint, n_bytes, modified_millis(&path));
+    found.insert(info.id.clone(), (info, Arc::new(checkpoint.manifest), path));
+}
+
+/// Makes folder and bucket agree; what could not be had.
+fn reconcile(bucket: &Bucket, dir: &Path, found: &mut Found) -> Result<Vec<CatalogError>, BucketError> {
+    let (there, mut refused) = (bucket.list()?, Vec::new());
+    for (id, (.., path)) in found.iter().filter(|(id, _)| !there.contains(id)) {
+        bucket.put(id, path)?;
     }
-}
-
-fn modified_millis(path: &Path) -> i64 {
-    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-fn copy_synced(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut target = File::create(to)?;
-    std::io::copy(&mut File::open(from)?, &mut target)?;
-    target.flush()?;
-    target.sync_all()
-}
-
-/// Makes a rename survive a power cut. Only Unix can sync a folder; elsewhere the file system has to do.
-fn sync_folder(dir: &Path) {
-    if cfg!(unix)
-        && let Ok(folder) = File::open(dir)
-    {
-        let _ = folder.sync_all();
+    for id in there {
+        let path = dir.join(&id).with_extension(EXTENSION);
+        if !found.contains_key(&id) {
+            match bring(&path, &id, |partial| Ok(bucket.fetch(&id, partial)?)) {
+                Ok(read) => add(found, read, path),
+                Err(error) => refused.push(error),
+            }
+        }
     }
+    Ok(refused)
+}
+
+/// Lets `write` make a file beside `target`, verifies it, and gives it its name; on an error nothing is left behind.
+fn bring(
+    target: &Path,
+    id: &str,
+    write: impl FnOnce(&Path) -> Result<(), CatalogError>,
+) -> Result<(Checkpoint, u64), CatalogError> {
+    let partial = target.with_extension("partial");
+    let renamed = |read| {
+        let io = |source| CatalogError::Io { action: "write", source, path: target.to_owned() };
+        std::fs::rename(&partial, target).map_err(io).map(|()| read)
+    };
+    let read = write(&partial).and_then(|()| read_verified(&partial, id)).and_then(renamed).inspect_err(|_| {
+        // a full disk leaves no half file behind
+        let _ = std::fs::remove_file(&partial);
+    })?;
+    if let Some(dir) = target.parent() {
+        sync_folder(dir);
+    }
+    Ok(read)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod moto;
 pub mod npm;
 pub mod process;
 pub mod sample;

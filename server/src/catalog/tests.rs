@@ -64,7 +64,7 @@ impl Bench {
     }
 
     fn open(&self) -> (Catalog, Vec<CatalogError>) {
-        Catalog::open(&self.folder(), &self.store, None).expect("opens")
+        Catalog::open(&self.folder(), None, &self.store, None).expect("opens")
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -164,9 +164,9 @@ fn the_built_in_checkpoint_comes_last() {
     let (built_in, bytes) = checkpoint_file(1);
     let (id, file) = checkpoint_file(2);
     bench.write(&format!("checkpoints/{id}.beckon"), &file);
-    let (catalog, _) = Catalog::open(&bench.folder(), &bench.store, Some(bytes.leak())).expect("opens");
+    let (catalog, _) = Catalog::open(&bench.folder(), None, &bench.store, Some(bytes.leak())).expect("opens");
     assert_eq!(ids(&catalog), [id, built_in]);
     assert_eq!(catalog.infos().iter().map(|info| info.built_in).collect::<Vec<_>>(), [false, true]);
     let broken: &'static [u8] = b"BECKON01 and no more";
-    assert!(Catalog::open(&bench.folder(), &bench.store, Some(broken)).is_err());
+    assert!(Catalog::open(&bench.folder(), None, &bench.store, Some(broken)).is_err());
 }

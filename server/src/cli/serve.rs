@@ -7,6 +7,7 @@ use crate::accept::{self, Limits, tls_from_files};
 use crate::app::{App, Doors, MAX_IMPORTS, Parts, router};
 use crate::assets;
 use crate::catalog::Catalog;
+use crate::catalog::bucket::Bucket;
 use crate::events::Events;
 use crate::import::import_bytes;
 use crate::limit::{Limiter, Rate};
@@ -65,6 +66,16 @@ pub struct ServeArgs {
     /// Checkpoints to keep beside those that are tagged, parents, or in use; all where it is left out.
     #[arg(long, env = "BECKON_KEEP_CHECKPOINTS")]
     pub keep_checkpoints: Option<usize>,
+    /// Bucket that keeps the checkpoints, as `s3://BUCKET/PREFIX`; the data folder then has a verified copy. The key comes from
+    /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    #[arg(long, env = "BECKON_STORAGE")]
+    pub storage: Option<String>,
+    /// Server of the bucket, as `http://localhost:9000` [default: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or Amazon's]
+    #[arg(long, env = "BECKON_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+    /// Region of the bucket [default: `AWS_REGION`, `AWS_DEFAULT_REGION`, or us-east-1]
+    #[arg(long, env = "BECKON_S3_REGION")]
+    pub s3_region: Option<String>,
     /// Log lines as JSON [default: false]
     #[arg(long, env = "BECKON_LOG_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_json: Option<bool>,
@@ -135,7 +146,8 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
         println!("demo: {} simulated impressions imported", outcome.n_accepted);
     }
     let built_in = assets::built_in_checkpoint().inspect_err(|error| tracing::error!("{error}")).ok();
-    let (catalog, refused) = Catalog::open(&data_dir.join("checkpoints"), &store, built_in)?;
+    let bucket = args.storage.as_ref().map(Bucket::open).transpose()?;
+    let (catalog, refused) = Catalog::open(&data_dir.join("checkpoints"), bucket, &store, built_in)?;
     for error in refused {
         tracing::error!("{error}");
     }
