@@ -1,5 +1,5 @@
 //! Held-out evaluation of a policy as the page would run it: the quantized checkpoint on the CPU
-//! executor draws suggestions, GaRM scores them. Method B.6.2.
+//! executor's integer path draws suggestions, GaRM scores them. Method B.6.2.
 //!
 //! The mean reward is the model that RL was trained on; only the simulator ([`super::simulator`]) and an
 //! A/B test judge independently.
@@ -9,7 +9,7 @@ use crate::model::device::block_on;
 use crate::report::ScoredText;
 use crate::stage::aside::evenly;
 use beckon_shared::checkpoint::Checkpoint;
-use beckon_shared::engine::{Engine, SuggestRequest, Suggestion};
+use beckon_shared::engine::{Engine, Limits, SuggestRequest, Suggestion};
 use beckon_shared::metrics::diversity::{Smoothing, distinct_n, self_bleu_2};
 use beckon_shared::metrics::mean;
 use beckon_shared::prompt::Prompt;
@@ -101,7 +101,8 @@ pub fn write_suggestions(
     size: SampleSize,
     seed: u64,
 ) -> Result<Vec<Written>, EvalError> {
-    let mut engine = Engine::cpu(checkpoint)?;
+    let limits = Limits::of(&checkpoint.manifest.model).fastest();
+    let mut engine = Engine::cpu_within(checkpoint, limits)?;
     let mut written = Vec::new();
     for (i, prompt) in evenly(prompts, size.n_prompts).into_iter().enumerate() {
         let request = SuggestRequest {
