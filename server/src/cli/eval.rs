@@ -156,9 +156,13 @@ fn judge(judged: &Judged, judge: Judge, table: fn(&serde_json::Value) -> String)
     Ok(())
 }
 
-/// A number of three digits behind the point, or a dash.
+/// A count as it is, another number with three digits behind the point, or a dash.
 fn number(value: &serde_json::Value) -> String {
-    value.as_f64().map_or_else(|| "–".into(), |x| format!("{x:.3}"))
+    match (value.as_u64(), value.as_f64()) {
+        (Some(count), _) => count.to_string(),
+        (None, Some(x)) => format!("{x:.3}"),
+        (None, None) => "–".into(),
+    }
 }
 
 fn policy_table(json: &serde_json::Value) -> String {
