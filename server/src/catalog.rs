@@ -159,7 +159,7 @@ impl Catalog {
     /// its name appears. It is offered once [`Catalog::list`] is called.
     ///
     /// # Errors
-    /// [`CatalogError`]; on any, no file was added.
+    /// [`CatalogError`]; on any, no checkpoint was added.
     pub fn install(&self, from: &Path, info: &CheckpointInfo) -> Result<(), CatalogError> {
         let (checkpoint, _) = read_verified(from, &info.id)?;
         let adapter = from.with_extension(ADAPTER_EXTENSION);

@@ -58,6 +58,15 @@ impl Template {
         let (name, source) = BUILT_IN.iter().find(|(own, _)| *own == name)?;
         Some(Self { name: (*name).to_owned(), source: (*source).to_owned() })
     }
+
+    /// Whether it shows examples.
+    pub fn shows_examples(&self) -> bool {
+        // one that cannot be parsed shows nothing; `with_template` says what is wrong with it
+        let environment = Environment::new();
+        environment
+            .template_from_str(&self.source)
+            .is_ok_and(|template| template.undeclared_variables(false).contains("examples"))
+    }
 }
 
 /// Why a template makes no policy.

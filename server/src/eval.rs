@@ -11,36 +11,16 @@ pub mod simulator;
 
 use crate::model::ModelError;
 use crate::run_config::RunConfigError;
-use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::engine::EngineError;
 use beckon_shared::preference::PreferenceError;
 use beckon_shared::tokenizer::TokenizerError;
 use serde::{Deserialize, Deserializer};
-use std::path::PathBuf;
 
 pub use judge::{Part, policy, reward};
 
 /// Why an evaluation could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// The checkpoint file cannot be read.
-    #[error("could not read {}: {source}", path.display())]
-    Read {
-        /// What the disk said.
-        #[source]
-        source: std::io::Error,
-        /// Which file.
-        path: PathBuf,
-    },
-    /// The file is not a checkpoint.
-    #[error("{source}: {}", path.display())]
-    Checkpoint {
-        /// What is wrong with it.
-        #[source]
-        source: CheckpointError,
-        /// Which file.
-        path: PathBuf,
-    },
     /// The records hold nothing to judge by.
     #[error("the log has no {missing} to judge by; import more data")]
     NoData {

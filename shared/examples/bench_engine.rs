@@ -107,18 +107,8 @@ fn checkpoint(model: ModelConfig, format: impl Fn(&str) -> BlockFormat) -> Check
     for (name, shape) in reward_head_names(&model, feature_dims) {
         tensors.insert(format!("reward.{name}"), matrix(&shape, BlockFormat::F32, &mut noise));
     }
-    let lineage = Lineage {
-        data_hash: String::new(),
-        sources: vec![],
-        parent: None,
-        config: serde_json::Value::Null,
-        seed: 0,
-        commit: None,
-        command: "bench_engine".into(),
-        device: "cpu".into(),
-        simulated: true,
-        attribution: vec![],
-    };
+    let lineage =
+        Lineage { command: "bench_engine".into(), device: "cpu".into(), simulated: true, ..Lineage::default() };
     let manifest = Manifest {
         format_version: beckon_shared::checkpoint::FORMAT_VERSION,
         name: "bench".into(),

@@ -21,7 +21,7 @@ use crate::tensor::{DenseTensor, TensorMap};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-pub use factor::low_rank;
+pub use factor::{add_product, low_rank};
 
 /// Version of the file format.
 pub const FORMAT_VERSION: u32 = 1;
@@ -260,7 +260,7 @@ impl AdapterFile {
         let sides = if network == "policy" { &self.adapter.policy } else { &self.adapter.reward };
         for (name, side) in sides {
             if let Some(weight) = tensors.get_mut(name) {
-                factor::add_product(weight, side);
+                add_product(weight, side);
             }
         }
         Ok(tensors)

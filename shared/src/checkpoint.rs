@@ -29,8 +29,8 @@ pub const FORMAT_VERSION: u32 = 2;
 /// Payload bytes per hashed chunk.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// Where a checkpoint comes from; the page draws it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Where a checkpoint comes from; the page draws it. The default is that of nothing: no data, no run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lineage {
     /// SHA-256 over the records of the log, hex.
     pub data_hash: String,

@@ -192,18 +192,7 @@ fn checkpoint(gguf: &[u8]) -> Result<Checkpoint> {
     let mut format = policy.tokenizer.format().clone();
     format.end = END.to_owned();
     let tokenizer = Tokenizer::pretrained(policy.tokenizer.to_json(), format)?;
-    let lineage = Lineage {
-        data_hash: String::new(),
-        sources: vec![],
-        parent: None,
-        config: Value::Null,
-        seed: 0,
-        commit: None,
-        command: "cargo xtask bench".to_owned(),
-        device: "none".to_owned(),
-        simulated: false,
-        attribution: vec![],
-    };
+    let lineage = Lineage { command: "cargo xtask bench".to_owned(), device: "none".to_owned(), ..Lineage::default() };
     let reward = RewardConfig { variance_floor: 0.01, feature_dims: 32, kappa: 0.1 };
     let mut tensors = policy.matrices.clone();
     for (name, shape) in reward_head_names(&policy.config, reward.feature_dims) {

@@ -61,6 +61,7 @@ impl Source<'_> {
         }
         bytes.extend(self.bytes(PREFIX_BYTES as u64, n_bytes - PREFIX_BYTES).await?);
         let header = self.checked(&bytes)?;
+        self.notice = cache::make_room(&self.url).await.err().map(not_kept);
         self.keep(&key, &bytes).await;
         Ok(header)
     }
@@ -89,8 +90,7 @@ impl Source<'_> {
     async fn keep(&mut self, key: &str, bytes: &[u8]) {
         // after a refusal, as of a full disk, the next chunks would only be refused too
         if self.notice.is_none() {
-            let refused = cache::put(key, &self.url, bytes).await.err();
-            self.notice = refused.map(|why| format!("not kept for offline use: {why}"));
+            self.notice = cache::put(key, bytes).await.err().map(not_kept);
         }
     }
 
@@ -122,4 +122,8 @@ impl Source<'_> {
         self.download = Some((download, at + piece.len() as u64));
         Ok(())
     }
+}
+
+fn not_kept(why: String) -> String {
+    format!("not kept for offline use: {why}")
 }

@@ -19,15 +19,11 @@ pub(crate) fn checkpoint_file(seed: u64) -> (String, Vec<u8>) {
     }
     let lineage = Lineage {
         data_hash: "00".into(),
-        sources: vec![],
-        parent: None,
-        config: serde_json::Value::Null,
         seed,
-        commit: None,
         command: "beckon loop".into(),
         device: "cpu".into(),
         simulated: true,
-        attribution: vec![],
+        ..Lineage::default()
     };
     let reward = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 1.0 };
     let parts = Parts { name: format!("test {seed}"), model: &model, reward, lineage, tokenizer: &tokenizer };

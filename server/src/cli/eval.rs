@@ -12,8 +12,8 @@ use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
 use beckon_shared::import::Format;
 use beckon_shared::preference::dataset_from_records;
-use clap::{Args, Subcommand, ValueEnum};
-use std::path::{Path, PathBuf};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
 
 /// Options of `beckon eval`.
 #[derive(Debug, Args)]
@@ -49,22 +49,13 @@ struct Judged {
     format: Option<Format>,
     /// Which records judge [default: all of a file, the held-out ones of a folder]
     #[arg(long, value_enum)]
-    part: Option<PartArg>,
+    part: Option<Part>,
     /// Seed of the split; that of the checkpoint's run unless told, so that what is held out was not learnt from.
     #[arg(long)]
     seed: Option<u64>,
     /// Print JSON in place of a table; README names its fields.
     #[arg(long)]
     json: bool,
-}
-
-/// See [`Part`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PartArg {
-    /// What a run on this log would not have learnt from.
-    HeldOut,
-    /// All: no run has seen this log.
-    All,
 }
 
 #[derive(Debug, Args)]
@@ -133,21 +124,16 @@ fn preferences(args: &PreferencesArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Judge = fn(&Path, &[Sourced], u64, Part) -> Result<serde_json::Value, crate::eval::EvalError>;
+type Judge = fn(&Checkpoint, &[Sourced], u64, Part) -> Result<serde_json::Value, crate::eval::EvalError>;
 
 fn judge(judged: &Judged, judge: Judge, table: fn(&serde_json::Value) -> String) -> anyhow::Result<()> {
     let shown = judged.checkpoint.display();
     let bytes = std::fs::read(&judged.checkpoint).with_context(|| format!("cannot read {shown}"))?;
     let checkpoint = Checkpoint::decode(&bytes).with_context(|| format!("refused {shown}"))?;
     let seed = judged.seed.unwrap_or(checkpoint.manifest.lineage.seed);
-    let part = match judged.part {
-        Some(PartArg::All) => Part::All,
-        Some(PartArg::HeldOut) => Part::HeldOut,
-        None if judged.data.is_dir() => Part::HeldOut,
-        None => Part::All,
-    };
+    let part = judged.part.unwrap_or(if judged.data.is_dir() { Part::HeldOut } else { Part::All });
     let records = read_log(&judged.data, judged.format, &PathBuf::from("rejects"))?;
-    let figures = judge(&judged.checkpoint, &records, seed, part)?;
+    let figures = judge(&checkpoint, &records, seed, part)?;
     if judged.json {
         println!("{figures:#}")
     } else {

@@ -220,9 +220,7 @@ fn keep(checkpoint: &Checkpoint, data_dir: Option<&Path>) -> anyhow::Result<()> 
 }
 
 fn prompt(args: &PromptArgs) -> anyhow::Result<()> {
-    let path = find(&args.base, args.data_dir.as_deref())?;
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let base = Checkpoint::decode(&bytes).with_context(|| format!("refused {}", path.display()))?;
+    let base = open(&args.base, args.data_dir.as_deref())?;
     let template = match Template::built_in(&args.template) {
         Some(template) => template,
         None => {
@@ -233,31 +231,21 @@ fn prompt(args: &PromptArgs) -> anyhow::Result<()> {
             Template { name, source }
         }
     };
-    let (records, config) = match &args.data {
-        Some(data) => (read_log(data, args.format, Path::new("rejects"))?, PreferenceConfig::default()),
-        None => (Vec::new(), PreferenceConfig::default()),
-    };
-    let log = dataset_from_records(&records, &config, args.seed)?.train.sft;
-    let wants_examples = template.source.contains("examples");
-    if wants_examples && args.data.is_none() {
-        bail!("template {} shows examples: say with --data which log they are drawn from", template.name);
+    let mut lineage = Lineage { seed: args.seed, command: typed(), ..Lineage::default() };
+    let log;
+    let mut examples = Vec::new();
+    if template.shows_examples() {
+        let Some(data) = &args.data else {
+            bail!("template {} shows examples: say with --data which log they are drawn from", template.name)
+        };
+        let records = read_log(data, args.format, Path::new("rejects"))?;
+        log = dataset_from_records(&records, &PreferenceConfig::default(), args.seed)?.train.sft;
+        examples = cold_start::draw_examples(&log, &base.tokenizer()?, args.examples, args.seed)?;
+        lineage.sources = sources(&records);
+        lineage.attribution = attribution(&lineage.sources);
+        lineage.data_hash = data_hash(&records);
+        lineage.simulated = is_simulated(&records);
     }
-    let n = if wants_examples { args.examples } else { 0 };
-    let examples = cold_start::draw_examples(&log, &base.tokenizer()?, n, args.seed)?;
-    let shown = if wants_examples { &records[..] } else { &[] };
-    let sources = sources(shown);
-    let lineage = Lineage {
-        data_hash: if wants_examples { data_hash(shown) } else { String::new() },
-        attribution: attribution(&sources),
-        sources,
-        parent: None,
-        config: serde_json::Value::Null,
-        seed: args.seed,
-        commit: None,
-        command: typed(),
-        device: String::new(),
-        simulated: is_simulated(shown),
-    };
     let name = args.name.clone().unwrap_or_else(|| format!("{}, {}", base.manifest.name, template.name));
     keep(&cold_start::with_template(&base, &template, &examples, name, lineage)?, args.data_dir.as_deref())
 }
@@ -304,7 +292,7 @@ fn read_header(path: &Path) -> anyhow::Result<Header> {
 }
 
 /// The file of a checkpoint that is named by its path or the beginning of its id.
-pub(super) fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
+fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(named);
     if path.is_file() {
         return Ok(path);
@@ -327,10 +315,15 @@ pub(super) fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathB
     }
 }
 
-fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let path = find(&args.checkpoint, args.data_dir.as_deref())?;
+/// The checkpoint that is named so.
+pub(super) fn open(named: &str, data_dir: Option<&Path>) -> anyhow::Result<Checkpoint> {
+    let path = find(named, data_dir)?;
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let checkpoint = Checkpoint::decode(&bytes).with_context(|| format!("refused {}", path.display()))?;
+    Checkpoint::decode(&bytes).with_context(|| format!("refused {}", path.display()))
+}
+
+fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let checkpoint = open(&args.checkpoint, args.data_dir.as_deref())?;
     match args.format {
         ExportFormat::Gguf => pretrained::write_gguf(&checkpoint, &args.out)?,
         ExportFormat::Safetensors => pretrained::write_folder(&checkpoint, &args.out)?,

@@ -32,8 +32,7 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     if recording.version != VERSION {
         bail!("{shown} is a recording of version {}, this program reads {VERSION}", recording.version);
     }
-    let bytes = checkpoint_bytes(args, &recording)?;
-    let checkpoint = Checkpoint::decode(&bytes).context("refused the checkpoint")?;
+    let checkpoint = checkpoint(args, &recording)?;
     if checkpoint.id != recording.checkpoint {
         bail!("the recording is of checkpoint {}, this is {}", recording.checkpoint, checkpoint.id);
     }
@@ -57,16 +56,14 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
 }
 
 /// The checkpoint that was given or recorded; the built-in one needs no file.
-fn checkpoint_bytes(args: &ReplayArgs, recording: &Recording) -> anyhow::Result<Vec<u8>> {
-    let named = args.checkpoint.as_deref().unwrap_or(&recording.checkpoint);
-    let built_in = crate::assets::built_in_checkpoint().ok().filter(|bytes| {
-        args.checkpoint.is_none() && Checkpoint::decode(bytes).is_ok_and(|built_in| built_in.id == recording.checkpoint)
-    });
-    if let Some(bytes) = built_in {
-        return Ok(bytes.to_vec());
+fn checkpoint(args: &ReplayArgs, recording: &Recording) -> anyhow::Result<Checkpoint> {
+    let built_in = || Checkpoint::decode(crate::assets::built_in_checkpoint().ok()?).ok();
+    if args.checkpoint.is_none()
+        && let Some(built_in) = built_in().filter(|built_in| built_in.id == recording.checkpoint)
+    {
+        return Ok(built_in);
     }
-    let path = super::model::find(named, args.data_dir.as_deref())?;
-    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    super::model::open(args.checkpoint.as_deref().unwrap_or(&recording.checkpoint), args.data_dir.as_deref())
 }
 
 #[cfg(test)]

@@ -21,18 +21,7 @@ fn base() -> Checkpoint {
 }
 
 fn lineage() -> Lineage {
-    Lineage {
-        data_hash: String::new(),
-        sources: Vec::new(),
-        parent: None,
-        config: serde_json::Value::Null,
-        seed: 0,
-        commit: None,
-        command: "test".into(),
-        device: String::new(),
-        simulated: false,
-        attribution: Vec::new(),
-    }
+    Lineage { command: "test".into(), ..Lineage::default() }
 }
 
 fn example(i: usize, suggestion: &str) -> SftExample {
@@ -79,6 +68,13 @@ fn every_built_in_template_is_a_policy_that_writes() {
         );
     }
     assert!(ids.len() > 1);
+}
+
+#[test]
+fn a_template_that_only_speaks_of_examples_shows_none() {
+    let shows = |source: &str| Template { name: "mine".into(), source: source.into() }.shows_examples();
+    assert!(BUILT_IN.iter().all(|(name, source)| shows(source) == (*name != "instruct.v1")));
+    assert!(!shows("no examples here: {{ conversation }}{{ suggest }}") && !shows("{% for"));
 }
 
 #[test]

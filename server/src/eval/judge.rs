@@ -2,7 +2,7 @@
 
 use super::EvalError;
 use super::policy::{SampleSize, policy_figures, write_suggestions};
-use super::reward::{Predictions, dispersion, held_out_counts, source_figures};
+use super::reward::figures_by_source;
 use crate::model::llama::Llama;
 use crate::model::reward::Scorer;
 use crate::run_config::run_config_from_json;
@@ -10,22 +10,19 @@ use crate::stage::aside::evenly;
 use crate::stage::sft::sequence_logps;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
-use beckon_shared::engine::{EngineError, Score};
-use beckon_shared::preference::{Dataset, Pair, PreferenceConfig, SftExample, dataset_from_records};
+use beckon_shared::engine::EngineError;
+use beckon_shared::preference::{Dataset, PreferenceConfig, SftExample, dataset_from_records};
 use beckon_shared::prompt::Prompt;
 use burn::tensor::Device;
-use std::collections::BTreeSet;
-use std::path::Path;
+use clap::ValueEnum;
 
 /// Suggestions judged by `beckon eval policy`.
 const POLICY_SAMPLE: SampleSize = SampleSize { n_prompts: 48, n_per_prompt: 8, max_new_tokens: 16 };
-/// Most pairs of a data set judged by `beckon eval reward`.
-const MAX_PAIRS: usize = 2_000;
 /// Most suggestions whose likelihood `beckon eval policy` asks for.
 const MAX_EXAMPLES: usize = 1_000;
 
 /// Which records judge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Those that a run on this log with the checkpoint's settings would not have learnt from.
     HeldOut,
@@ -47,14 +44,18 @@ impl Part {
 ///
 /// # Errors
 /// [`EvalError`].
-pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64, part: Part) -> Result<serde_json::Value, EvalError> {
-    let checkpoint = read_checkpoint(checkpoint)?;
-    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(&checkpoint, part)?, seed)?;
+pub fn policy(
+    checkpoint: &Checkpoint,
+    records: &[Sourced],
+    seed: u64,
+    part: Part,
+) -> Result<serde_json::Value, EvalError> {
+    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(checkpoint, part)?, seed)?;
     let prompts = if held_out.prompts.is_empty() { train.prompts } else { held_out.prompts };
     if prompts.is_empty() && held_out.sft.is_empty() {
         return Err(EvalError::NoData { missing: "prompts" });
     }
-    let written = write_suggestions(&checkpoint, &prompts, POLICY_SAMPLE, seed)?;
+    let written = write_suggestions(checkpoint, &prompts, POLICY_SAMPLE, seed)?;
     let texts: Vec<_> =
         written.iter().map(|w| serde_json::json!({ "prompt": w.prompt, "suggestions": w.scored_texts() })).collect();
     let figures = policy_figures(&checkpoint.manifest.name, &written);
@@ -62,7 +63,7 @@ pub fn policy(checkpoint: &Path, records: &[Sourced], seed: u64, part: Part) -> 
         "checkpoint": checkpoint.id,
         "part": part.name(),
         "figures": figures,
-        "imitation": imitation(&checkpoint, &held_out.sft)?,
+        "imitation": imitation(checkpoint, &held_out.sft)?,
         "written": texts,
     }))
 }
@@ -95,36 +96,21 @@ fn imitation(checkpoint: &Checkpoint, examples: &[SftExample]) -> Result<serde_j
 ///
 /// # Errors
 /// [`EvalError`].
-pub fn reward(checkpoint: &Path, records: &[Sourced], seed: u64, part: Part) -> Result<serde_json::Value, EvalError> {
-    let checkpoint = read_checkpoint(checkpoint)?;
+pub fn reward(
+    checkpoint: &Checkpoint,
+    records: &[Sourced],
+    seed: u64,
+    part: Part,
+) -> Result<serde_json::Value, EvalError> {
     let Some(config) = &checkpoint.manifest.reward else { return Err(EvalError::Engine(EngineError::NoReward)) };
     let tokenizer = checkpoint.tokenizer()?;
     let tensors = checkpoint.dense("reward");
     let garm = Scorer::new(&checkpoint.manifest.model, &tensors, config, &tokenizer, &Device::flex())?;
-    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(&checkpoint, part)?, seed)?;
-    let names: BTreeSet<&str> = held_out.pairs.iter().map(|p| p.source.as_str()).collect();
-    if names.is_empty() {
+    let Dataset { train, held_out, .. } = dataset_from_records(records, &preferences_of(checkpoint, part)?, seed)?;
+    if held_out.pairs.is_empty() {
         return Err(EvalError::NoData { missing: "pairs" });
     }
-    let mut sources = Vec::new();
-    for source in names {
-        let of = |pairs: &'_ [Pair]| -> Vec<Pair> { pairs.iter().filter(|p| p.source == source).cloned().collect() };
-        let (train, pairs) = (of(&train.pairs), evenly(&of(&held_out.pairs), MAX_PAIRS));
-        let texts = |p: &Pair| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()));
-        let scores: Vec<Score> = garm.score(&pairs.iter().flat_map(texts).collect::<Vec<_>>());
-        let (train, pairs): (Vec<&Pair>, Vec<&Pair>) = (train.iter().collect(), pairs.iter().collect());
-        let mut predictions = vec![Predictions::garm(&scores)];
-        if !train.is_empty() {
-            predictions.extend([Predictions::lexical(&train, &pairs), Predictions::length(&train, &pairs)]);
-        }
-        predictions.push(Predictions::constant(pairs.len()));
-        let mut figures = source_figures(source, &pairs, &predictions, seed);
-        let counts = held_out_counts(records, source, &pairs);
-        let items: Vec<(Prompt, String)> = counts.iter().map(|c| (c.prompt.clone(), c.text.clone())).collect();
-        let scored: Vec<_> = counts.into_iter().zip(garm.score(&items)).collect();
-        figures.dispersion = dispersion(&scored);
-        sources.push(figures);
-    }
+    let sources = figures_by_source(records, &train.pairs, &held_out.pairs, (&garm, None), seed);
     Ok(serde_json::json!({ "checkpoint": checkpoint.id, "part": part.name(), "sources": sources }))
 }
 
@@ -142,9 +128,4 @@ fn preferences_of(checkpoint: &Checkpoint, part: Part) -> Result<PreferenceConfi
         (config.split.held_out_percent, config.split.latest_percent) = (100, 0);
     }
     Ok(config)
-}
-
-fn read_checkpoint(path: &Path) -> Result<Checkpoint, EvalError> {
-    let bytes = std::fs::read(path).map_err(|source| EvalError::Read { source, path: path.to_owned() })?;
-    Checkpoint::decode(&bytes).map_err(|source| EvalError::Checkpoint { source, path: path.to_owned() })
 }

@@ -7,17 +7,20 @@
 //! preferred text first cannot pass as skill.
 
 use super::{null_as_nan, nulls_as_nan};
+use crate::model::reward::Scorer;
 use crate::report::plot::ReliabilityPoint;
+use crate::stage::aside::evenly;
 use beckon_shared::click::{Counts, Record, Sourced};
 use beckon_shared::engine::Score;
 use beckon_shared::lexical::LexicalModel;
 use beckon_shared::metrics::{brier, ece, mean, nll, pair_accuracy, spearman};
 use beckon_shared::preference::{Pair, PairKind};
+use beckon_shared::prompt::Prompt;
 use beckon_shared::special::normal_cdf;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Bins of the calibration error and of the reliability diagram.
 const N_BINS: usize = 10;
@@ -198,6 +201,40 @@ fn fitted_slope(pairs: &[&Pair]) -> f64 {
         }
     }
     slope
+}
+
+/// Most held-out pairs of a data set that are scored.
+const MAX_PAIRS: usize = 2_000;
+
+/// Figures of each data set that has held-out pairs: GaRM, the Bradley-Terry model of the same network where there is one
+/// (`scorers`), and, where there is something to learn from, words and length; each from the data set's own `train` pairs.
+pub fn figures_by_source(
+    records: &[Sourced],
+    train: &[Pair],
+    held_out: &[Pair],
+    (garm, rival): (&Scorer, Option<&Scorer>),
+    seed: u64,
+) -> Vec<SourceFigures> {
+    let names: BTreeSet<&str> = held_out.iter().map(|p| p.source.as_str()).collect();
+    let figures = |source: &str| {
+        let of =
+            |pairs: &'_ [Pair]| -> Vec<usize> { (0..pairs.len()).filter(|&i| pairs[i].source == source).collect() };
+        let own: Vec<&Pair> = of(train).into_iter().map(|i| &train[i]).collect();
+        let pairs: Vec<&Pair> = evenly(&of(held_out), MAX_PAIRS).into_iter().map(|i| &held_out[i]).collect();
+        let texts = |p: &&Pair| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()));
+        let items: Vec<(Prompt, String)> = pairs.iter().flat_map(texts).collect();
+        let mut predictions = vec![Predictions::garm(&garm.score(&items))];
+        predictions.extend(rival.map(|rival| Predictions::bradley_terry(&rival.score(&items))));
+        if !train.is_empty() {
+            predictions.extend([Predictions::lexical(&own, &pairs), Predictions::length(&own, &pairs)]);
+        }
+        predictions.push(Predictions::constant(pairs.len()));
+        let counts = held_out_counts(records, source, &pairs);
+        let items: Vec<(Prompt, String)> = counts.iter().map(|c| (c.prompt.clone(), c.text.clone())).collect();
+        let scored: Vec<_> = counts.into_iter().zip(garm.score(&items)).collect();
+        SourceFigures { dispersion: dispersion(&scored), ..source_figures(source, &pairs, &predictions, seed) }
+    };
+    names.into_iter().map(figures).collect()
 }
 
 /// Figures of all models on the held-out pairs of one data set; the first of `predictions` is the one

@@ -8,8 +8,10 @@
 
 use super::batch::derived_seed;
 use super::llama::normals;
+use beckon_shared::adapter::add_product;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{LoraConfig, LoraTargets};
+use beckon_shared::engine::LowRank;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -65,20 +67,10 @@ pub fn merge(mut tensors: TensorMap) -> TensorMap {
         let take = |tensors: &mut TensorMap, part: &str| tensors.remove(&format!("{name}{part}"));
         let (Some(a), Some(b)) = (take(&mut tensors, A), take(&mut tensors, B)) else { continue };
         if let Some(weight) = tensors.get_mut(&format!("{name}weight")) {
-            add_product(weight, &b, &a, scale.data[0]);
+            add_product(weight, &LowRank { a, b, scale: scale.data[0] });
         }
     }
     tensors
-}
-
-/// `w += s·b·a`, w `[out, in]`, b `[out, r]`, a `[r, in]`.
-fn add_product(w: &mut DenseTensor, b: &DenseTensor, a: &DenseTensor, s: f32) {
-    let (n_in, rank) = (w.shape[1], a.shape[0]);
-    for (row, factors) in w.data.chunks_exact_mut(n_in).zip(b.data.chunks_exact(rank)) {
-        for (factor, direction) in factors.iter().zip(a.data.chunks_exact(n_in)) {
-            row.iter_mut().zip(direction).for_each(|(w, a)| *w += s * factor * a);
-        }
-    }
 }
 
 #[cfg(test)]

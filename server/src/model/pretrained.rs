@@ -221,18 +221,7 @@ fn name_of(path: &Path) -> String {
 
 /// Lineage of something that no run made.
 fn lineage(options: &Options, config: serde_json::Value) -> Lineage {
-    Lineage {
-        data_hash: String::new(),
-        sources: Vec::new(),
-        parent: None,
-        config,
-        seed: 0,
-        commit: None,
-        command: options.command.clone(),
-        device: String::new(),
-        simulated: false,
-        attribution: Vec::new(),
-    }
+    Lineage { config, command: options.command.clone(), ..Lineage::default() }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::eval::mean_and_t_interval;
 use crate::eval::ngram::CachedNGram;
 use crate::eval::odd_text::odd_text;
 use crate::eval::policy::{SampleSize, Written, policy_figures, write_suggestions};
-use crate::eval::reward::{Predictions, SourceFigures, dispersion, held_out_counts, source_figures};
+use crate::eval::reward::figures_by_source;
 use crate::model::batch::{Sequence, derived_seed};
 use crate::model::reward::Scorer;
 use crate::model::state::write_atomic;
@@ -26,13 +26,10 @@ use beckon_shared::control::{RunConfig, Stage};
 use beckon_shared::engine::Score;
 use beckon_shared::lexical::LexicalModel;
 use beckon_shared::metrics::mean;
-use beckon_shared::preference::{Pair, SftExample, Split};
+use beckon_shared::preference::{SftExample, Split};
 use beckon_shared::prompt::Prompt;
-use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Most held-out pairs scored of one data set.
-const MAX_PAIRS: usize = 2_000;
 /// Prompts shown with suggestions.
 const N_SAMPLES: usize = 10;
 /// Suggestions shown of each.
@@ -204,41 +201,15 @@ fn garm_report(run: &RunFacts, trained: &Trained, seed: u64) -> Result<GarmRepor
     let garm = scorer(&trained.garm)?;
     let rival = trained.baseline.as_ref().map(scorer).transpose()?;
     let dataset = &trained.dataset;
-    let names: BTreeSet<&str> = dataset.held_out.pairs.iter().map(|p| p.source.as_str()).collect();
-    let mut sources: Vec<SourceFigures> = Vec::new();
-    for source in names {
-        let of =
-            |pairs: &'_ [Pair]| -> Vec<usize> { (0..pairs.len()).filter(|&i| pairs[i].source == source).collect() };
-        let train: Vec<&Pair> = of(&dataset.train.pairs).into_iter().map(|i| &dataset.train.pairs[i]).collect();
-        let held_out = evenly(&of(&dataset.held_out.pairs), MAX_PAIRS);
-        let held_out: Vec<&Pair> = held_out.into_iter().map(|i| &dataset.held_out.pairs[i]).collect();
-        let items = both_texts(&held_out);
-        let mut predictions = vec![Predictions::garm(&garm.score(&items))];
-        predictions.extend(rival.iter().map(|rival| Predictions::bradley_terry(&rival.score(&items))));
-        predictions.extend([
-            Predictions::lexical(&train, &held_out),
-            Predictions::length(&train, &held_out),
-            Predictions::constant(held_out.len()),
-        ]);
-        let mut figures = source_figures(source, &held_out, &predictions, seed);
-        let counts = held_out_counts(run.records, source, &held_out);
-        let items: Vec<(Prompt, String)> = counts.iter().map(|c| (c.prompt.clone(), c.text.clone())).collect();
-        let scored: Vec<_> = counts.into_iter().zip(garm.score(&items)).collect();
-        figures.dispersion = dispersion(&scored);
-        sources.push(figures);
-    }
+    let (train, held_out) = (&dataset.train.pairs, &dataset.held_out.pairs);
+    let sources = figures_by_source(run.records, train, held_out, (&garm, rival.as_ref()), seed);
     let mut score = |items: &[(Prompt, String)]| -> Result<Vec<Score>, PipelineError> { Ok(garm.score(items)) };
     Ok(GarmReport {
         curves: curves(&run.dir.join("garm"))?,
         temperature: trained.garm.temperature,
         sources,
-        odd_text: odd_text(&dataset.held_out.pairs, seed, &mut score)?,
+        odd_text: odd_text(held_out, seed, &mut score)?,
     })
-}
-
-/// Chosen and rejected text of each pair in turn.
-fn both_texts(pairs: &[&Pair]) -> Vec<(Prompt, String)> {
-    pairs.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect()
 }
 
 /// How often the judge prefers what RL writes: P(one of RL's over one of SFT's), a mean over all pairs of suggestions

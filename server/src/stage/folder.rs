@@ -125,11 +125,17 @@ impl Rollbacks {
         ROLLBACK_RATE.powi(self.steps.len() as i32)
     }
 
-    /// Takes the error of a step: where it says that the stage diverged, and not too often yet, the stage may go back.
+    /// What a step gave; where it diverged, and the stage not too often yet, what `begin` gives at the new rate.
     ///
     /// # Errors
-    /// Any other error, or one time too many; a disk that refuses.
-    pub fn take(&mut self, error: StageError, ctx: &mut StageContext) -> Result<(), StageError> {
+    /// Any other error of the step, or one time too many; a disk that refuses; what `begin` says.
+    pub fn settle<S>(
+        &mut self,
+        stepped: Result<S, StageError>,
+        ctx: &mut StageContext,
+        begin: impl FnOnce(f64, &mut StageContext) -> Result<S, StageError>,
+    ) -> Result<S, StageError> {
+        let Err(error) = stepped else { return stepped };
         let StageError::Diverged { stage, step, what } = &error else { return Err(error) };
         if self.steps.len() == MAX_ROLLBACKS {
             return Err(error);
@@ -142,7 +148,7 @@ impl Rollbacks {
              learning rate",
             self.rate()
         ));
-        Ok(())
+        begin(self.rate(), ctx)
     }
 }
 

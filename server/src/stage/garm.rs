@@ -169,13 +169,7 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
     let every = config.n_steps.div_ceil(N_LOOKS).max(data.n_looked_at() / (2 * config.batch_pairs.max(1)));
     while state.progress.step < config.n_steps && state.progress.n_looks_without_gain < PATIENCE {
         obey(ctx, || folder.save_state(state.to_tensors(), &state.progress))?;
-        state = match trainer.step(state, ctx) {
-            Ok(state) => state,
-            Err(error) => {
-                rollbacks.take(error, ctx)?;
-                begin(rollbacks.rate(), ctx)?
-            }
-        };
+        state = rollbacks.settle(trainer.step(state, ctx), ctx, begin)?;
         let done = state.progress.step;
         if done.is_multiple_of(every) || done == config.n_steps {
             trainer.look(&mut state, ctx);

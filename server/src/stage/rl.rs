@@ -159,13 +159,7 @@ fn train(
     let mut state = begin(rollbacks.rate(), ctx)?;
     while state.progress.step < config.n_steps {
         obey(ctx, || folder.save_state(state.to_tensors(), &state.progress))?;
-        state = match trainer.step(state, ctx) {
-            Ok(state) => state,
-            Err(error) => {
-                rollbacks.take(error, ctx)?;
-                begin(rollbacks.rate(), ctx)?
-            }
-        };
+        state = rollbacks.settle(trainer.step(state, ctx), ctx, begin)?;
         let done = state.progress.step;
         if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
             folder.save_state(state.to_tensors(), &state.progress)?;

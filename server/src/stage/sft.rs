@@ -96,9 +96,12 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
     }
     let data = Examples::encode(inputs, config, ctx.seed)?;
     let mut rollbacks = folder.rollbacks()?;
-    let begin = |rate: f64, ctx: &mut StageContext| match folder.load_state()? {
-        Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, rate, ctx),
-        None => SftRun::start(inputs, config, &data, rate, ctx),
+    let begin = |rate: f64, ctx: &mut StageContext| -> Result<SftRun, StageError> {
+        let run = match folder.load_state()? {
+            Some((tensors, progress)) => SftRun::resume(inputs, config, tensors, progress, ctx)?,
+            None => SftRun::start(inputs, config, &data, ctx)?,
+        };
+        Ok(SftRun { rate, ..run })
     };
     let mut run = begin(rollbacks.rate(), ctx)?;
     // looks take no longer than the steps between them
@@ -108,13 +111,7 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
     while run.progress.step < config.n_steps {
         obey(ctx, || folder.save_state(run.to_tensors(), &run.progress))?;
         let rows = epoch.batch(&data, config, ctx.seed, run.progress.step);
-        run = match run.step(ctx, config, &data, rows) {
-            Ok(run) => run,
-            Err(error) => {
-                rollbacks.take(error, ctx)?;
-                begin(rollbacks.rate(), ctx)?
-            }
-        };
+        run = rollbacks.settle(run.step(ctx, config, &data, rows), ctx, begin)?;
         let done = run.progress.step;
         if done.is_multiple_of(n_look_steps) || done == config.n_steps {
             run.look(ctx, config, &data);
@@ -274,7 +271,6 @@ impl SftRun {
         inputs: &SftInputs,
         config: &SftConfig,
         data: &Examples,
-        rate: f64,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
         let device = ctx.device.clone().autodiff();
@@ -299,7 +295,7 @@ impl SftRun {
             held_out_nll: None,
             best: None,
         };
-        Ok(Self { model, optimizer: AdamW::new(adamw(config)), best: TensorMap::new(), progress, rate, device })
+        Ok(Self { model, optimizer: AdamW::new(adamw(config)), best: TensorMap::new(), progress, rate: 1.0, device })
     }
 
     fn resume(
@@ -307,7 +303,6 @@ impl SftRun {
         config: &SftConfig,
         tensors: TensorMap,
         progress: Progress,
-        rate: f64,
         ctx: &mut StageContext,
     ) -> Result<Self, StageError> {
         let (tensors, best) = split_best(tensors);
@@ -315,7 +310,7 @@ impl SftRun {
         let model = Llama::from_tensors(inputs.model, &tensors, &device)?;
         let optimizer = AdamW::restore(adamw(config), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("sft: going on after step {}", progress.step));
-        Ok(Self { model, optimizer, best, progress, rate, device })
+        Ok(Self { model, optimizer, best, progress, rate: 1.0, device })
     }
 
     fn to_tensors(&self) -> TensorMap {

@@ -29,18 +29,7 @@ fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> DenseTensor {
 }
 
 fn lineage() -> Lineage {
-    Lineage {
-        data_hash: String::new(),
-        sources: vec![],
-        parent: None,
-        config: serde_json::Value::Null,
-        seed: 0,
-        commit: None,
-        command: String::new(),
-        device: "cpu".into(),
-        simulated: false,
-        attribution: vec![],
-    }
+    Lineage { device: "cpu".into(), ..Lineage::default() }
 }
 
 /// A policy without a reward model, in 8-bit blocks.
@@ -67,7 +56,7 @@ fn tuned(base: &Checkpoint, seed: u64) -> TensorMap {
         for _ in 0..2 {
             let mut factor = |shape: [usize; 2]| random(&shape, &mut rng);
             let (b, a) = (factor([weight.shape[0], 3]), factor([3, weight.shape[1]]));
-            factor::add_product(weight, &LowRank { a, b, scale: 0.2 });
+            add_product(weight, &LowRank { a, b, scale: 0.2 });
         }
         assert!(weight.data.iter().all(|w| w.is_finite()), "{name}");
     }

@@ -65,18 +65,7 @@ fn checkpoint(format: BlockFormat) -> Checkpoint {
         name: "test".into(),
         model: &model,
         reward: RewardConfig { variance_floor: 0.01, feature_dims: dims, kappa: 0.25 },
-        lineage: Lineage {
-            data_hash: String::new(),
-            sources: vec![],
-            parent: None,
-            config: serde_json::Value::Null,
-            seed: 0,
-            commit: None,
-            command: String::new(),
-            device: "cpu".into(),
-            simulated: true,
-            attribution: vec![],
-        },
+        lineage: Lineage { device: "cpu".into(), simulated: true, ..Lineage::default() },
         tokenizer: &tokenizer(),
     };
     Checkpoint::build(parts, &policy_tensors(), &reward, Formats { policy: format, reward: format }).unwrap()

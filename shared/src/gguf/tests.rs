@@ -10,18 +10,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn lineage() -> Lineage {
-    Lineage {
-        data_hash: String::new(),
-        sources: vec![],
-        parent: None,
-        config: serde_json::Value::Null,
-        seed: 0,
-        commit: None,
-        command: String::new(),
-        device: "cpu".into(),
-        simulated: false,
-        attribution: vec![],
-    }
+    Lineage { device: "cpu".into(), ..Lineage::default() }
 }
 
 /// A small policy of our own, its matrices in `format`.

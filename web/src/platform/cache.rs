@@ -1,7 +1,6 @@
 //! Chunks of checkpoints in the browser's Cache Storage, so that Preview starts without the server and a download goes on
-//! where it broke off. Bytes
-//! that come back are checked by hash like those of the network; a browser that offers no cache (an insecure
-//! origin, say) only loses the speed.
+//! where it broke off. Bytes that come back are checked by hash like those of the network; a browser that offers no cache
+//! (an insecure origin, say) only loses the speed.
 
 use super::error_text;
 use wasm_bindgen::{JsCast, JsValue};
@@ -22,16 +21,27 @@ pub async fn get(url: &str) -> Option<Vec<u8>> {
     Some(js_sys::Uint8Array::new(&buffer).to_vec())
 }
 
-/// Keeps the bytes of `url`, a part of `file`.
+/// Keeps the bytes of `url`.
 ///
 /// # Errors
 /// Why the browser refused, as when its quota is used up.
-pub async fn put(url: &str, file: &str, bytes: &[u8]) -> Result<(), String> {
+pub async fn put(url: &str, bytes: &[u8]) -> Result<(), String> {
     let text = |e: JsValue| error_text(&e);
     let cache = open().await.map_err(text)?;
     let array = js_sys::Uint8Array::from(bytes);
     let response = web_sys::Response::new_with_opt_buffer_source(Some(&array)).map_err(text)?;
     JsFuture::from(cache.put_with_str(url, &response)).await.map_err(text)?;
+    Ok(())
+}
+
+/// Makes room for the parts of `file`: what older versions kept goes, and the oldest of too many files.
+///
+/// # Errors
+/// Why the browser refused.
+pub async fn make_room(file: &str) -> Result<(), String> {
+    let text = |e: JsValue| error_text(&e);
+    JsFuture::from(storage().map_err(text)?.delete(OLD_NAME)).await.map_err(text)?;
+    let cache = open().await.map_err(text)?;
     let keys: js_sys::Array = JsFuture::from(cache.keys()).await.map_err(text)?.unchecked_into();
     // oldest first
     let mut others: Vec<(String, web_sys::Request)> = Vec::new();
@@ -58,9 +68,11 @@ pub async fn remove(url: &str) {
     }
 }
 
-async fn open() -> Result<web_sys::Cache, JsValue> {
+fn storage() -> Result<web_sys::CacheStorage, JsValue> {
     let storage = js_sys::Reflect::get(&js_sys::global(), &JsValue::from_str("caches"))?;
-    let storage: web_sys::CacheStorage = storage.dyn_into().map_err(|_| JsValue::from_str("no cache storage here"))?;
-    JsFuture::from(storage.delete(OLD_NAME)).await?;
-    Ok(JsFuture::from(storage.open(NAME)).await?.unchecked_into())
+    storage.dyn_into().map_err(|_| JsValue::from_str("no cache storage here"))
+}
+
+async fn open() -> Result<web_sys::Cache, JsValue> {
+    Ok(JsFuture::from(storage()?.open(NAME)).await?.unchecked_into())
 }

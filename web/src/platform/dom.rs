@@ -90,5 +90,5 @@ pub async fn file_head(file: &web_sys::File) -> String {
 
 /// A JSON text as an address that a link can save.
 pub fn json_address(json: &str) -> String {
-    format!("data:application/json,{}", String::from(js_sys::encode_uri_component(json)))
+    format!("data:application/json,{}", super::http::encoded(json))
 }

@@ -164,7 +164,7 @@ fn unreachable(error: &JsValue) -> NetworkError {
     NetworkError::Unreachable { reason: error_text(error) }
 }
 
-/// Percent-encodes a query value.
+/// Percent-encodes a part of an address.
 pub fn encoded(text: &str) -> String {
     String::from(js_sys::encode_uri_component(text))
 }

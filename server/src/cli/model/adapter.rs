@@ -1,12 +1,12 @@
 //! `beckon model adapter`: what runs with LoRA learnt, as files over the checkpoint that they started from.
 
-use super::{find, folder};
+use super::{find, folder, open};
 use crate::model::state::write_atomic;
 use crate::pipeline::export::ADAPTER_EXTENSION;
 use anyhow::{Context, bail};
 use beckon_shaders::ready;
 use beckon_shared::adapter::AdapterFile;
-use beckon_shared::checkpoint::{Checkpoint, Formats, Parts};
+use beckon_shared::checkpoint::{Checkpoint, Formats, Lineage, Parts};
 use beckon_shared::engine::Engine;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -119,9 +119,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
 
 fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
     let (adapter, _) = read(&args.adapter)?;
-    let path = find(&args.base, args.data_dir.as_deref())?;
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let base = Checkpoint::decode(&bytes).with_context(|| format!("refused {}", path.display()))?;
+    let base = open(&args.base, args.data_dir.as_deref())?;
     let mut engine = Engine::cpu(&adapter.frame(&base)?)?;
     ready(adapter.apply(&mut engine)).context("the engine waits for a device")??;
     let (policy, reward) = (adapter.merged(&base, "policy")?, adapter.merged(&base, "reward")?);
@@ -129,11 +127,7 @@ fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
         name: adapter.manifest.name.clone(),
         model: &base.manifest.model,
         reward: adapter.manifest.reward.clone(),
-        lineage: beckon_shared::checkpoint::Lineage {
-            parent: Some(base.id.clone()),
-            command: super::typed(),
-            ..base.manifest.lineage.clone()
-        },
+        lineage: Lineage { parent: Some(base.id.clone()), command: super::typed(), ..base.manifest.lineage.clone() },
         tokenizer: &base.tokenizer()?,
     };
     let checkpoint = Checkpoint::build(parts, &policy, &reward, Formats::default())?;

@@ -90,7 +90,7 @@ impl Texts {
 }
 
 /// What one step learns from: each text once, pairs and anchors by their rows among them.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Lesson<'a> {
     /// R texts.
     pub texts: Vec<&'a Sequence>,
@@ -98,6 +98,32 @@ pub struct Lesson<'a> {
     pub pairs: Vec<PairItem>,
     /// `text` is a row of `texts`.
     pub anchors: Vec<AnchorItem>,
+}
+
+/// Some texts in the order in which they were asked for, each once.
+struct Rows<'a> {
+    all: &'a Texts,
+    of_text: HashMap<usize, usize>,
+    texts: Vec<&'a Sequence>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(all: &'a Texts) -> Self {
+        Self { all, of_text: HashMap::new(), texts: Vec::new() }
+    }
+
+    /// Row of the text of that number.
+    fn row(&mut self, text: usize) -> usize {
+        *self.of_text.entry(text).or_insert_with(|| {
+            self.texts.push(&self.all.sequences[text]);
+            self.texts.len() - 1
+        })
+    }
+
+    /// A pair by rows in place of numbers.
+    fn pair(&mut self, pair: PairItem) -> PairItem {
+        PairItem { chosen: self.row(pair.chosen), rejected: self.row(pair.rejected), ..pair }
+    }
 }
 
 /// All that a run reads.
@@ -216,43 +242,24 @@ impl Data {
 
     /// What step `step` learns from.
     pub fn lesson(&self, step: usize) -> Lesson<'_> {
-        let mut lesson = Lesson::default();
-        let mut rows: HashMap<usize, usize> = HashMap::new();
-        let texts = &mut lesson.texts;
-        let mut row = |text: usize| {
-            *rows.entry(text).or_insert_with(|| {
-                texts.push(&self.texts.sequences[text]);
-                texts.len() - 1
-            })
-        };
+        let mut rows = Rows::of(&self.texts);
+        let (mut pairs, mut anchors) = (Vec::new(), Vec::new());
         for item in self.plan.at(step, self).0 {
             match item {
-                Item::Pair(i) => {
-                    let pair = self.pairs[i];
-                    let [chosen, rejected] = [pair.chosen, pair.rejected].map(&mut row);
-                    lesson.pairs.push(PairItem { chosen, rejected, ..pair });
-                }
+                Item::Pair(i) => pairs.push(rows.pair(self.pairs[i])),
                 Item::Anchor(i) => {
-                    let anchor = self.anchors[i];
-                    lesson.anchors.push(AnchorItem { text: row(anchor.text), ..anchor });
+                    anchors.push(AnchorItem { text: rows.row(self.anchors[i].text), ..self.anchors[i] });
                 }
             }
         }
-        lesson
+        Lesson { texts: rows.texts, pairs, anchors }
     }
 
     /// Texts of pairs, each once, and the pairs by their rows.
     pub fn reading(&self, pairs: &[PairItem]) -> (Vec<Sequence>, Vec<PairItem>) {
-        let mut rows: HashMap<usize, usize> = HashMap::new();
-        let mut sequences = Vec::new();
-        let mut row = |text: usize| {
-            *rows.entry(text).or_insert_with(|| {
-                sequences.push(self.texts.sequences[text].clone());
-                sequences.len() - 1
-            })
-        };
-        let pairs = pairs.iter().map(|p| PairItem { chosen: row(p.chosen), rejected: row(p.rejected), ..*p }).collect();
-        (sequences, pairs)
+        let mut rows = Rows::of(&self.texts);
+        let pairs = pairs.iter().map(|p| rows.pair(*p)).collect();
+        (rows.texts.into_iter().cloned().collect(), pairs)
     }
 
     /// Pairs of the training groups.
@@ -262,7 +269,10 @@ impl Data {
 
     /// Texts that a look at the model reads.
     pub fn n_looked_at(&self) -> usize {
-        [&self.validation, &self.held_out].map(|pairs| self.reading(pairs).0.len()).iter().sum()
+        let n_texts = |pairs: &Vec<PairItem>| {
+            pairs.iter().flat_map(|p| [p.chosen, p.rejected]).collect::<BTreeSet<usize>>().len()
+        };
+        n_texts(&self.validation) + n_texts(&self.held_out)
     }
 
     /// Synthetic text of step `step`.
