@@ -3,8 +3,8 @@
 //! In the loop: the truth behind [`super::Catalog`], whose folder is then a cache. An object appears whole: a large file goes up
 //! in parts, which become an object when the last is there, and what the bucket has is read back and compared before it counts.
 //! Requests that fail for a reason that may pass are sent again after a growing pause, and a download goes on at its byte.
-//! Signatures are AWS's (version 4, in the address), made by `rusty_s3`; `object_store` would be this too, but its features
-//! of other crates build Burn again. Methods block.
+//! Signatures are AWS's (version 4, in the address), made by `rusty_s3`; ARCHITECTURE.md says why not `object_store`. Methods
+//! block.
 
 mod reader;
 

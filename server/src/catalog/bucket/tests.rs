@@ -129,7 +129,7 @@ fn an_address_becomes_bucket_and_prefix() {
 #[test]
 fn what_is_no_address_is_refused_with_the_form() {
     for url in
-        ["lab/models", "s3://", "s3:///x", "s3://lab/../x", "s3://lab//x", "gs://lab", "s3://lab/a?b", "s3://lab/%2e"]
+        ["lab/models", "s3://", "s3:///x", "s3://lab/../x", "s3://lab/a//x", "gs://lab", "s3://lab/a?b", "s3://lab/%2e"]
     {
         let text = open(url, None).err().unwrap_or_else(|| panic!("{url} was taken")).to_string();
         assert!(text.contains(url) && text.contains("s3://BUCKET/PREFIX"), "{text}");
