@@ -26,7 +26,7 @@ use beckon_shared::control::DeviceChoice;
 use beckon_shared::control::access::Need;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -87,6 +87,11 @@ impl App {
     /// Wraps the parts.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    /// For a thread that must not keep it alive.
+    pub fn downgrade(&self) -> Weak<Parts> {
+        Arc::downgrade(&self.0)
     }
 }
 

@@ -37,6 +37,11 @@ static PROCESS: LazyLock<i64> = LazyLock::new(|| {
     i64::from_le_bytes(random)
 });
 
+/// The number of this process.
+pub(crate) fn process() -> i64 {
+    *PROCESS
+}
+
 /// What of a request goes into the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record {
@@ -134,7 +139,7 @@ async fn begin(
             digest: &digest,
             body: &shown,
         };
-        app.store.begin_command(&asked, *PROCESS)
+        app.store.begin_command(&asked, process())
     });
     match begun.await {
         Ok(Begun::New(id)) => Ok((false, id)),

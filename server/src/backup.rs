@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Name of the database, in a data folder and in a backup.
-const DATABASE: &str = "beckon.sqlite";
+const DATABASE: &str = crate::store::FILE_NAME;
 /// Folders that are copied beside it.
 const FOLDERS: [&str; 2] = ["checkpoints", "runs"];
 /// Setting of the database that names the bucket of the checkpoints; empty where they lie in the folder.
@@ -32,6 +32,16 @@ pub enum BackupError {
         /// What the system said.
         source: std::io::Error,
         /// Which file.
+        path: PathBuf,
+    },
+    /// There is nothing to back up.
+    #[error(
+        "there is no database in {}; where the server has PostgreSQL, back that up with pg_dump, and its bucket with the means \
+         of the storage",
+        path.display()
+    )]
+    NoDatabase {
+        /// Which folder.
         path: PathBuf,
     },
     /// The target has something in it.
@@ -110,6 +120,9 @@ pub struct Backed {
 /// # Errors
 /// [`BackupError`]; what was copied stays, without its list of hashes.
 pub fn backup(data_dir: &Path, out: &Path) -> Result<Backed, BackupError> {
+    if !data_dir.join(DATABASE).is_file() {
+        return Err(BackupError::NoDatabase { path: data_dir.to_owned() });
+    }
     new_folder(out)?;
     // files first: the database then knows at least what they are
     let mut hashes = BTreeMap::new();

@@ -174,6 +174,70 @@ impl Catalog {
         Ok((catalog, found.refused))
     }
 
+    /// Offers what other servers of the same store have made since, and no more what they deleted; what could not be had is
+    /// returned, and tried again the next time.
+    ///
+    /// # Errors
+    /// [`CatalogError::Store`], `Bucket`.
+    pub fn refresh(&self, store: &Store) -> Result<Vec<CatalogError>, CatalogError> {
+        // first: what this server lists meanwhile is in the store, and not yet among what was known
+        let before: HashSet<String> =
+            self.infos().into_iter().filter(|info| !info.built_in).map(|info| info.id).collect();
+        let known = store.checkpoints()?;
+        let is_new = |info: &&CheckpointInfo| !before.contains(&info.id);
+        let mut found = Found::default();
+        if known.iter().any(|info| is_new(&info)) {
+            let objects = self.bucket.as_ref().map(|bucket| bucket.list()).transpose()?.unwrap_or_default();
+            for info in known.iter().filter(is_new) {
+                for extension in [ADAPTER_EXTENSION, EXTENSION] {
+                    let name = name(&info.id, extension);
+                    match (&self.bucket, objects.iter().find(|object| object.name == name)) {
+                        (Some(bucket), Some(object)) => found.take_object(&self.dir, bucket, object)?,
+                        (Some(_), None) => {}
+                        // what another server keeps in a folder of its own cannot be had
+                        (None, _) => found.take_if_there(&self.dir.join(name)),
+                    }
+                }
+            }
+        }
+        self.cached.write().unwrap_or_else(PoisonError::into_inner).extend(found.files);
+        self.adapters.write().unwrap_or_else(PoisonError::into_inner).extend(found.adapters);
+        let place: HashMap<&str, usize> = known.iter().enumerate().map(|(idx, info)| (info.id.as_str(), idx)).collect();
+        let gone: Vec<&String> = before.iter().filter(|id| !place.contains_key(id.as_str())).collect();
+        {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            for info in
+                known.iter().filter(|info| !entries.iter().any(|entry| entry.info.id == info.id)).collect::<Vec<_>>()
+            {
+                if let Some((_, manifest)) = found.checkpoints.remove(&info.id) {
+                    let content = Content::File(self.path(&info.id, EXTENSION));
+                    entries.push(Entry { info: info.clone(), manifest, content });
+                }
+            }
+            entries.retain(|entry| !gone.contains(&&entry.info.id));
+            // newest first; what this server lists at this moment is the newest, the built-in one comes last
+            entries.sort_by_key(|entry| match entry.info.built_in {
+                true => usize::MAX,
+                false => place.get(entry.info.id.as_str()).map_or(0, |idx| idx + 1),
+            });
+        }
+        for id in gone {
+            self.forget_files(id);
+        }
+        Ok(found.refused)
+    }
+
+    /// Removes what the folder has of a checkpoint that is gone.
+    fn forget_files(&self, id: &str) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.adapters.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        for extension in [EXTENSION, ADAPTER_EXTENSION] {
+            // one that stays is offered no more
+            let _ = std::fs::remove_file(self.path(id, extension));
+            self.cached.write().unwrap_or_else(PoisonError::into_inner).remove(&name(id, extension));
+        }
+    }
+
     /// Takes in a checkpoint file, and the adapter where one lies beside it: into the bucket where there is one, and into the
     /// folder, each verified before and after its name appears. It is offered once [`Catalog::list`] is called.
     ///
@@ -415,6 +479,12 @@ impl Found {
         Ok(found)
     }
 
+    fn take_if_there(&mut self, path: &Path) {
+        if path.exists() {
+            self.take(path);
+        }
+    }
+
     /// Reads a file of the folder and verifies it; what is no file of ours is left alone.
     fn take(&mut self, path: &Path) {
         let (id, extension) = (stem(path).to_owned(), path.extension().unwrap_or_default());
@@ -449,26 +519,36 @@ impl Found {
                 bucket.write(name, &path)?;
             }
         }
-        for object in objects.into_iter().filter(|object| !self.files.contains(&object.name)).collect::<Vec<_>>() {
-            let path = dir.join(&object.name);
-            let id = stem(&path).to_owned();
-            let taken = if object.name.ends_with(ADAPTER_EXTENSION) {
-                let fetched = bring(&path, |to| Ok(bucket.fetch(&object.name, to)?), |at| read_adapter(at, &id));
-                fetched.map(|info| {
-                    self.files.insert(object.name.clone());
-                    self.adapters.insert(id, info);
-                })
-            } else {
-                file::read_header(bucket, &object, &id).map(|found| _ = self.checkpoints.insert(id, found))
-            };
-            match taken {
-                Ok(()) => {}
-                // it cannot be known what else could not be had
-                Err(CatalogError::Bucket(error)) => return Err(error.into()),
-                Err(error) => self.refused.push(error),
+        for object in &objects {
+            if !self.files.contains(&object.name) {
+                self.take_object(dir, bucket, object)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes in an object: an adapter, which is small, into the folder, and of a checkpoint the header.
+    fn take_object(&mut self, dir: &Path, bucket: &Bucket, object: &Object) -> Result<(), CatalogError> {
+        let path = dir.join(&object.name);
+        let id = stem(&path).to_owned();
+        let taken = if object.name.ends_with(ADAPTER_EXTENSION) {
+            let fetched = bring(&path, |to| Ok(bucket.fetch(&object.name, to)?), |at| read_adapter(at, &id));
+            fetched.map(|info| {
+                self.files.insert(object.name.clone());
+                self.adapters.insert(id, info);
+            })
+        } else {
+            file::read_header(bucket, object, &id).map(|found| _ = self.checkpoints.insert(id, found))
+        };
+        match taken {
+            Ok(()) => Ok(()),
+            // it cannot be known what else could not be had
+            Err(CatalogError::Bucket(error)) => Err(error.into()),
+            Err(error) => {
+                self.refused.push(error);
+                Ok(())
+            }
+        }
     }
 }
 

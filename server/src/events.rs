@@ -5,6 +5,9 @@
 //! its number is never given twice. Curve points come many a step: they wait up to [`BATCH_EVERY`] and are kept together
 //! with their events in one transaction; everything else is kept at once, with what waited before it.
 //!
+//! In a store that several servers share, the database gives the numbers, and each server reads on from the last one that it
+//! knows, every [`BATCH_EVERY`]: events of all servers come to the listeners of each, in one order.
+//!
 //! A listener is a place in the sequence, not a queue: it reads from there on at its own pace, from the ring in memory or,
 //! behind that, from the store. However slow it is, it costs a few events of memory. Only what has left the store
 //! ([`MAX_KEPT`]) is lost to it, and it is told how many with [`Event::Missed`].
@@ -12,6 +15,7 @@
 use crate::store::{Kept, Store, StoreError};
 use beckon_shared::control::{Event, Metric};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -79,6 +83,10 @@ struct Shared {
     board: Mutex<Board>,
     /// Signalled when the first curve point waits, and at the end.
     waiting: Condvar,
+    /// Held while events are read from a store that is shared.
+    pulling: Mutex<()>,
+    /// A store that fails is told of once.
+    complained: AtomicBool,
     /// Number of the next event; `None` once closed.
     news: watch::Sender<Option<u64>>,
     listeners: Arc<Semaphore>,
@@ -94,6 +102,7 @@ impl Events {
         let bounds = store.event_bounds()?;
         let (oldest_seq, next_seq) = bounds.map_or((first_seq, first_seq), |(oldest, newest)| (oldest, newest + 1));
         let first_seq = store.first_event_seq(oldest_seq)?;
+        let next_seq = if store.is_shared() { store.next_shared_seq(next_seq)? } else { next_seq };
         let board = Board {
             next_seq,
             oldest_seq,
@@ -105,9 +114,19 @@ impl Events {
         };
         let (news, _) = watch::channel(Some(next_seq));
         let listeners = Arc::new(Semaphore::new(MAX_LISTENERS));
-        let shared = Arc::new(Shared { store, board: Mutex::new(board), waiting: Condvar::new(), news, listeners });
+        let shared = Arc::new(Shared {
+            store,
+            board: Mutex::new(board),
+            waiting: Condvar::new(),
+            pulling: Mutex::new(()),
+            complained: AtomicBool::new(false),
+            news,
+            listeners,
+        });
         let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("events".into()).spawn(move || for_thread.keep_batches());
+        let thread = std::thread::Builder::new().name("events".into()).spawn(move || {
+            if for_thread.store.is_shared() { for_thread.share_batches() } else { for_thread.keep_batches() }
+        });
         // a process that cannot start a thread at its beginning cannot go on
         let thread = thread.unwrap_or_else(|error| panic!("cannot start the thread of the events: {error}"));
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
@@ -115,6 +134,9 @@ impl Events {
 
     /// Announces an event; never waits for a listener.
     pub fn announce(&self, event: &Event) {
+        if self.shared.store.is_shared() {
+            return self.shared.share(Some(event));
+        }
         let mut board = self.shared.board();
         self.shared.keep(&mut board, Some(event));
     }
@@ -127,6 +149,10 @@ impl Events {
         }
         board.waiting.push(metric);
         if board.waiting.len() >= MAX_WAITING {
+            if self.shared.store.is_shared() {
+                drop(board);
+                return self.shared.share(None);
+            }
             self.shared.keep(&mut board, None);
         } else {
             self.shared.waiting.notify_one();
@@ -154,6 +180,10 @@ impl Events {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let cursor = match last_seq {
             None => Cursor { at: next, strange: false },
+            // another server of the same store has told of it already, and this one reads on to it in a moment
+            Some(last) if last >= next && self.shared.store.is_shared() && last - next < MAX_OVER => {
+                Cursor { at: last + 1, strange: false }
+            }
             // a number ahead of ours comes from another server: nothing is known about what was missed
             Some(last) if last >= next => Cursor { at: next, strange: true },
             // so does one before our first; what there was between the two was not ours, so it does not count as missed
@@ -171,8 +201,13 @@ impl Events {
 
     /// Ends every listener's stream after what was announced; later announcements are dropped.
     pub fn close(&self) {
+        if self.shared.store.is_shared() {
+            self.shared.share(None);
+        }
         let mut board = self.shared.board();
-        self.shared.keep(&mut board, None);
+        if !self.shared.store.is_shared() {
+            self.shared.keep(&mut board, None);
+        }
         board.closed = true;
         drop(board);
         self.shared.waiting.notify_all();
@@ -229,6 +264,90 @@ impl Shared {
             }
         }
         self.news.send_replace(Some(board.next_seq));
+    }
+
+    /// Writes what waits, and then `event`, into a store that other servers write to as well, and tells what is new there.
+    fn share(&self, event: Option<&Event>) {
+        let (metrics, unkept) = {
+            let mut board = self.board();
+            if board.closed {
+                return;
+            }
+            (std::mem::take(&mut board.waiting), std::mem::take(&mut board.unkept))
+        };
+        let points = metrics.iter().map(|metric| serde_json::to_string(&Event::Metric(metric.clone())));
+        let new = points.chain(event.iter().map(serde_json::to_string)).filter_map(Result::ok);
+        let jsons: Vec<String> = unkept.into_iter().map(|(_, json)| json).chain(new).collect();
+        if !jsons.is_empty()
+            && let Err(error) = self.store.append_events(&jsons, &metrics)
+        {
+            tracing::error!(%error, "events are not kept; they are tried again with the next");
+            let n_over = jsons.len().saturating_sub(RING);
+            // they have no numbers yet
+            let mut unkept: Vec<Kept> = jsons.into_iter().skip(n_over).map(|json| (0, json)).collect();
+            let mut board = self.board();
+            unkept.append(&mut board.unkept);
+            board.unkept = unkept;
+        }
+        self.pull();
+    }
+
+    /// Tells what is new in a store that is shared.
+    fn pull(&self) {
+        let _alone = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let at = {
+                let board = self.board();
+                if board.closed {
+                    return;
+                }
+                board.next_seq
+            };
+            // not under the lock of the board: the database may be far away
+            let rows = match self.store.events_from(at, PAGE) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    if !self.complained.swap(true, Ordering::Relaxed) {
+                        tracing::error!(%error, "events of the other servers cannot be read; they come once they can");
+                    }
+                    return;
+                }
+            };
+            self.complained.store(false, Ordering::Relaxed);
+            if rows.is_empty() {
+                return;
+            }
+            let mut board = self.board();
+            for (seq, json) in rows {
+                if seq != board.next_seq {
+                    // the oldest were removed before they could be read here
+                    board.ring.clear();
+                }
+                if board.ring.len() == RING {
+                    board.ring.pop_front();
+                }
+                board.ring.push_back(Arc::new(Numbered { seq, json }));
+                board.next_seq = seq + 1;
+            }
+            let next = board.next_seq;
+            let oldest = (next - board.oldest_seq > MAX_KEPT + MAX_OVER).then(|| next - MAX_KEPT);
+            board.oldest_seq = oldest.unwrap_or(board.oldest_seq);
+            drop(board);
+            self.news.send_replace(Some(next));
+            if let Some(oldest) = oldest
+                && let Err(error) = self.store.forget_events_before(oldest)
+            {
+                tracing::warn!(%error, "old events are not removed");
+            }
+        }
+    }
+
+    /// The thread that writes and reads on in a store that is shared.
+    fn share_batches(&self) {
+        while !self.board().closed {
+            std::thread::sleep(BATCH_EVERY);
+            self.share(None);
+        }
     }
 
     /// The thread that keeps curve points for which nothing else came.

@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod pipeline;
 pub mod registry;
 pub mod remote;
+pub mod replica;
 pub mod report;
 pub mod route;
 pub mod run_config;

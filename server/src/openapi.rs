@@ -99,7 +99,7 @@ fn add_problems(path: &str, method: &str, operation: &mut Operation) {
         (421, "the host name is not this server's"),
         (429, "too many requests, or the queue is full; Retry-After says how long to wait"),
         (500, "something went wrong inside the server; its log says what"),
-        (503, "the server is shutting down, or has no room at this moment"),
+        (503, "the server is shutting down, has no room at this moment, or cannot reach its database or storage"),
     ];
     if path.contains('{') {
         problems.push((404, "there is nothing with this id"));

@@ -8,6 +8,7 @@
 //! A paused run keeps its place on the thread (and its tensors in memory) until another run is waiting; then it is put
 //! aside, and resuming it queues it again. Not here: what a stage does, and how its state is saved.
 
+mod error;
 mod watch;
 
 use crate::catalog::{Catalog, CatalogError};
@@ -18,8 +19,8 @@ use crate::registry;
 use crate::stage::Observer;
 use crate::store::{Store, StoreError, StoredRun};
 use beckon_shared::click::Sourced;
-use beckon_shared::control::life::{self, Refusal, Standing, Step, Wish};
-use beckon_shared::control::tuning::{Change, Tuning, TuningError};
+use beckon_shared::control::life::{self, Standing, Step, Wish};
+use beckon_shared::control::tuning::{Change, Tuning};
 use beckon_shared::control::{CheckpointInfo, Event, RunCommand, RunConfig, RunState, RunStatus};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,60 +30,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use watch::Watch;
 
+pub use error::TrainerError;
+
 /// Runs that may wait.
 pub const MAX_QUEUED: usize = 16;
-
-/// Why a request to the trainer was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainerError {
-    /// [`MAX_QUEUED`] runs wait.
-    #[error("{MAX_QUEUED} runs are waiting already; cancel one or try again when one has ended")]
-    QueueFull,
-    /// No run with this id.
-    #[error("there is no run {id}")]
-    Unknown {
-        /// The id asked for.
-        id: String,
-    },
-    /// The run's state does not allow it.
-    #[error("run {id}: {refusal}")]
-    NotPossible {
-        /// Which run.
-        id: String,
-        /// Why, and what to do.
-        refusal: Refusal,
-    },
-    /// The new values make no sense.
-    #[error("run {id}: {source}")]
-    Tuning {
-        /// Which run.
-        id: String,
-        /// What is wrong with them.
-        source: TuningError,
-    },
-    /// The folder of a run could not be removed.
-    #[error("run {id} is deleted, but its folder is not: {source}: {path}")]
-    Folder {
-        /// Which run.
-        id: String,
-        /// What the system said.
-        source: std::io::Error,
-        /// Which folder.
-        path: PathBuf,
-    },
-    /// The parent of a new run is not offered.
-    #[error("there is no checkpoint {id} to start from")]
-    NoParent {
-        /// Id of the checkpoint.
-        id: String,
-    },
-    /// The server is stopping.
-    #[error("the server is shutting down; ask again after its restart")]
-    Stopping,
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// What a run is made from.
 pub struct Job {
@@ -173,6 +124,8 @@ struct Shared {
     runs_dir: PathBuf,
     /// Checkpoints that a finished run leaves beside those that are needed.
     n_kept: AtomicUsize,
+    /// Another server of the same store trains.
+    elsewhere: bool,
 }
 
 /// Handle to the trainer. Methods block for as long as a write to disk takes.
@@ -194,9 +147,17 @@ impl Trainer {
         mut runner: Box<Runner>,
     ) -> Result<Self, TrainerError> {
         let queue = take_up(&store)?;
-        let board = Mutex::new(Board { queue, ..Board::default() });
-        let n_kept = AtomicUsize::new(usize::MAX);
-        let shared = Arc::new(Shared { board, changed: Condvar::new(), store, events, catalog, runs_dir, n_kept });
+        let shared = Shared {
+            board: Mutex::new(Board { queue, ..Board::default() }),
+            changed: Condvar::new(),
+            store,
+            events,
+            catalog,
+            runs_dir,
+            n_kept: AtomicUsize::new(usize::MAX),
+            elsewhere: false,
+        };
+        let shared = Arc::new(shared);
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
             while let Some(run) = for_thread.next() {
@@ -208,12 +169,29 @@ impl Trainer {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
+    /// The trainer of a server that only serves: it shows the runs of the store, as another server trains them, and steers
+    /// none.
+    pub fn elsewhere(store: Arc<Store>, events: Arc<Events>, catalog: Arc<Catalog>, runs_dir: PathBuf) -> Self {
+        let shared = Shared {
+            board: Mutex::default(),
+            changed: Condvar::new(),
+            store,
+            events,
+            catalog,
+            runs_dir,
+            n_kept: AtomicUsize::new(usize::MAX),
+            elsewhere: true,
+        };
+        Self { shared: Arc::new(shared), thread: Mutex::new(None) }
+    }
+
     /// Queues a run over the log as it is now, or only makes it where `state` is `draft`. A second call for the same
     /// entry of the audit log returns the run of the first.
     ///
     /// # Errors
-    /// [`TrainerError::NoParent`], `QueueFull`, `Stopping`, `Store`.
+    /// [`TrainerError::NoParent`], `QueueFull`, `Stopping`, `Elsewhere`, `Store`.
     pub fn submit(&self, config: RunConfig, draft: bool, audit_id: Option<i64>) -> Result<RunStatus, TrainerError> {
+        self.shared.check_here()?;
         if let Some(id) = config.parent.as_ref().filter(|id| self.shared.catalog.content(id).is_none()) {
             return Err(TrainerError::NoParent { id: id.clone() });
         }
@@ -236,8 +214,9 @@ impl Trainer {
     /// there already is answered with the state instead of being refused.
     ///
     /// # Errors
-    /// [`TrainerError::Unknown`], `NotPossible`, `QueueFull`, `Stopping`, `Store`, `Folder`.
+    /// [`TrainerError::Unknown`], `NotPossible`, `QueueFull`, `Stopping`, `Elsewhere`, `Store`, `Folder`.
     pub fn command(&self, id: &str, command: RunCommand, again: bool) -> Result<RunStatus, TrainerError> {
+        self.shared.check_here()?;
         let mut board = self.shared.board();
         if board.stopping {
             return Err(TrainerError::Stopping);
@@ -261,8 +240,9 @@ impl Trainer {
     /// Changes values of a run from its next step on.
     ///
     /// # Errors
-    /// [`TrainerError::Unknown`], `NotPossible`, `Tuning`, `Stopping`, `Store`.
+    /// [`TrainerError::Unknown`], `NotPossible`, `Tuning`, `Stopping`, `Elsewhere`, `Store`.
     pub fn tune(&self, id: &str, tuning: Tuning) -> Result<RunStatus, TrainerError> {
+        self.shared.check_here()?;
         let mut board = self.shared.board();
         if board.stopping {
             return Err(TrainerError::Stopping);
@@ -301,8 +281,11 @@ impl Trainer {
         self.shared.n_kept.store(n_kept, Ordering::Relaxed);
     }
 
-    /// Whether the thread is at work or waits for work.
+    /// Whether the thread is at work or waits for work, where it is on this server.
     pub fn is_alive(&self) -> bool {
+        if self.shared.elsewhere {
+            return true;
+        }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         thread.as_ref().is_some_and(|thread| !thread.is_finished()) && !self.shared.board().stopping
     }
@@ -408,6 +391,10 @@ fn take_up(store: &Store) -> Result<VecDeque<String>, StoreError> {
 impl Shared {
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_here(&self) -> Result<(), TrainerError> {
+        if self.elsewhere { Err(TrainerError::Elsewhere) } else { Ok(()) }
     }
 
     /// Tells listeners about a change, and the thread to look at the board.

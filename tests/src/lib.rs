@@ -8,6 +8,7 @@ pub mod client;
 pub mod cutting;
 pub mod moto;
 pub mod npm;
+pub mod postgres;
 pub mod process;
 pub mod sample;
 pub mod site;

@@ -11,14 +11,19 @@ pub fn program(folder: &Path, requirement: &str, name: &str) -> Result<PathBuf> 
     if program.is_file() {
         return Ok(program);
     }
+    install(folder, requirement)?;
+    ensure!(program.is_file(), "{requirement} was installed into {} but {name} is not there", folder.display());
+    Ok(program)
+}
+
+/// Makes a virtual environment in `folder` and installs a package there.
+pub fn install(folder: &Path, requirement: &str) -> Result<()> {
     eprintln!("installing {requirement} into {} (once)", folder.display());
     let system = if cfg!(windows) { "python" } else { "python3" };
     succeed(Command::new(system).args(["-m", "venv"]).arg(folder).stdin(Stdio::null()))
         .context("Python 3.10 or newer with venv is needed")?;
     let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement];
-    succeed(Command::new(path(folder, "python")).args(install).stdin(Stdio::null()))?;
-    ensure!(program.is_file(), "{requirement} was installed into {} but {name} is not there", folder.display());
-    Ok(program)
+    succeed(Command::new(path(folder, "python")).args(install).stdin(Stdio::null()))
 }
 
 /// Where `name` is in a virtual environment.

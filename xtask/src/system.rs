@@ -29,6 +29,8 @@ pub enum Part {
     Node,
     /// Moto from PyPI: a server that speaks S3.
     Moto,
+    /// PostgreSQL's programs, of the system or from PyPI.
+    Postgres,
 }
 
 impl Part {
@@ -43,6 +45,7 @@ impl Part {
             (Self::Smollm2, "smollm2"),
             (Self::Node, "node"),
             (Self::Moto, "moto"),
+            (Self::Postgres, "postgresql"),
         ];
         words.into_iter().filter(|(_, word)| reason.contains(word)).map(|(part, _)| part).collect()
     }
@@ -57,12 +60,17 @@ pub struct System {
     smollm2: Option<PathBuf>,
     node: bool,
     moto: Option<PathBuf>,
+    postgres: Option<PathBuf>,
 }
 
 /// Where tests look for the S3 server, and which one that is.
 pub const MOTO_VARIABLE: &str = "BECKON_MOTO";
 const MOTO: &str = "moto[server]==5.2.5";
 const MOTO_PROGRAM: &str = "moto_server";
+
+/// Where tests look for the folder of PostgreSQL's programs, and what is fetched where the system has none.
+pub const POSTGRES_VARIABLE: &str = "BECKON_POSTGRES";
+const POSTGRES: &str = "pgserver==0.1.4";
 
 /// Folder for what is fetched once and used by every clone, in the user's cache.
 pub fn cache_folder() -> Option<PathBuf> {
@@ -73,6 +81,29 @@ pub fn cache_folder() -> Option<PathBuf> {
 
 fn moto_folder() -> Option<PathBuf> {
     cache_folder().map(|cache| cache.join("moto-5.2.5"))
+}
+
+fn postgres_folder() -> Option<PathBuf> {
+    cache_folder().map(|cache| cache.join("pgserver-0.1.4"))
+}
+
+/// The folder of PostgreSQL's programs: of the system (Debian keeps them out of the PATH), or of the package.
+fn postgres() -> Option<PathBuf> {
+    let all_there = |dir: &PathBuf| {
+        ["initdb", "postgres", "psql"]
+            .iter()
+            .all(|name| dir.join(format!("{name}{}", std::env::consts::EXE_SUFFIX)).is_file())
+    };
+    let in_path =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    let below = |dir: &Path, part: &str| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path().join(part)).collect()
+    };
+    let of_debian = below(Path::new("/usr/lib/postgresql"), "bin");
+    let package = postgres_folder().map(|folder| folder.join("lib")).into_iter();
+    let of_package = package.flat_map(|lib| below(&lib, "site-packages/pgserver/pginstall/bin"));
+    in_path.into_iter().chain(of_debian).chain(of_package).find(all_there)
 }
 
 impl System {
@@ -93,6 +124,12 @@ impl System {
         {
             eprintln!("no {MOTO}: {error:#}");
         }
+        if postgres().is_none()
+            && let Some(folder) = postgres_folder()
+            && let Err(error) = python::install(&folder, POSTGRES)
+        {
+            eprintln!("no {POSTGRES}: {error:#}");
+        }
         Self::look(project)
     }
 
@@ -105,6 +142,7 @@ impl System {
             root: is_root(),
             smollm2: model::file(),
             node: find_program(&["node"]).is_some(),
+            postgres: postgres(),
             moto: moto_folder().map(|folder| python::path(&folder, MOTO_PROGRAM)).filter(|program| program.is_file()),
         }
     }
@@ -119,6 +157,9 @@ impl System {
             Part::Smollm2 => (self.smollm2.is_some(), "no SmolLM2-135M-Instruct (cargo xtask model)"),
             Part::Node => (self.node, "no Node (apt-get install nodejs)"),
             Part::Moto => (self.moto.is_some(), "no moto, a server that speaks S3 (needs Python with venv, and PyPI)"),
+            Part::Postgres => {
+                (self.postgres.is_some(), "no PostgreSQL (apt-get install postgresql, or Python with venv, and PyPI)")
+            }
         };
         (!there).then_some(why)
     }
@@ -131,6 +172,11 @@ impl System {
     /// The server that speaks S3, where it could be had.
     pub fn moto(&self) -> Option<&Path> {
         self.moto.as_deref()
+    }
+
+    /// The folder of PostgreSQL's programs, where there is one.
+    pub fn postgres(&self) -> Option<&Path> {
+        self.postgres.as_deref()
     }
 
     /// Chromium, where there is one.
@@ -227,14 +273,22 @@ mod tests {
         assert_eq!(Part::in_ignore_reason("needs root for a small tmpfs"), [Part::Root]);
         assert_eq!(Part::in_ignore_reason("needs SmolLM2 and Vulkan"), [Part::Vulkan, Part::Smollm2]);
         assert_eq!(Part::in_ignore_reason("needs Node"), [Part::Node]);
-        assert_eq!(Part::in_ignore_reason("needs moto"), [Part::Moto]);
+        assert_eq!(Part::in_ignore_reason("needs moto and PostgreSQL"), [Part::Moto, Part::Postgres]);
         assert_eq!(Part::in_ignore_reason("slow: 40 minutes"), []);
     }
 
     #[test]
     fn a_missing_part_says_why() {
-        let bare =
-            System { data: false, vulkan: true, chromium: None, root: false, smollm2: None, node: false, moto: None };
+        let bare = System {
+            data: false,
+            vulkan: true,
+            chromium: None,
+            root: false,
+            smollm2: None,
+            node: false,
+            moto: None,
+            postgres: None,
+        };
         assert!(bare.lacks(Part::Data).is_some_and(|why| why.contains("shared/data")));
         assert!(bare.lacks(Part::Chromium).is_some());
         assert!(bare.lacks(Part::Smollm2).is_some_and(|why| why.contains("cargo xtask model")));

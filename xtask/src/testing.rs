@@ -158,6 +158,9 @@ fn run_once(
     if let Some(moto) = system.moto() {
         command.env(crate::system::MOTO_VARIABLE, moto);
     }
+    if let Some(postgres) = system.postgres() {
+        command.env(crate::system::POSTGRES_VARIABLE, postgres);
+    }
     eprintln!("$ {} {}", binary.name, args.join(" "));
     let mut child = command.spawn().with_context(|| binary.path.display().to_string())?;
     let stdout = child.stdout.take().context("no stdout")?;

@@ -42,6 +42,14 @@ fn everything_comes_back_although_the_store_is_in_use() {
 }
 
 #[test]
+fn a_folder_without_a_database_is_not_backed_up_as_an_empty_one() {
+    let dir = tempfile::tempdir().expect("a folder for the test");
+    let error = backup(dir.path(), &dir.path().join("out")).expect_err("nothing is there");
+    assert!(error.to_string().contains("pg_dump"), "{error}");
+    assert!(!dir.path().join("out").exists() && !dir.path().join(DATABASE).exists());
+}
+
+#[test]
 fn a_backup_says_which_bucket_has_the_rest() {
     let Bench { dir, store } = bench();
     store.set_setting(STORAGE_SETTING, "s3://lab/models").expect("stored");

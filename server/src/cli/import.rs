@@ -18,6 +18,9 @@ pub struct ImportArgs {
     /// Folder of the database [default: the platform's folder for application data]
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
+    /// PostgreSQL database of the server, where it has one; the data folder then says nothing.
+    #[arg(long, env = "BECKON_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
     /// Folder for files with the refused lines.
     #[arg(long, default_value = "rejects")]
     pub rejects: PathBuf,
@@ -39,12 +42,12 @@ pub fn import(args: &ImportArgs) -> anyhow::Result<()> {
         bail!("no log file was found in {shown}: no known name and no *.jsonl");
     }
     let data_dir = args.data_dir.clone().unwrap_or_else(super::default_data_dir);
-    let store = Store::open(&data_dir.join("beckon.sqlite"))?;
+    let store = Store::of(args.database.as_deref(), &data_dir)?;
     let mut refusals = Vec::new();
     for (path, format) in files {
         refusals.extend(import_file(&store, &path, format, &args.rejects)?);
     }
-    println!("the log in {} has {} records now", data_dir.display(), store.n_records()?);
+    println!("the log in {} has {} records now", store.place(), store.n_records()?);
     if !refusals.is_empty() {
         bail!("{}", refusals.join("; "));
     }

@@ -6,13 +6,15 @@ use super::DeviceArg;
 use crate::accept::{self, Limits, tls_from_files};
 use crate::app::{App, Doors, MAX_IMPORTS, Parts, router};
 use crate::assets;
+use crate::audit;
 use crate::backup::STORAGE_SETTING;
 use crate::catalog::Catalog;
 use crate::catalog::bucket::Bucket;
 use crate::events::Events;
 use crate::import::import_bytes;
 use crate::limit::{Limiter, Rate};
-use crate::store::Store;
+use crate::replica;
+use crate::store::{Store, StoreError};
 use crate::telemetry::{Telemetry, start_logging};
 use crate::trainer::{Trainer, run_pipeline};
 use anyhow::{Context, bail};
@@ -67,6 +69,13 @@ pub struct ServeArgs {
     /// Checkpoints to keep beside those that are tagged, parents, or in use; all where it is left out.
     #[arg(long, env = "BECKON_KEEP_CHECKPOINTS")]
     pub keep_checkpoints: Option<usize>,
+    /// PostgreSQL database instead of the SQLite file in the data folder, as `postgres://USER:PASSWORD@HOST/DATABASE`; several
+    /// servers may share it.
+    #[arg(long, env = "BECKON_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
+    /// Serve beside another server that trains on the same database and storage: no run is started or steered here [default: false]
+    #[arg(long, env = "BECKON_SERVE_ONLY", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub serve_only: Option<bool>,
     /// Bucket that keeps the checkpoints, as `s3://BUCKET/PREFIX`; the data folder is then a cache of them. The key comes from
     /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
     #[arg(long, env = "BECKON_STORAGE")]
@@ -147,7 +156,13 @@ async fn serve_until_signal(args: &Settings, open: bool) -> anyhow::Result<()> {
 }
 
 fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<App> {
-    let store = Arc::new(Store::open(&data_dir.join("beckon.sqlite"))?);
+    let store = Arc::new(Store::of(args.database.as_deref(), data_dir)?);
+    if !args.serve_only && !has_right_to_train(&store)? {
+        bail!("another server trains on {}; start this one with --serve-only, or stop that one", store.place());
+    }
+    if store.is_shared() {
+        println!("database: {}", store.place());
+    }
     let doors = doors(args, &store, data_dir)?;
     let rejects_dir = data_dir.join("rejects");
     if args.demo && store.n_records()? == 0 {
@@ -169,17 +184,15 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
     // in microseconds, so that a number of another data folder is not taken for one of this
     let first_seq = u64::try_from(crate::now_millis()).unwrap_or(0) * 1_000;
     let events = Arc::new(Events::open(Arc::clone(&store), first_seq)?);
-    let trainer = Trainer::start(
-        Arc::clone(&store),
-        Arc::clone(&events),
-        Arc::clone(&catalog),
-        data_dir.join("runs"),
-        Box::new(run_pipeline),
-    )?;
+    let (of_trainer, runs) = ((Arc::clone(&store), Arc::clone(&events), Arc::clone(&catalog)), data_dir.join("runs"));
+    let trainer = match (args.serve_only, of_trainer) {
+        (true, (store, events, catalog)) => Trainer::elsewhere(store, events, catalog, runs),
+        (false, (store, events, catalog)) => Trainer::start(store, events, catalog, runs, Box::new(run_pipeline))?,
+    };
     if let Some(n_kept) = args.keep_checkpoints {
         trainer.keep_checkpoints(n_kept);
     }
-    Ok(App::new(Parts {
+    let app = App::new(Parts {
         store,
         events,
         catalog,
@@ -191,7 +204,22 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
         device,
         doors,
         tls: args.tls.is_some(),
-    }))
+    });
+    if app.store.is_shared() {
+        replica::watch(&app, !args.serve_only);
+    }
+    Ok(app)
+}
+
+/// Takes the right to train; one that a killed server had takes the database a moment to let go.
+fn has_right_to_train(store: &Store) -> Result<bool, StoreError> {
+    for _ in 0..6 {
+        if store.hold_training(audit::process())? {
+            return Ok(true);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    Ok(false)
 }
 
 /// Off loopback nothing starts without a token that opens it.

@@ -13,6 +13,9 @@ pub struct TokenArgs {
     /// Folder of the database [default: the platform's folder for application data]
     #[arg(long, global = true, env = "BECKON_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// PostgreSQL database of the server, where it has one; the data folder then says nothing.
+    #[arg(long, global = true, env = "BECKON_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
     #[command(subcommand)]
     action: Action,
 }
@@ -49,7 +52,7 @@ fn role(text: &str) -> Result<Role, String> {
 /// In words for people: a name that is taken or not there, a store that cannot be opened.
 pub fn token(args: &TokenArgs) -> anyhow::Result<()> {
     let data_dir = args.data_dir.clone().unwrap_or_else(super::default_data_dir);
-    let store = Store::open(&data_dir.join("beckon.sqlite"))?;
+    let store = Store::of(args.database.as_deref(), &data_dir)?;
     match &args.action {
         Action::Add { name, role, days } => {
             let wish = TokenWish { name: name.clone(), role: *role, days: *days };

@@ -86,9 +86,19 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        if let StoreError::Sqlite(cause) = &error
-            && cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
-        {
+        let disk_full = match &error {
+            StoreError::Database(cause) => cause.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            // `disk_full`
+            StoreError::Postgres { code, .. } => code == "53100",
+            StoreError::Nul => return Self::refused(error.to_string()),
+            StoreError::Connect { .. } | StoreError::Lost { .. } => {
+                tracing::error!(%error, "no database");
+                let detail = "the server cannot reach its database; try again";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "no database", detail);
+            }
+            _ => false,
+        };
+        if disk_full {
             tracing::error!(%error, "disk full");
             let detail = "the server's disk is full; nothing of the last step was stored, free some space and repeat";
             return Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk full", detail);
@@ -109,6 +119,7 @@ impl From<TrainerError> for ApiError {
             }
             TrainerError::Folder { .. } => return Self::internal(&text),
             TrainerError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
+            TrainerError::Elsewhere => (StatusCode::CONFLICT, "not possible here"),
             TrainerError::Store(error) => return error.into(),
         };
         Self::new(status, title, text)

@@ -1,9 +1,10 @@
 //! The audit log: who asked for what and when, and how it was answered. It also makes commands idempotent: a key that comes
 //! again with the same request gets the answer of the first time.
 
+use super::presence::is_present;
+use super::sql::values;
 use super::{Store, StoreError};
 use beckon_shared::control::audit::AuditRecord;
-use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 /// A command about to be done.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +30,7 @@ pub struct Asked<'a> {
 pub enum Begun {
     /// New: do it, and finish this entry.
     New(i64),
-    /// An earlier process began the same and did not finish it: do it again with care, and finish this entry.
+    /// A process that has ended began the same and did not finish it: do it again with care, and finish this entry.
     BrokenOff(i64),
     /// Done before.
     Done {
@@ -49,83 +50,65 @@ impl Store {
     /// process from earlier ones.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn begin_command(&self, asked: &Asked<'_>, process: i64) -> Result<Begun, StoreError> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if let Some(key) = asked.key {
-            let sql = "SELECT id, digest, process, status, answer FROM audit WHERE sender = ?1 AND key = ?2";
-            let found = transaction
-                .prepare_cached(sql)?
-                .query_row(params![asked.sender, key], |row| {
+        self.be_present(process)?;
+        self.writer().transaction(|transaction| {
+            if let Some(key) = asked.key {
+                transaction.lock_name(&format!("{} {key}", asked.sender))?;
+                let sql = "SELECT id, digest, process, status, answer FROM audit WHERE sender = ?1 AND key = ?2";
+                let found = transaction.first(sql, values![asked.sender, key], |mut row| {
                     let (id, digest): (i64, String) = (row.get(0)?, row.get(1)?);
                     let (by, status): (i64, Option<u16>) = (row.get(2)?, row.get(3)?);
-                    Ok((id, digest, by, status, row.get::<_, Option<String>>(4)?.unwrap_or_default()))
-                })
-                .optional()?;
-            match found {
-                Some((_, digest, ..)) if digest != asked.digest => return Ok(Begun::OtherRequest),
-                Some((.., Some(status), answer)) => return Ok(Begun::Done { status, answer }),
-                Some((_, _, by, None, _)) if by == process => return Ok(Begun::Busy),
-                Some((id, ..)) => {
-                    transaction.execute("UPDATE audit SET process = ?2 WHERE id = ?1", params![id, process])?;
-                    transaction.commit()?;
-                    return Ok(Begun::BrokenOff(id));
+                    Ok((id, digest, by, status, row.get::<Option<String>>(4)?.unwrap_or_default()))
+                })?;
+                match found {
+                    Some((_, digest, ..)) if digest != asked.digest => return Ok(Begun::OtherRequest),
+                    Some((.., Some(status), answer)) => return Ok(Begun::Done { status, answer }),
+                    Some((_, _, by, None, _)) if by == process || is_present(transaction, by)? => {
+                        return Ok(Begun::Busy);
+                    }
+                    Some((id, ..)) => {
+                        transaction.execute("UPDATE audit SET process = ?2 WHERE id = ?1", values![id, process])?;
+                        return Ok(Begun::BrokenOff(id));
+                    }
+                    None => {}
                 }
-                None => {}
             }
-        }
-        transaction
-            .prepare_cached(
-                "INSERT INTO audit (time_millis, sender, method, path, key, digest, body, process) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )?
-            .execute(params![
-                asked.time_millis,
-                asked.sender,
-                asked.method,
-                asked.path,
-                asked.key,
-                asked.digest,
-                asked.body,
-                process
-            ])?;
-        let id = transaction.last_insert_rowid();
-        transaction.commit()?;
-        Ok(Begun::New(id))
+            let sql = "INSERT INTO audit (time_millis, sender, method, path, key, digest, body, process) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) RETURNING id";
+            let Asked { time_millis, sender, method, path, key, digest, body } = *asked;
+            let values = values![time_millis, sender, method, path, key, digest, body, process];
+            Ok(Begun::New(transaction.value(sql, values)?))
+        })
     }
 
     /// Writes down how a command was answered.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn finish_command(&self, id: i64, status: u16, answer: Option<&str>) -> Result<(), StoreError> {
         let sql = "UPDATE audit SET status = ?2, answer = ?3 WHERE id = ?1";
-        self.writer().prepare_cached(sql)?.execute(params![id, status, answer])?;
-        Ok(())
+        self.writer().execute(sql, values![id, status, answer]).map(drop)
     }
 
     /// Frees the key of a command that failed for a reason that may pass (5xx, 429): it may be tried again.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn release_command(&self, id: i64, status: u16) -> Result<(), StoreError> {
         let sql = "UPDATE audit SET status = ?2, key = NULL WHERE id = ?1";
-        self.writer().prepare_cached(sql)?.execute(params![id, status])?;
-        Ok(())
+        self.writer().execute(sql, values![id, status]).map(drop)
     }
 
     /// At most `limit` entries before `before` (exclusive), newest first.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn audit(&self, before: i64, limit: usize) -> Result<Vec<AuditRecord>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(
-            "SELECT id, time_millis, sender, method, path, key, body, status FROM audit \
-             WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
-        )?;
-        let rows = statement.query_map(params![before, limit], |row| {
+        let sql = "SELECT id, time_millis, sender, method, path, key, body, status FROM audit \
+                   WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+        self.reader().rows(sql, values![before, limit], |mut row| {
             Ok(AuditRecord {
                 id: row.get(0)?,
                 time_millis: row.get(1)?,
@@ -136,7 +119,6 @@ impl Store {
                 body: row.get(6)?,
                 status: row.get(7)?,
             })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        })
     }
 }

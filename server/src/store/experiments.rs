@@ -1,5 +1,6 @@
 //! Experiments in the store: their states, what was shown and clicked, and the sums over users that the analysis takes.
 
+use super::sql::{Connection, values};
 use super::{Store, StoreError};
 use beckon_shared::ab::input::{User, Users};
 use beckon_shared::ab::interleave::Votes;
@@ -7,7 +8,6 @@ use beckon_shared::ab::moments::Totals;
 use beckon_shared::control::experiment::{
     ClickEvent, ExperimentState, ExperimentStatus, Exposure, IngestEvent, IngestOutcome, Layout, LooksState,
 };
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
 /// Number of an experiment from its id (`e12`); `None` for anything else.
 fn number(id: &str) -> Option<i64> {
@@ -35,20 +35,18 @@ impl Store {
         mut status: ExperimentStatus,
         audit_id: Option<i64>,
     ) -> Result<ExperimentStatus, StoreError> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let sql = "SELECT status FROM experiments WHERE audit_id = ?1";
-        let there = transaction.query_row(sql, [audit_id], |row| row.get::<_, String>(0)).optional()?;
-        if let Some(there) = there {
-            return parsed(&there, "an experiment");
-        }
-        transaction.execute("INSERT INTO experiments (status, audit_id) VALUES ('{}', ?1)", [audit_id])?;
-        let number = transaction.last_insert_rowid();
-        status.id = format!("e{number}");
-        let text = json(&status, "an experiment")?;
-        transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", params![number, text])?;
-        transaction.commit()?;
-        Ok(status)
+        self.writer().transaction(|transaction| {
+            let sql = "SELECT status FROM experiments WHERE audit_id = ?1";
+            if let Some(there) = transaction.first(sql, values![audit_id], |mut row| row.get::<String>(0))? {
+                return parsed(&there, "an experiment");
+            }
+            let sql = "INSERT INTO experiments (status, audit_id) VALUES ('{}', ?1) RETURNING id";
+            let number: i64 = transaction.value(sql, values![audit_id])?;
+            status.id = format!("e{number}");
+            let text = json(&status, "an experiment")?;
+            transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", values![number, text])?;
+            Ok(status)
+        })
     }
 
     /// One experiment.
@@ -56,9 +54,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn experiment(&self, id: &str) -> Result<Option<ExperimentStatus>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached("SELECT status FROM experiments WHERE id = ?1")?;
-        let text = statement.query_row([number(id)], |row| row.get::<_, String>(0)).optional()?;
+        let sql = "SELECT status FROM experiments WHERE id = ?1";
+        let text = self.reader().first(sql, values![number(id)], |mut row| row.get::<String>(0))?;
         text.map(|text| parsed(&text, "an experiment")).transpose()
     }
 
@@ -67,10 +64,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn experiments(&self) -> Result<Vec<ExperimentStatus>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached("SELECT status FROM experiments ORDER BY id DESC")?;
-        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-        rows.map(|text| parsed(&text?, "an experiment")).collect()
+        let sql = "SELECT status FROM experiments ORDER BY id DESC";
+        self.reader().rows(sql, values![], |mut row| parsed(&row.get::<String>(0)?, "an experiment"))
     }
 
     /// Changes an experiment's status where `change` says so, in one transaction, synced to disk; `None` where there is
@@ -83,46 +78,44 @@ impl Store {
         id: &str,
         change: impl FnOnce(&mut ExperimentStatus) -> Result<(), E>,
     ) -> Result<Option<Result<ExperimentStatus, E>>, StoreError> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let sql = "SELECT status FROM experiments WHERE id = ?1";
-        let text = transaction.query_row(sql, [number(id)], |row| row.get::<_, String>(0)).optional()?;
-        let Some(text) = text else { return Ok(None) };
-        let mut status: ExperimentStatus = parsed(&text, "an experiment")?;
-        if let Err(refusal) = change(&mut status) {
-            return Ok(Some(Err(refusal)));
-        }
-        let text = json(&status, "an experiment")?;
-        transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", params![number(id), text])?;
-        transaction.commit()?;
-        Ok(Some(Ok(status)))
+        self.writer().transaction(|transaction| {
+            let sql = format!("SELECT status FROM experiments WHERE id = ?1{}", transaction.dialect().for_update());
+            let text = transaction.first(&sql, values![number(id)], |mut row| row.get::<String>(0))?;
+            let Some(text) = text else { return Ok(None) };
+            let mut status: ExperimentStatus = parsed(&text, "an experiment")?;
+            if let Err(refusal) = change(&mut status) {
+                return Ok(Some(Err(refusal)));
+            }
+            let text = json(&status, "an experiment")?;
+            transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", values![number(id), text])?;
+            Ok(Some(Ok(status)))
+        })
     }
 
     /// Removes an experiment with all its events; `false` where there is none.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn remove_experiment(&self, id: &str) -> Result<bool, StoreError> {
-        Ok(self.writer().execute("DELETE FROM experiments WHERE id = ?1", [number(id)])? == 1)
+        Ok(self.writer().execute("DELETE FROM experiments WHERE id = ?1", values![number(id)])? == 1)
     }
 
     /// Replaces the ingest key's hash.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn set_ingest_hash(&self, id: &str, hash: &[u8; 32]) -> Result<(), StoreError> {
-        self.writer().execute("UPDATE experiments SET key_hash = ?2 WHERE id = ?1", params![number(id), hash])?;
-        Ok(())
+        let sql = "UPDATE experiments SET key_hash = ?2 WHERE id = ?1";
+        self.writer().execute(sql, values![number(id), hash]).map(drop)
     }
 
     /// SHA-256 of the ingest key's secret.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn ingest_hash(&self, id: &str) -> Result<Option<[u8; 32]>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached("SELECT key_hash FROM experiments WHERE id = ?1")?;
-        Ok(statement.query_row([number(id)], |row| row.get::<_, Option<[u8; 32]>>(0)).optional()?.flatten())
+        let sql = "SELECT key_hash FROM experiments WHERE id = ?1";
+        Ok(self.reader().first(sql, values![number(id)], |mut row| row.get::<Option<[u8; 32]>>(0))?.flatten())
     }
 
     /// Checkpoints that experiments which are not decided need, with the experiment in words.
@@ -144,7 +137,7 @@ impl Store {
     /// [`StoreError`].
     pub fn looks(&self, id: &str) -> Result<Option<LooksState>, StoreError> {
         let sql = "SELECT looks FROM experiments WHERE id = ?1";
-        let text = self.reader().query_row(sql, [number(id)], |row| row.get::<_, Option<String>>(0)).optional()?;
+        let text = self.reader().first(sql, values![number(id)], |mut row| row.get::<Option<String>>(0))?;
         text.flatten().map(|text| parsed(&text, "the looks at an experiment")).transpose()
     }
 
@@ -154,8 +147,7 @@ impl Store {
     /// [`StoreError`].
     pub fn set_looks(&self, id: &str, looks: &LooksState) -> Result<(), StoreError> {
         let text = json(looks, "the looks at an experiment")?;
-        self.journal().execute("UPDATE experiments SET looks = ?2 WHERE id = ?1", params![number(id), text])?;
-        Ok(())
+        self.journal().execute("UPDATE experiments SET looks = ?2 WHERE id = ?1", values![number(id), text]).map(drop)
     }
 
     /// Stores a batch of events in one transaction, synced to disk before this returns. Events that are there already are
@@ -169,30 +161,29 @@ impl Store {
         events: &[IngestEvent],
         arm_of: impl Fn(&str) -> Option<usize>,
     ) -> Result<IngestOutcome, StoreError> {
-        let mut outcome = IngestOutcome::default();
-        let mut writer = self.writer();
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let is_new = experiment.state == ExperimentState::Running;
-        for (idx, event) in events.iter().enumerate() {
-            let stored = match event {
-                IngestEvent::Exposure(_) if !is_new => Err("the experiment is not running".into()),
-                IngestEvent::Exposure(exposure) => {
-                    let arm = arm_of(&exposure.unit).map(|arm| experiment.config.arms[arm].name.as_str());
-                    match exposure.check(arm, experiment.config.layout) {
-                        Ok(()) => Ok(insert_exposure(&transaction, experiment, exposure)?),
-                        Err(why) => Err(why),
+        self.writer().transaction(|transaction| {
+            let mut outcome = IngestOutcome::default();
+            for (idx, event) in events.iter().enumerate() {
+                let stored = match event {
+                    IngestEvent::Exposure(_) if !is_new => Err("the experiment is not running".into()),
+                    IngestEvent::Exposure(exposure) => {
+                        let arm = arm_of(&exposure.unit).map(|arm| experiment.config.arms[arm].name.as_str());
+                        match exposure.check(arm, experiment.config.layout) {
+                            Ok(()) => Ok(insert_exposure(transaction, experiment, exposure)?),
+                            Err(why) => Err(why),
+                        }
                     }
+                    IngestEvent::Click(click) => insert_click(transaction, experiment, click)?,
+                };
+                match stored {
+                    Ok(true) => outcome.n_accepted += 1,
+                    Ok(false) => outcome.n_duplicates += 1,
+                    Err(why) => outcome.rejects.push((idx, why)),
                 }
-                IngestEvent::Click(click) => insert_click(&transaction, experiment, click)?,
-            };
-            match stored {
-                Ok(true) => outcome.n_accepted += 1,
-                Ok(false) => outcome.n_duplicates += 1,
-                Err(why) => outcome.rejects.push((idx, why)),
             }
-        }
-        transaction.commit()?;
-        Ok(outcome)
+            Ok(outcome)
+        })
     }
 
     /// Sums over the users of an experiment, as the analysis takes them: clicked slates over slates, requests without a
@@ -202,19 +193,17 @@ impl Store {
     /// [`StoreError`].
     pub fn experiment_users(&self, experiment: &ExperimentStatus) -> Result<(Users, u64, u64), StoreError> {
         let arms: Vec<String> = experiment.config.arms.iter().map(|arm| arm.name.clone()).collect();
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(
-            "SELECT e.arm, sum(e.n_slots > 0), sum(e.n_slots > 0 AND coalesce(c.n, 0) > 0), count(*), sum(e.n_slots = 0), \
+        let sql = "SELECT min(e.arm), CAST(sum(CASE WHEN e.n_slots > 0 THEN 1 ELSE 0 END) AS BIGINT), \
+                    CAST(sum(CASE WHEN e.n_slots > 0 AND coalesce(c.n, 0) > 0 THEN 1 ELSE 0 END) AS BIGINT), count(*), \
+                    CAST(sum(CASE WHEN e.n_slots = 0 THEN 1 ELSE 0 END) AS BIGINT), \
                     sum(CASE WHEN e.n_slots > 0 THEN e.latency_millis END), \
-                    sum(e.n_slots > 0 AND e.latency_millis IS NOT NULL), \
-                    date(min(e.time_millis) / 1000, 'unixepoch'), min(e.device_tier), min(e.browser), max(e.simulated), \
-                    sum(coalesce(c.n, 0)) \
+                    CAST(sum(CASE WHEN e.n_slots > 0 AND e.latency_millis IS NOT NULL THEN 1 ELSE 0 END) AS BIGINT), \
+                    min(e.time_millis), min(e.device_tier), min(e.browser), max(e.simulated), \
+                    CAST(sum(coalesce(c.n, 0)) AS BIGINT) \
              FROM exposures e LEFT JOIN (\
                  SELECT impression_id, count(*) AS n FROM clicks WHERE experiment = ?1 GROUP BY impression_id\
              ) c ON c.impression_id = e.impression_id \
-             WHERE e.experiment = ?1 GROUP BY e.unit ORDER BY min(e.time_millis), e.unit",
-        )?;
-        let mut rows = statement.query([number(&experiment.id)])?;
+             WHERE e.experiment = ?1 GROUP BY e.unit ORDER BY min(e.time_millis), e.unit";
         let mut users = Users {
             arms: arms.clone(),
             strata: beckon_shared::ab::input::USUAL_STRATA.map(str::to_owned).to_vec(),
@@ -224,10 +213,10 @@ impl Store {
             ..Users::default()
         };
         let (mut n_exposures, mut n_clicks) = (0, 0);
-        while let Some(row) = rows.next()? {
+        self.reader().rows(sql, values![number(&experiment.id)], |mut row| {
             let arm: String = row.get(0)?;
             // an arm is checked against the assignment when it comes in
-            let Some(arm) = arms.iter().position(|name| *name == arm) else { continue };
+            let Some(arm) = arms.iter().position(|name| *name == arm) else { return Ok(()) };
             let (shown, clicked, requests, none): (f64, f64, f64, f64) =
                 (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
             let (latency, timed): (Option<f64>, f64) = (row.get(5)?, row.get(6)?);
@@ -237,13 +226,14 @@ impl Store {
                 clicks: totals(clicked, shown),
                 no_suggestion: totals(none, requests),
                 latency_millis: totals(latency.unwrap_or(0.0), timed),
-                day: row.get(7)?,
+                day: Some(day(row.get(7)?)),
                 strata: vec![row.get(8)?, row.get(9)?],
             });
-            users.is_simulated |= row.get::<_, bool>(10)?;
+            users.is_simulated |= row.get::<bool>(10)?;
             n_exposures += shown as u64;
-            n_clicks += row.get::<_, u64>(11)?;
-        }
+            n_clicks += row.get::<u64>(11)?;
+            Ok(())
+        })?;
         users.has_latency = users.users.iter().any(|user| user.latency_millis.denominator > 0.0);
         Ok((users, n_exposures, n_clicks))
     }
@@ -254,16 +244,12 @@ impl Store {
     /// [`StoreError`].
     pub fn experiment_votes(&self, experiment: &ExperimentStatus) -> Result<Vec<Votes>, StoreError> {
         let second = experiment.config.arms.get(1).map(|arm| arm.name.as_str()).unwrap_or_default();
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(
-            "SELECT sum(CASE WHEN c.arm = ?2 THEN 1.0 ELSE -1.0 END), count(*) * 1.0 \
+        let sql = "SELECT CAST(sum(CASE WHEN c.arm = ?2 THEN 1 ELSE -1 END) AS BIGINT), count(*) \
              FROM clicks c JOIN exposures e ON e.experiment = c.experiment AND e.impression_id = c.impression_id \
-             WHERE c.experiment = ?1 GROUP BY e.unit ORDER BY e.unit",
-        )?;
-        let rows = statement.query_map(params![number(&experiment.id), second], |row| {
+             WHERE c.experiment = ?1 GROUP BY e.unit ORDER BY e.unit";
+        self.reader().rows(sql, values![number(&experiment.id), second], |mut row| {
             Ok(Votes { net: row.get(0)?, n_clicks: row.get(1)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        })
     }
 
     /// At most `limit` exposures with something shown, each with its clicks, by impression id from the one after `after` on.
@@ -276,31 +262,40 @@ impl Store {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(Exposure, Vec<ClickEvent>)>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(
-            "SELECT json FROM exposures WHERE experiment = ?1 AND impression_id > ?2 AND n_slots > 0 \
-             ORDER BY impression_id LIMIT ?3",
-        )?;
-        let rows = statement.query_map(params![number(id), after, limit], |row| row.get::<_, String>(0))?;
-        let exposures: Vec<Exposure> = rows.map(|text| parsed(&text?, "an exposure")).collect::<Result<_, _>>()?;
-        let mut clicks = reader.prepare_cached(
-            "SELECT impression_id, slot, time_millis, dwell_secs FROM clicks \
-             WHERE experiment = ?1 AND impression_id = ?2 ORDER BY slot",
-        )?;
+        let mut reader = self.reader();
+        let sql = "SELECT json FROM exposures WHERE experiment = ?1 AND impression_id > ?2 AND n_slots > 0 \
+                   ORDER BY impression_id LIMIT ?3";
+        let exposures: Vec<Exposure> = reader
+            .rows(sql, values![number(id), after, limit], |mut row| parsed(&row.get::<String>(0)?, "an exposure"))?;
+        let sql = "SELECT impression_id, slot, time_millis, dwell_secs FROM clicks \
+                   WHERE experiment = ?1 AND impression_id = ?2 ORDER BY slot";
         let with_clicks = exposures.into_iter().map(|exposure| {
-            let rows = clicks.query_map(params![number(id), exposure.impression_id], |row| {
+            let clicks = reader.rows(sql, values![number(id), &exposure.impression_id], |mut row| {
                 let (impression_id, slot) = (row.get(0)?, row.get(1)?);
                 Ok(ClickEvent { impression_id, slot, time_millis: row.get(2)?, dwell_secs: row.get(3)? })
             })?;
-            let clicks = rows.collect::<Result<_, _>>()?;
             Ok((exposure, clicks))
         });
         with_clicks.collect()
     }
 }
 
+/// The day of a moment in milliseconds since 1970, `YYYY-MM-DD` UTC. Source: Hinnant, "chrono-compatible low-level date
+/// algorithms", `civil_from_days`.
+fn day(time_millis: i64) -> String {
+    let days = time_millis.div_euclid(86_400_000) + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // months counted from March, so that the leap day is the last of a year
+    let month = (5 * of_year + 2) / 153;
+    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 fn insert_exposure(
-    transaction: &Transaction<'_>,
+    transaction: &mut Connection,
     experiment: &ExperimentStatus,
     exposure: &Exposure,
 ) -> Result<bool, StoreError> {
@@ -308,33 +303,33 @@ fn insert_exposure(
     let sql = "INSERT INTO exposures \
                (experiment, impression_id, unit, arm, time_millis, n_slots, latency_millis, device_tier, browser, \
                 simulated, json) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
-    let n = transaction.prepare_cached(sql)?.execute(params![
-        number(&experiment.id),
-        exposure.impression_id,
-        exposure.unit,
-        exposure.arm,
-        exposure.time_millis,
-        exposure.slate.len(),
-        exposure.latency_millis,
-        exposure.device_tier.as_deref().unwrap_or("unknown"),
-        exposure.browser.as_deref().unwrap_or("unknown"),
-        exposure.simulated,
-        text
-    ])?;
+    let n = transaction.execute(
+        sql,
+        values![
+            number(&experiment.id),
+            &exposure.impression_id,
+            &exposure.unit,
+            &exposure.arm,
+            exposure.time_millis,
+            exposure.slate.len(),
+            exposure.latency_millis,
+            exposure.device_tier.as_deref().unwrap_or("unknown"),
+            exposure.browser.as_deref().unwrap_or("unknown"),
+            exposure.simulated,
+            text,
+        ],
+    )?;
     Ok(n == 1)
 }
 
 fn insert_click(
-    transaction: &Transaction<'_>,
+    transaction: &mut Connection,
     experiment: &ExperimentStatus,
     click: &ClickEvent,
 ) -> Result<Result<bool, String>, StoreError> {
     let number = number(&experiment.id);
     let sql = "SELECT json FROM exposures WHERE experiment = ?1 AND impression_id = ?2";
-    let found = transaction
-        .prepare_cached(sql)?
-        .query_row(params![number, click.impression_id], |row| row.get::<_, String>(0))
-        .optional()?;
+    let found = transaction.first(sql, values![number, &click.impression_id], |mut row| row.get::<String>(0))?;
     let Some(found) = found else { return Ok(Err("there is no exposure with this impression_id".into())) };
     let exposure: Exposure = parsed(&found, "an exposure")?;
     let Some(slot) = exposure.slate.get(click.slot) else {
@@ -349,13 +344,26 @@ fn insert_click(
     };
     let sql = "INSERT INTO clicks (experiment, impression_id, slot, arm, time_millis, dwell_secs) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
-    let n = transaction.prepare_cached(sql)?.execute(params![
-        number,
-        click.impression_id,
-        click.slot,
-        arm,
-        click.time_millis,
-        click.dwell_secs.filter(|secs| secs.is_finite())
-    ])?;
-    Ok(Ok(n == 1))
+    let dwell_secs = click.dwell_secs.filter(|secs| secs.is_finite());
+    let values = values![number, &click.impression_id, click.slot, arm, click.time_millis, dwell_secs];
+    Ok(Ok(transaction.execute(sql, values)? == 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::day;
+
+    #[test]
+    fn a_moment_has_its_day() {
+        for (time_millis, want) in [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (951_782_400_000, "2000-02-29"),
+            (4_107_542_399_999, "2100-02-28"),
+            (4_107_542_400_000, "2100-03-01"),
+            (1_798_761_599_999, "2026-12-31"),
+        ] {
+            assert_eq!(day(time_millis), want);
+        }
+    }
 }

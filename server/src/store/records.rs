@@ -1,11 +1,11 @@
 //! The click log in the store: append-only, each record once.
 
+use super::sql::{Connection, Value, values};
 use super::{Store, StoreError};
 use beckon_shared::click::{Record, Sourced};
 use beckon_shared::control::{LogSummary, SlotSummary, SourceSummary};
 use beckon_shared::digest::sha256_hex;
-use rusqlite::{Transaction, TransactionBehavior, params};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// Records per transaction: small enough that curves of a running run wait for a moment only.
 const BATCH: usize = 2_000;
@@ -62,14 +62,15 @@ impl Store {
     /// with a known key is counted and left out, so an import that broke off can simply be repeated.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`], on a full disk say; batches before the failing one stay.
+    /// [`StoreError::Database`], on a full disk say; batches before the failing one stay.
     pub fn add_records(&self, records: &[Sourced]) -> Result<Added, StoreError> {
         let mut added = Added::default();
         for batch in records.chunks(BATCH) {
-            let mut writer = self.writer();
-            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let now = add_batch(&transaction, batch)?;
-            transaction.commit()?;
+            let now = self.writer().transaction(|transaction| {
+                // one import after the other, so that an id that can be seen is above every one that comes later
+                transaction.lock_table("records")?;
+                add_batch(transaction, batch)
+            })?;
             added.n_accepted += now.n_accepted;
             added.n_duplicates += now.n_duplicates;
         }
@@ -79,18 +80,17 @@ impl Store {
     /// Number of records of all kinds.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn n_records(&self) -> Result<u64, StoreError> {
-        Ok(self.reader().prepare_cached("SELECT count(*) FROM records")?.query_row([], |row| row.get(0))?)
+        self.reader().value("SELECT count(*) FROM records", values![])
     }
 
     /// Id of the newest record; 0 where there is none.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn last_record_id(&self) -> Result<i64, StoreError> {
-        let sql = "SELECT coalesce(max(id), 0) FROM records";
-        Ok(self.reader().prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+        self.reader().value("SELECT coalesce(max(id), 0) FROM records", values![])
     }
 
     /// All records up to and including `last_id`, in the order they were added: the data of a run.
@@ -98,7 +98,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn records_up_to(&self, last_id: i64) -> Result<Vec<Sourced>, StoreError> {
-        self.select_records("SELECT id, source, json FROM records WHERE id <= ?1 ORDER BY id", params![last_id])
+        self.select_records("SELECT id, source, json FROM records WHERE id <= ?1 ORDER BY id", values![last_id])
     }
 
     /// A page of records in the order they were added.
@@ -106,66 +106,47 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn records(&self, query: &RecordQuery) -> Result<Vec<Sourced>, StoreError> {
-        // SQLite's integers are signed
-        let cap = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let (limit, offset) = (cap(query.limit), cap(query.offset));
-        match &query.source {
+        let RecordQuery { source, limit, offset } = query;
+        match source {
             None => self.select_records(
                 "SELECT id, source, json FROM records ORDER BY id LIMIT ?1 OFFSET ?2",
-                params![limit, offset],
+                values![*limit, *offset],
             ),
             Some(source) => self.select_records(
                 "SELECT id, source, json FROM records WHERE source = ?3 ORDER BY id LIMIT ?1 OFFSET ?2",
-                params![limit, offset, source],
+                values![*limit, *offset, source],
             ),
         }
     }
 
-    fn select_records(&self, sql: &str, parameters: &[&dyn rusqlite::ToSql]) -> Result<Vec<Sourced>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(sql)?;
-        let mut rows = statement.query(parameters)?;
-        let mut records = Vec::new();
-        while let Some(row) = rows.next()? {
-            let record =
-                serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?).map_err(|source| {
-                    StoreError::Damaged { what: format!("record {}", row.get::<_, i64>(0).unwrap_or(0)), source }
-                })?;
-            records.push(Sourced { source: row.get(1)?, record });
-        }
-        Ok(records)
+    fn select_records(&self, sql: &str, values: &[Value]) -> Result<Vec<Sourced>, StoreError> {
+        self.reader().rows(sql, values, |mut row| {
+            let (id, source, json): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let damaged = |source| StoreError::Damaged { what: format!("record {id}"), source };
+            Ok(Sourced { source, record: serde_json::from_str(&json).map_err(damaged)? })
+        })
     }
 
     /// What is in the log.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn summary(&self) -> Result<LogSummary, StoreError> {
         let mut reader = self.reader();
-        let transaction = reader.transaction()?; // one snapshot for all three queries
-        let sources: Vec<SourceSummary> = transaction
-            .prepare_cached(
-                "SELECT source, kind, count(*), total(simulated) FROM records GROUP BY source, kind ORDER BY source, kind",
-            )?
-            .query_map([], |row| {
-                let n_simulated: f64 = row.get(3)?;
-                Ok(SourceSummary {
-                    source: row.get(0)?,
-                    kind: row.get(1)?,
-                    n_records: row.get(2)?,
-                    n_simulated: n_simulated as u64,
-                })
-            })?
-            .collect::<Result<_, _>>()?;
-        let slots: Vec<SlotSummary> = transaction
-            .prepare_cached("SELECT slot, n_impressions, n_clicks FROM slot_counts ORDER BY slot")?
-            .query_map([], |row| {
+        let (sources, slots, n_users): (Vec<SourceSummary>, Vec<SlotSummary>, u64) = reader.snapshot(|snapshot| {
+            let sql = "SELECT source, kind, count(*), CAST(coalesce(sum(simulated), 0) AS BIGINT) FROM records \
+                       GROUP BY source, kind ORDER BY source, kind";
+            let sources = snapshot.rows(sql, values![], |mut row| {
+                let (source, kind) = (row.get(0)?, row.get(1)?);
+                Ok(SourceSummary { source, kind, n_records: row.get(2)?, n_simulated: row.get(3)? })
+            })?;
+            let sql = "SELECT slot, n_impressions, n_clicks FROM slot_counts ORDER BY slot";
+            let slots = snapshot.rows(sql, values![], |mut row| {
                 Ok(SlotSummary { slot: row.get(0)?, n_impressions: row.get(1)?, n_clicks: row.get(2)? })
-            })?
-            .collect::<Result<_, _>>()?;
-        let n_users = transaction
-            .prepare_cached("SELECT count(DISTINCT user_hash) FROM records WHERE user_hash IS NOT NULL")?
-            .query_row([], |row| row.get(0))?;
+            })?;
+            let sql = "SELECT count(DISTINCT user_hash) FROM records WHERE user_hash IS NOT NULL";
+            Ok((sources, slots, snapshot.value(sql, values![])?))
+        })?;
         let impressions = || sources.iter().filter(|s| s.kind == "impression");
         Ok(LogSummary {
             n_records: sources.iter().map(|s| s.n_records).sum(),
@@ -179,16 +160,14 @@ impl Store {
     }
 }
 
-fn add_batch(transaction: &Transaction<'_>, batch: &[Sourced]) -> Result<Added, StoreError> {
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO records (source, kind, key, simulated, user_hash, json) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-         ON CONFLICT (key) DO NOTHING",
-    )?;
-    let mut count = transaction.prepare_cached(
-        "INSERT INTO slot_counts (slot, n_impressions, n_clicks) VALUES (?1, ?2, ?3) ON CONFLICT (slot) DO UPDATE SET \
-         n_impressions = n_impressions + excluded.n_impressions, n_clicks = n_clicks + excluded.n_clicks",
-    )?;
+fn add_batch(transaction: &mut Connection, batch: &[Sourced]) -> Result<Added, StoreError> {
+    let insert = "INSERT INTO records (source, kind, key, simulated, user_hash, json) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                  ON CONFLICT (key) DO NOTHING";
+    let count = "INSERT INTO slot_counts (slot, n_impressions, n_clicks) VALUES (?1, ?2, ?3) ON CONFLICT (slot) DO UPDATE SET \
+                 n_impressions = slot_counts.n_impressions + excluded.n_impressions, \
+                 n_clicks = slot_counts.n_clicks + excluded.n_clicks";
     let mut added = Added::default();
+    let mut slots: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
     for sourced in batch {
         let json = serde_json::to_string(&sourced.record)
             .map_err(|source| StoreError::Damaged { what: format!("a record of {}", sourced.source), source })?;
@@ -197,9 +176,8 @@ fn add_batch(transaction: &Transaction<'_>, batch: &[Sourced]) -> Result<Added, 
             _ => (false, None),
         };
         let key = key(sourced, &json);
-        let n_inserted =
-            insert.execute(params![sourced.source, kind(&sourced.record), key, simulated, user_hash, json])?;
-        if n_inserted == 0 {
+        let values = values![&sourced.source, kind(&sourced.record), key, simulated, user_hash, json];
+        if transaction.execute(insert, values)? == 0 {
             added.n_duplicates += 1;
             continue;
         }
@@ -208,9 +186,14 @@ fn add_batch(transaction: &Transaction<'_>, batch: &[Sourced]) -> Result<Added, 
             for (slot_idx, slot) in impression.slate.iter().enumerate() {
                 // a click proves that the slot was seen
                 let shown = slot.clicked || slot.visible != Some(false);
-                count.execute(params![slot_idx, shown, slot.clicked])?;
+                let (n_impressions, n_clicks) = slots.entry(slot_idx).or_default();
+                *n_impressions += u64::from(shown);
+                *n_clicks += u64::from(slot.clicked);
             }
         }
+    }
+    for (slot_idx, (n_impressions, n_clicks)) in slots {
+        transaction.execute(count, values![slot_idx, n_impressions, n_clicks])?;
     }
     Ok(added)
 }

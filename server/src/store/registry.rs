@@ -1,8 +1,8 @@
 //! The registry of checkpoints in the store: notes, evaluation results, tags and their history.
 
+use super::sql::{Row, values};
 use super::{Store, StoreError};
 use beckon_shared::control::registry::Promotion;
-use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeMap;
 
 /// What the store knows of a checkpoint beside its description.
@@ -26,7 +26,7 @@ pub enum RolledBack {
 }
 
 const CURRENT: &str = "SELECT tag, checkpoint, time_millis, sender FROM promotions \
-                       WHERE tag = ?1 AND NOT undone ORDER BY seq DESC LIMIT 2";
+                       WHERE tag = ?1 AND undone = 0 ORDER BY seq DESC LIMIT 2";
 
 impl Store {
     /// Notes and evaluations of all checkpoints that have any, by id.
@@ -34,28 +34,24 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn checkpoint_notes(&self) -> Result<BTreeMap<String, StoredNote>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached("SELECT id, note, evaluation FROM checkpoint_notes")?;
-        let rows = statement
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?)))?;
-        rows.map(|row| {
-            let (id, note, evaluation) = row?;
+        let sql = "SELECT id, note, evaluation FROM checkpoint_notes";
+        let rows = self.reader().rows(sql, values![], |mut row| {
+            let (id, note, evaluation): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let evaluation = serde_json::from_str(&evaluation)
                 .map_err(|source| StoreError::Damaged { what: format!("the evaluation of {id}"), source })?;
             Ok((id, StoredNote { note, evaluation }))
-        })
-        .collect()
+        })?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Replaces the note on a checkpoint.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn set_note(&self, id: &str, note: &str) -> Result<(), StoreError> {
         let sql = "INSERT INTO checkpoint_notes (id, note) VALUES (?1, ?2) \
                    ON CONFLICT (id) DO UPDATE SET note = excluded.note";
-        self.writer().prepare_cached(sql)?.execute(params![id, note])?;
-        Ok(())
+        self.writer().execute(sql, values![id, note]).map(drop)
     }
 
     /// Stores evaluation results; values that are not finite are left out.
@@ -69,14 +65,13 @@ impl Store {
             .map_err(|source| StoreError::Damaged { what: format!("the evaluation of {id}"), source })?;
         let sql = "INSERT INTO checkpoint_notes (id, evaluation) VALUES (?1, ?2) \
                    ON CONFLICT (id) DO UPDATE SET evaluation = excluded.evaluation";
-        self.writer().prepare_cached(sql)?.execute(params![id, json])?;
-        Ok(())
+        self.writer().execute(sql, values![id, json]).map(drop)
     }
 
     /// Where every tag points now, by tag.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn tags(&self) -> Result<BTreeMap<String, Promotion>, StoreError> {
         let rows = self.promotions(false)?;
         // later ones replace earlier ones
@@ -86,20 +81,16 @@ impl Store {
     /// Every time that a tag was moved, oldest first; with `undone` also those that were rolled back.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn promotions(&self, undone: bool) -> Result<Vec<Promotion>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(
-            "SELECT tag, checkpoint, time_millis, sender FROM promotions WHERE ?1 OR NOT undone ORDER BY seq",
-        )?;
-        let rows = statement.query_map([undone], promotion)?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let sql = "SELECT tag, checkpoint, time_millis, sender FROM promotions WHERE ?1 = 1 OR undone = 0 ORDER BY seq";
+        self.reader().rows(sql, values![undone], promotion)
     }
 
     /// Where each tag would go by a roll back: checkpoint and tag.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn roll_back_targets(&self) -> Result<Vec<(String, String)>, StoreError> {
         let mut by_tag: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for promotion in self.promotions(false)? {
@@ -115,56 +106,51 @@ impl Store {
     /// Lets a tag point to a checkpoint; promoting the one it points to already changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn promote(&self, to: &Promotion) -> Result<(), StoreError> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction()?;
-        let now = transaction.prepare_cached(CURRENT)?.query_row([&to.tag], promotion).optional()?;
-        if now.is_none_or(|now| now.checkpoint != to.checkpoint) {
-            let sql = "INSERT INTO promotions (tag, checkpoint, time_millis, sender) VALUES (?1, ?2, ?3, ?4)";
-            transaction.execute(sql, params![to.tag, to.checkpoint, to.time_millis, to.by])?;
-        }
-        Ok(transaction.commit()?)
+        self.writer().transaction(|transaction| {
+            transaction.lock_table("promotions")?;
+            let now = transaction.first(CURRENT, values![&to.tag], promotion)?;
+            if now.is_none_or(|now| now.checkpoint != to.checkpoint) {
+                let sql = "INSERT INTO promotions (tag, checkpoint, time_millis, sender) VALUES (?1, ?2, ?3, ?4)";
+                transaction.execute(sql, values![&to.tag, &to.checkpoint, to.time_millis, &to.by])?;
+            }
+            Ok(())
+        })
     }
 
     /// Lets a tag point to where it pointed before its last promotion.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn roll_back(&self, tag: &str) -> Result<RolledBack, StoreError> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction()?;
-        let newest: Vec<Promotion> = {
-            let mut statement = transaction.prepare_cached(CURRENT)?;
-            statement.query_map([tag], promotion)?.collect::<Result<_, _>>()?
-        };
-        let target = match newest.as_slice() {
-            [] => return Ok(RolledBack::NoTag),
-            [_] => return Ok(RolledBack::NothingBefore),
-            [_, before, ..] => before.clone(),
-        };
-        transaction.execute(
-            "UPDATE promotions SET undone = 1 \
-             WHERE seq = (SELECT max(seq) FROM promotions WHERE tag = ?1 AND NOT undone)",
-            [tag],
-        )?;
-        transaction.commit()?;
-        Ok(RolledBack::To(target))
+        self.writer().transaction(|transaction| {
+            transaction.lock_table("promotions")?;
+            let newest = transaction.rows(CURRENT, values![tag], promotion)?;
+            let target = match newest.as_slice() {
+                [] => return Ok(RolledBack::NoTag),
+                [_] => return Ok(RolledBack::NothingBefore),
+                [_, before, ..] => before.clone(),
+            };
+            let sql = "UPDATE promotions SET undone = 1 \
+                       WHERE seq = (SELECT max(seq) FROM promotions WHERE tag = ?1 AND undone = 0)";
+            transaction.execute(sql, values![tag])?;
+            Ok(RolledBack::To(target))
+        })
     }
 
     /// Forgets a checkpoint's registration and note.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn remove_checkpoint(&self, id: &str) -> Result<(), StoreError> {
-        let mut writer = self.writer();
-        let transaction = writer.transaction()?;
-        transaction.execute("DELETE FROM checkpoints WHERE id = ?1", [id])?;
-        transaction.execute("DELETE FROM checkpoint_notes WHERE id = ?1", [id])?;
-        Ok(transaction.commit()?)
+        self.writer().transaction(|transaction| {
+            transaction.execute("DELETE FROM checkpoints WHERE id = ?1", values![id])?;
+            transaction.execute("DELETE FROM checkpoint_notes WHERE id = ?1", values![id]).map(drop)
+        })
     }
 }
 
-fn promotion(row: &rusqlite::Row<'_>) -> rusqlite::Result<Promotion> {
+fn promotion(mut row: Row) -> Result<Promotion, StoreError> {
     Ok(Promotion { tag: row.get(0)?, checkpoint: row.get(1)?, time_millis: row.get(2)?, by: row.get(3)? })
 }

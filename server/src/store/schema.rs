@@ -2,7 +2,7 @@
 //! own, and none is ever edited after a release.
 
 use super::StoreError;
-use rusqlite::{Connection, TransactionBehavior};
+use super::sql::{Connection, Dialect, values};
 use std::path::Path;
 
 /// "bckn": tells our files from those of other programs.
@@ -136,26 +136,57 @@ const MIGRATIONS: &[&str] = &[
 ",
 ];
 
-/// Brings the file to the newest schema, in one transaction.
-pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let known = MIGRATIONS.len() as i64;
-    // immediate: of two processes that open a fresh file, the second waits and then finds it migrated
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application_id, found) = (pragma("application_id")?, pragma("user_version")?);
-    let n_tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if application_id != APPLICATION_ID && (application_id != 0 || found != 0 || n_tables > 0) {
-        return Err(StoreError::Foreign { path: path.to_owned() });
-    }
-    if found > known {
-        return Err(StoreError::Newer { found, known, path: path.to_owned() });
-    }
-    if found < known {
-        for sql in &MIGRATIONS[usize::try_from(found).unwrap_or(0)..] {
-            transaction.execute_batch(sql)?;
+fn known() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+fn since(found: i64) -> &'static [&'static str] {
+    MIGRATIONS.get(usize::try_from(found).unwrap_or(0)..).unwrap_or_default()
+}
+
+/// Brings the file to the newest schema, in one transaction: of two processes that open a fresh file, the second waits and then
+/// finds it migrated.
+pub(super) fn migrate_file(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let known = known();
+    connection.transaction(|transaction| {
+        let application_id: i64 = transaction.value("PRAGMA application_id", values![])?;
+        let found: i64 = transaction.value("PRAGMA user_version", values![])?;
+        let n_tables: i64 = transaction.value("SELECT count(*) FROM sqlite_schema", values![])?;
+        if application_id != APPLICATION_ID && (application_id != 0 || found != 0 || n_tables > 0) {
+            return Err(StoreError::Foreign { path: path.to_owned() });
         }
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", known)?;
-    }
-    Ok(transaction.commit()?)
+        if found > known {
+            return Err(StoreError::Newer { found, known, path: path.to_owned() });
+        }
+        if found < known {
+            since(found).iter().try_for_each(|sql| transaction.batch(sql))?;
+            transaction.batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {known}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// The same for a PostgreSQL database, whose version stands in a table of its own.
+pub(super) fn migrate_tables(connection: &mut Connection, database: &str) -> Result<(), StoreError> {
+    let known = known();
+    connection.transaction(|transaction| {
+        transaction.lock_name("the tables of beckon")?;
+        transaction.batch("CREATE TABLE IF NOT EXISTS beckon_schema (version BIGINT NOT NULL)")?;
+        let found =
+            transaction.first("SELECT version FROM beckon_schema", values![], |mut row| row.get(0))?.unwrap_or(0);
+        if found > known {
+            return Err(StoreError::Newer { found, known, path: database.into() });
+        }
+        for sql in since(found) {
+            transaction.batch(&Dialect::Postgres.schema(sql)).map_err(|error| match error {
+                // `duplicate_table`
+                StoreError::Postgres { code, message } if code == "42P07" => {
+                    StoreError::ForeignTables { database: database.to_owned(), reason: message }
+                }
+                error => error,
+            })?;
+        }
+        transaction.execute("DELETE FROM beckon_schema", values![])?;
+        transaction.execute("INSERT INTO beckon_schema (version) VALUES (?1)", values![known]).map(drop)
+    })
 }

@@ -1,16 +1,59 @@
-//! Round trips, counts, and files that are not ours.
+//! Round trips and counts in both databases, files that are not ours, and a database that several servers share.
 
 use super::*;
 use beckon_shared::click::{Counts, Impression, Record, Slot, Sourced};
 use beckon_shared::config::Preset;
+use beckon_shared::control::access::Role;
+use beckon_shared::control::experiment::{ExperimentState, ExperimentStatus, IngestEvent};
 use beckon_shared::control::life::Wish;
+use beckon_shared::control::registry::Promotion;
 use beckon_shared::control::{CheckpointInfo, Metric, RunConfig, RunState, Stage};
 use beckon_shared::prompt::Prompt;
 
-fn open() -> (tempfile::TempDir, Store) {
-    let dir = tempfile::tempdir().expect("a folder for the test");
-    let store = Store::open(&dir.path().join("beckon.sqlite")).expect("a fresh store");
-    (dir, store)
+#[path = "../../../tests/src/postgres.rs"]
+mod postgres;
+mod shared;
+
+/// Opens the same store every time.
+type Open<'a> = &'a dyn Fn() -> Store;
+
+/// Each holds in SQLite as a test of its own, and in PostgreSQL, which takes a while to start, in one.
+macro_rules! in_both {
+    ($($case:ident,)*) => {
+        mod in_sqlite {
+            $(
+                #[test]
+                fn $case() {
+                    let dir = tempfile::tempdir().expect("a folder for the test");
+                    super::$case(&|| super::Store::open(&dir.path().join("beckon.sqlite")).expect("opens"));
+                }
+            )*
+        }
+
+        #[test]
+        #[ignore = "needs PostgreSQL"]
+        fn every_case_holds_in_postgresql() {
+            let server = postgres::Postgres::start();
+            $(
+                let url = server.fresh(stringify!($case));
+                $case(&|| Store::connect(&url).expect("connects"));
+            )*
+        }
+    };
+}
+
+in_both! {
+    records_come_back_as_they_were_and_each_once,
+    the_summary_counts_shown_slots_clicks_users_and_simulated_records,
+    the_store_outlives_its_process,
+    a_run_reads_the_log_as_it_was_when_asked_for,
+    a_step_taken_again_replaces_its_metric_and_nan_is_left_out,
+    a_finished_run_and_its_checkpoint_are_stored_together,
+    ids_that_are_not_ours_find_nothing,
+    a_key_is_one_command_and_what_broke_off_is_found,
+    an_experiment_counts_each_exposure_and_click_once,
+    tags_notes_and_tokens_come_back,
+    events_come_back_in_their_order,
 }
 
 fn slot(clicked: bool, visible: Option<bool>) -> Slot {
@@ -44,9 +87,8 @@ fn counts(text: &str) -> Sourced {
     Sourced { source: "upworthy".into(), record: Record::Counts(counts) }
 }
 
-#[test]
-fn records_come_back_as_they_were_and_each_once() {
-    let (_dir, store) = open();
+fn records_come_back_as_they_were_and_each_once(open: Open<'_>) {
+    let store = open();
     let records = vec![impression("a", "u", vec![slot(true, None)], false), counts("x"), counts("y")];
     let added = store.add_records(&records).expect("stored");
     assert_eq!(added, Added { n_accepted: 3, n_duplicates: 0 });
@@ -60,9 +102,8 @@ fn records_come_back_as_they_were_and_each_once() {
     assert_eq!(store.records(&query).expect("read"), [counts("y")]);
 }
 
-#[test]
-fn the_summary_counts_shown_slots_clicks_users_and_simulated_records() {
-    let (_dir, store) = open();
+fn the_summary_counts_shown_slots_clicks_users_and_simulated_records(open: Open<'_>) {
+    let store = open();
     let hidden = Some(false);
     store
         .add_records(&[
@@ -81,16 +122,15 @@ fn the_summary_counts_shown_slots_clicks_users_and_simulated_records() {
     assert_eq!(sources, [("log", "impression", 3), ("upworthy", "counts", 1)]);
 }
 
-#[test]
-fn the_store_outlives_its_process() {
-    let (dir, store) = open();
+fn the_store_outlives_its_process(open: Open<'_>) {
+    let store = open();
     store.add_records(&[counts("x")]).expect("stored");
     let mut status = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 5, None).expect("stored");
     status.state = RunState::Running;
     store.set_run(&status, Some(Wish::Pause)).expect("stored");
     store.set_setting("theme", "dark").expect("stored");
     drop(store);
-    let store = Store::open(&dir.path().join("beckon.sqlite")).expect("opens again");
+    let store = open();
     assert_eq!(store.n_records().expect("read"), 1);
     let run = store.run("r1").expect("read").expect("is there");
     assert_eq!(run, StoredRun { status, wish: Some(Wish::Pause), last_record_id: 1 });
@@ -98,9 +138,8 @@ fn the_store_outlives_its_process() {
     assert_eq!(store.setting("other").expect("read"), None);
 }
 
-#[test]
-fn a_run_reads_the_log_as_it_was_when_asked_for() {
-    let (_dir, store) = open();
+fn a_run_reads_the_log_as_it_was_when_asked_for(open: Open<'_>) {
+    let store = open();
     store.add_records(&[counts("x")]).expect("stored");
     let id = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored").id;
     store.add_records(&[counts("y")]).expect("stored");
@@ -108,9 +147,8 @@ fn a_run_reads_the_log_as_it_was_when_asked_for() {
     assert_eq!(store.records_up_to(run.last_record_id).expect("read"), [counts("x")]);
 }
 
-#[test]
-fn a_step_taken_again_replaces_its_metric_and_nan_is_left_out() {
-    let (_dir, store) = open();
+fn a_step_taken_again_replaces_its_metric_and_nan_is_left_out(open: Open<'_>) {
+    let store = open();
     let run_id = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored").id;
     let metric = |step, value| Metric { run_id: run_id.clone(), stage: Stage::Sft, step, name: "loss".into(), value };
     for point in [metric(1, 3.0), metric(2, 2.0), metric(2, 2.5), metric(3, f64::NAN)] {
@@ -120,9 +158,8 @@ fn a_step_taken_again_replaces_its_metric_and_nan_is_left_out() {
     assert_eq!(store.metrics("r99").expect("read"), []);
 }
 
-#[test]
-fn a_finished_run_and_its_checkpoint_are_stored_together() {
-    let (_dir, store) = open();
+fn a_finished_run_and_its_checkpoint_are_stored_together(open: Open<'_>) {
+    let store = open();
     let mut status = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored");
     let info = CheckpointInfo {
         id: "ab".into(),
@@ -139,9 +176,8 @@ fn a_finished_run_and_its_checkpoint_are_stored_together() {
     assert_eq!(store.run(&status.id).expect("read").expect("is there").status, status);
 }
 
-#[test]
-fn ids_that_are_not_ours_find_nothing() {
-    let (_dir, store) = open();
+fn ids_that_are_not_ours_find_nothing(open: Open<'_>) {
+    let store = open();
     store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored");
     for id in ["1", "r01", "r-1", "r1 ", "../r1", "r", ""] {
         assert_eq!(store.run(id).expect("read"), None, "{id:?}");
@@ -163,13 +199,164 @@ fn files_that_are_not_our_database_are_refused_by_name() {
     let text = open_error(|path| std::fs::write(path, "not a database, ".repeat(500)).expect("written"));
     assert!(matches!(text, StoreError::NotSqlite { .. }), "{text}");
     let foreign = open_error(|path| {
-        Connection::open(path).and_then(|c| c.execute_batch("CREATE TABLE bookmarks (url TEXT)")).expect("made");
+        rusqlite::Connection::open(path)
+            .and_then(|c| c.execute_batch("CREATE TABLE bookmarks (url TEXT)"))
+            .expect("made");
     });
     assert!(matches!(foreign, StoreError::Foreign { .. }), "{foreign}");
     let newer = open_error(|path| {
         drop(Store::open(path).expect("a fresh store"));
-        Connection::open(path).and_then(|c| c.execute_batch("PRAGMA user_version = 99")).expect("changed");
+        rusqlite::Connection::open(path).and_then(|c| c.execute_batch("PRAGMA user_version = 99")).expect("changed");
     });
     assert!(matches!(newer, StoreError::Newer { found: 99, .. }), "{newer}");
     assert!(newer.to_string().contains("schema version 99"), "{newer}");
+}
+
+pub(super) fn asked<'a>(key: &'a str, digest: &'a str) -> Asked<'a> {
+    let (sender, method, path, body) = ("me", "POST", "/api/runs", "{}");
+    Asked { time_millis: 7, sender, method, path, key: Some(key), digest, body }
+}
+
+fn a_key_is_one_command_and_what_broke_off_is_found(open: Open<'_>) {
+    let store = open();
+    let Begun::New(id) = store.begin_command(&asked("k", "d"), 1).expect("begun") else { panic!("it is new") };
+    assert_eq!(store.begin_command(&asked("k", "d"), 1).expect("asked"), Begun::Busy);
+    assert_eq!(store.begin_command(&asked("k", "other"), 1).expect("asked"), Begun::OtherRequest);
+    drop(store);
+    // the process that began it is gone
+    let store = open();
+    assert_eq!(store.begin_command(&asked("k", "d"), 2).expect("asked"), Begun::BrokenOff(id));
+    store.finish_command(id, 201, Some("{}")).expect("finished");
+    let done = Begun::Done { status: 201, answer: "{}".into() };
+    assert_eq!(store.begin_command(&asked("k", "d"), 2).expect("asked"), done);
+    let Begun::New(second) = store.begin_command(&asked("k2", "d"), 2).expect("begun") else { panic!("it is new") };
+    store.release_command(second, 503).expect("released");
+    assert!(matches!(store.begin_command(&asked("k2", "d"), 2).expect("begun"), Begun::New(_)));
+    let log = store.audit(i64::MAX, 10).expect("read");
+    assert_eq!(log.iter().map(|entry| entry.status).collect::<Vec<_>>(), [None, Some(503), Some(201)]);
+    assert_eq!(log.last().map(|entry| (entry.id, entry.key.as_deref())), Some((id, Some("k"))));
+}
+
+/// A running experiment of two arms.
+pub(super) fn running() -> ExperimentStatus {
+    let config = serde_json::json!({
+        "name": "test",
+        "arms": [{"name": "a", "source": {"checkpoint": "ab"}}, {"name": "b", "source": {"checkpoint": "cd"}}]
+    });
+    ExperimentStatus {
+        id: String::new(),
+        config: serde_json::from_value(config).expect("a configuration"),
+        state: ExperimentState::Running,
+        killed: false,
+        winner: None,
+        aa: false,
+        created_millis: 1,
+        started_millis: Some(1),
+        stopped_millis: None,
+    }
+}
+
+/// What a page sends of one user: an exposure of two slots, and a click on the first.
+pub(super) fn shown(experiment: &ExperimentStatus, user: usize) -> [IngestEvent; 2] {
+    let unit = format!("u{user}");
+    let arm = experiment.config.assignment(&experiment.id).arm_of(&unit).expect("every user takes part");
+    let slot = |text: &str| serde_json::json!({"text": text, "propensity": 0.5, "visible": true});
+    let exposure = serde_json::json!({
+        "kind": "exposure", "impression_id": format!("i{user}"), "unit": unit,
+        "arm": experiment.config.arms[arm].name, "time_millis": 951_782_400_000_i64 + user as i64,
+        "slate": [slot("one"), slot("two")], "latency_millis": 12.5, "browser": "firefox"
+    });
+    let click = serde_json::json!({
+        "kind": "click", "impression_id": format!("i{user}"), "slot": 0, "time_millis": 951_782_400_500_i64
+    });
+    [exposure, click].map(|event| serde_json::from_value(event).expect("an event"))
+}
+
+fn an_experiment_counts_each_exposure_and_click_once(open: Open<'_>) {
+    let store = open();
+    let experiment = store.add_experiment(running(), Some(3)).expect("added");
+    assert_eq!(store.add_experiment(running(), Some(3)).expect("there"), experiment);
+    let arms = experiment.config.assignment(&experiment.id);
+    let events: Vec<IngestEvent> = (0..20).flat_map(|user| shown(&experiment, user)).collect();
+    let ingest =
+        |events: &[IngestEvent]| store.ingest(&experiment, events, |unit| arms.arm_of(unit)).expect("taken in");
+    assert_eq!(
+        (ingest(&events[..30]).n_accepted, ingest(&events).n_accepted, ingest(&events).n_duplicates),
+        (30, 10, 40)
+    );
+    let (users, n_exposures, n_clicks) = store.experiment_users(&experiment).expect("summed");
+    assert_eq!((users.users.len(), n_exposures, n_clicks), (20, 20, 20));
+    let first = &users.users[0];
+    assert_eq!((first.clicks.numerator, first.clicks.denominator, first.latency_millis.numerator), (1.0, 1.0, 12.5));
+    assert_eq!(first.day.as_deref(), Some("2000-02-29"));
+    assert_eq!(first.strata, ["unknown", "firefox"]);
+    let page = store.exposures_after(&experiment.id, "i17", 5).expect("read");
+    let ids: Vec<&str> = page.iter().map(|(exposure, _)| exposure.impression_id.as_str()).collect();
+    assert_eq!(ids, ["i18", "i19", "i2", "i3", "i4"]);
+    assert!(page.iter().all(|(_, clicks)| clicks.len() == 1));
+    store.set_ingest_hash(&experiment.id, &[7; 32]).expect("stored");
+    assert_eq!(store.ingest_hash(&experiment.id).expect("read"), Some([7; 32]));
+    let stopped = store.change_experiment(&experiment.id, |status| {
+        status.state = ExperimentState::Stopped;
+        Ok::<_, String>(())
+    });
+    assert_eq!(stopped.expect("changed").expect("there").expect("allowed").state, ExperimentState::Stopped);
+    let refused = store.change_experiment(&experiment.id, |status| {
+        status.killed = true;
+        Err::<(), _>("no".to_owned())
+    });
+    assert_eq!(refused.expect("asked").expect("there"), Err("no".to_owned()));
+    assert!(!store.experiment(&experiment.id).expect("read").expect("there").killed);
+    assert!(store.remove_experiment(&experiment.id).expect("removed"));
+    assert_eq!(store.exposures_after(&experiment.id, "", 5).expect("read"), []);
+}
+
+fn tags_notes_and_tokens_come_back(open: Open<'_>) {
+    let store = open();
+    let promotion = |checkpoint: &str, time_millis| Promotion {
+        tag: "production".into(),
+        checkpoint: checkpoint.into(),
+        time_millis,
+        by: "me".into(),
+    };
+    for (checkpoint, time) in [("a", 1), ("b", 2), ("b", 3)] {
+        store.promote(&promotion(checkpoint, time)).expect("promoted");
+    }
+    assert_eq!(store.promotions(true).expect("read"), [promotion("a", 1), promotion("b", 2)]);
+    assert_eq!(store.roll_back_targets().expect("read"), [("a".to_owned(), "production".to_owned())]);
+    assert_eq!(store.roll_back("production").expect("done"), RolledBack::To(promotion("a", 1)));
+    assert_eq!(store.roll_back("production").expect("done"), RolledBack::NothingBefore);
+    assert_eq!(store.roll_back("other").expect("done"), RolledBack::NoTag);
+    assert_eq!(store.promotions(false).expect("read"), [promotion("a", 1)]);
+    store.set_note("a", "good").expect("stored");
+    let evaluation = [("loss".to_owned(), 0.1), ("nan".to_owned(), f64::NAN)].into();
+    store.set_evaluation("a", &evaluation).expect("stored");
+    let note = StoredNote { note: "good".into(), evaluation: [("loss".to_owned(), 0.1)].into() };
+    assert_eq!(store.checkpoint_notes().expect("read"), [("a".to_owned(), note)].into());
+    let token = StoredToken {
+        id: "1".into(),
+        name: "me".into(),
+        role: Role::Operator,
+        hash: [9; 32],
+        created_millis: 4,
+        expires_millis: None,
+    };
+    assert!(store.add_token(&token).expect("added") && !store.add_token(&token).expect("asked"));
+    assert_eq!(store.token("1").expect("read").as_ref(), Some(&token));
+    assert_eq!(store.tokens().expect("read"), [token]);
+    assert!(store.remove_token("me").expect("removed") && !store.remove_token("me").expect("asked"));
+}
+
+fn events_come_back_in_their_order(open: Open<'_>) {
+    let store = open();
+    assert_eq!(store.event_bounds().expect("read"), None);
+    assert_eq!(store.first_event_seq(1_700_000_000_000_000).expect("stored"), 1_700_000_000_000_000);
+    assert_eq!(store.first_event_seq(5).expect("read"), 1_700_000_000_000_000);
+    let kept: Vec<Kept> = (10..15).map(|seq| (seq, format!("{{\"n\":{seq}}}"))).collect();
+    store.keep_events(&kept, &[]).expect("kept");
+    assert_eq!(store.events_from(12, 2).expect("read"), kept[2..4]);
+    store.forget_events_before(12).expect("forgotten");
+    assert_eq!(store.event_bounds().expect("read"), Some((12, 14)));
+    assert!(store.keep_events(&kept[4..], &[]).is_err(), "a number is given once");
+    assert_eq!(store.events_from(0, 9).expect("read"), kept[2..]);
 }

@@ -1,8 +1,8 @@
 //! Tokens in the store: names, roles and hashes, never the tokens themselves.
 
+use super::sql::{Row, values};
 use super::{Store, StoreError};
 use beckon_shared::control::access::Role;
-use rusqlite::{OptionalExtension, Row, params};
 
 /// A token as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,57 +25,45 @@ impl Store {
     /// Adds a token; `false` where the name is taken.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn add_token(&self, token: &StoredToken) -> Result<bool, StoreError> {
         let sql = "INSERT INTO tokens (id, name, role, hash, created_millis, expires_millis) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
         let StoredToken { id, name, role, hash, created_millis, expires_millis } = token;
-        let n = self.writer().prepare_cached(sql)?.execute(params![
-            id,
-            name,
-            role.name(),
-            hash,
-            created_millis,
-            expires_millis
-        ])?;
-        Ok(n == 1)
+        let values = values![id, name, role.name(), hash, *created_millis, *expires_millis];
+        Ok(self.writer().execute(sql, values)? == 1)
     }
 
     /// The token with this public part.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn token(&self, id: &str) -> Result<Option<StoredToken>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
-        Ok(statement.query_row([id], parse).optional()?)
+        self.reader().first(&format!("{SELECT} WHERE id = ?1"), values![id], parse)
     }
 
     /// All tokens, oldest first.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn tokens(&self) -> Result<Vec<StoredToken>, StoreError> {
-        let reader = self.reader();
-        let mut statement = reader.prepare_cached(&format!("{SELECT} ORDER BY created_millis, id"))?;
-        let rows = statement.query_map([], parse)?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        self.reader().rows(&format!("{SELECT} ORDER BY created_millis, id"), values![], parse)
     }
 
     /// Removes a token by name; `false` where there is none.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// [`StoreError::Database`].
     pub fn remove_token(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.writer().prepare_cached("DELETE FROM tokens WHERE name = ?1")?.execute([name])? == 1)
+        Ok(self.writer().execute("DELETE FROM tokens WHERE name = ?1", values![name])? == 1)
     }
 }
 
 const SELECT: &str = "SELECT id, name, role, hash, created_millis, expires_millis FROM tokens";
 
-fn parse(row: &Row<'_>) -> rusqlite::Result<StoredToken> {
+fn parse(mut row: Row) -> Result<StoredToken, StoreError> {
     let role: String = row.get(2)?;
-    let role = Role::from_name(&role).ok_or(rusqlite::Error::InvalidColumnName("role".into()))?;
+    let role = Role::from_name(&role).ok_or(StoreError::Column { column: 2, want: "a role" })?;
     Ok(StoredToken {
         id: row.get(0)?,
         name: row.get(1)?,

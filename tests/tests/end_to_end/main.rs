@@ -8,6 +8,7 @@ mod loading;
 mod page;
 mod parity;
 mod recovery;
+mod replicas;
 mod smollm2;
 mod storage;
 mod trained;

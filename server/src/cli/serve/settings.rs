@@ -29,6 +29,8 @@ struct SettingsFile {
     #[serde(deserialize_with = "rate_of")]
     rate: Option<f64>,
     keep_checkpoints: Option<usize>,
+    database: Option<String>,
+    serve_only: Option<bool>,
     storage: Option<String>,
     s3_endpoint: Option<String>,
     s3_region: Option<String>,
@@ -61,6 +63,10 @@ pub struct Settings {
     pub rate: f64,
     /// Checkpoints to keep; all where there is none.
     pub keep_checkpoints: Option<usize>,
+    /// PostgreSQL database; `None`: SQLite in the data folder.
+    pub database: Option<String>,
+    /// Another server trains.
+    pub serve_only: bool,
     /// Where checkpoints are kept beside the data folder.
     pub storage: Option<Address>,
     /// Log lines as JSON.
@@ -87,6 +93,11 @@ impl Settings {
             endpoint: args.s3_endpoint.clone().or(file.s3_endpoint),
             region: args.s3_region.clone().or(file.s3_region),
         });
+        let database = args.database.clone().or(file.database);
+        let serve_only = args.serve_only.or(file.serve_only).unwrap_or(false);
+        if serve_only && (database.is_none() || storage.is_none()) {
+            anyhow::bail!("serve_only needs the database and the storage that it shares with the server that trains");
+        }
         let origins = Some(args.origins.clone()).filter(|typed| !typed.is_empty()).or(file.allow_origin);
         Ok(Self {
             addr: args.addr.or(file.addr).unwrap_or(DEFAULT_ADDR),
@@ -98,6 +109,8 @@ impl Settings {
             origins: origins.unwrap_or_default(),
             rate: args.rate.or(file.rate).unwrap_or(DEFAULT_RATE),
             keep_checkpoints: args.keep_checkpoints.or(file.keep_checkpoints),
+            database,
+            serve_only,
             storage,
             log_json: args.log_json.or(file.log_json).unwrap_or(false),
         })
@@ -184,6 +197,8 @@ mod tests {
             assert!(text.contains(word), "{bad}: {text}");
         }
         assert!(refusal("tls_cert = \"c.pem\"").contains("tls_key"));
+        assert!(refusal("serve_only = true\nstorage = \"s3://a\"").contains("database"));
+        assert!(refusal("serve_only = true\ndatabase = \"postgres://u@h/d\"").contains("storage"));
         let missing = Typed::try_parse_from(["serve", "--config", "/no/such/file.toml"]).expect("parsed").args;
         assert!(format!("{:#}", Settings::resolve(&missing).expect_err("none")).contains("/no/such/file.toml"));
     }
