@@ -1,7 +1,6 @@
 //! PostgreSQL behind [`Connection`]. A connection that was lost is made again by the next statement that does not belong to a
 //! transaction.
 
-mod scram;
 mod wire;
 
 use super::{Connection, Dialect, Driver, Row, StoreError, Value};

@@ -1,14 +1,19 @@
-//! PostgreSQL's protocol, version 3, as far as the store needs it: one connection that waits for its answers, values as text.
+//! One connection to PostgreSQL that waits for its answers; messages and passwords are `postgres_protocol`'s.
 //!
-//! Source: the chapter "Frontend/Backend Protocol" of PostgreSQL's documentation. Written out here, since the usual client
-//! crates need other features of crates that Burn shares, and everything would be built again. Not here: TLS, `COPY`,
-//! cancelling, notifications, passwords by MD5.
+//! The clients above that crate are asynchronous and change features of what Burn is built with. Not here: TLS, `COPY`,
+//! cancelling, notifications.
 
 use super::super::Value;
 use super::Address;
-use super::scram::Scram;
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Header, Message};
+use postgres_protocol::message::frontend::{self, BindError};
+use postgres_protocol::{IsNull, Oid, types};
 use std::collections::HashMap;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -17,9 +22,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// After which silence a connection counts as lost; longer than the database lets a statement take.
 const SILENCE: Duration = Duration::from_secs(90);
 /// Longest message that is read.
-const MAX_MESSAGE_BYTES: usize = 256 << 20;
-/// Version 3.0.
-const PROTOCOL: i32 = 196_608;
+const MAX_MESSAGE_BYTES: i32 = 256 << 20;
+/// Bytes that are asked of the stream at once.
+const READ_BYTES: usize = 16 << 10;
+const TEXT: i16 = 0;
+const BINARY: i16 = 1;
 
 /// What can go wrong with a statement.
 #[derive(Debug)]
@@ -49,106 +56,30 @@ trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 /// A statement that the database knows.
+#[derive(Clone)]
 struct Prepared {
     name: String,
     /// Types of the answer's columns.
-    columns: Vec<i32>,
+    columns: Vec<Oid>,
 }
 
 /// A connection.
 pub(super) struct Wire {
-    stream: BufReader<Box<dyn Stream>>,
-    out: Vec<u8>,
+    stream: Box<dyn Stream>,
+    /// Read, and not yet a whole message.
+    input: BytesMut,
+    out: BytesMut,
     prepared: HashMap<String, Prepared>,
     /// An answer was not read to its end, so nothing more can be asked.
     broken: bool,
 }
 
-/// A message from the database.
-struct Message {
-    kind: u8,
-    body: Vec<u8>,
-    at: usize,
-}
-
-impl Message {
-    fn take(&mut self, n: usize) -> Result<&[u8], WireError> {
-        let end = self.at.checked_add(n).ok_or_else(|| odd("a length beyond all bounds"))?;
-        let part = self.body.get(self.at..end).ok_or_else(|| odd("a message that is too short"))?;
-        self.at = end;
-        Ok(part)
-    }
-
-    fn i16(&mut self) -> Result<i16, WireError> {
-        Ok(i16::from_be_bytes(self.take(2)?.try_into().map_err(|_| odd("no number"))?))
-    }
-
-    fn i32(&mut self) -> Result<i32, WireError> {
-        Ok(i32::from_be_bytes(self.take(4)?.try_into().map_err(|_| odd("no number"))?))
-    }
-
-    fn rest(&mut self) -> &[u8] {
-        let from = std::mem::replace(&mut self.at, self.body.len());
-        &self.body[from..]
-    }
-
-    fn text(&mut self) -> Result<String, WireError> {
-        let end =
-            self.body[self.at..].iter().position(|byte| *byte == 0).ok_or_else(|| odd("a text without an end"))?;
-        let text = String::from_utf8_lossy(&self.body[self.at..self.at + end]).into_owned();
-        self.at += end + 1;
-        Ok(text)
-    }
-
-    /// The fields of an error.
-    fn told(&mut self) -> WireError {
-        let (mut code, mut message) = (String::new(), String::new());
-        while let Ok(kind) = self.take(1).map(|kind| kind[0]) {
-            let Some(text) = (kind != 0).then(|| self.text().ok()).flatten() else { break };
-            match kind {
-                b'C' => code = text,
-                b'M' => message = text,
-                _ => {}
-            }
-        }
-        WireError::Told { code, message }
-    }
-}
-
 impl Wire {
     /// Connects and signs in.
     pub(super) fn connect(address: &Address) -> Result<Self, WireError> {
-        let stream: Box<dyn Stream> = if address.host.starts_with('/') {
-            #[cfg(unix)]
-            {
-                let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
-                let stream = std::os::unix::net::UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(SILENCE))?;
-                stream.set_write_timeout(Some(SILENCE))?;
-                Box::new(stream)
-            }
-            #[cfg(not(unix))]
-            return Err(odd("nothing: a socket in the file system needs Unix"));
-        } else {
-            let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-            let mut found = None;
-            for candidate in (address.host.as_str(), address.port).to_socket_addrs()? {
-                match TcpStream::connect_timeout(&candidate, CONNECT) {
-                    Ok(stream) => {
-                        found = Some(stream);
-                        break;
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            let Some(stream) = found else { return Err(last.into()) };
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(SILENCE))?;
-            stream.set_write_timeout(Some(SILENCE))?;
-            Box::new(stream)
-        };
-        let mut wire =
-            Self { stream: BufReader::new(stream), out: Vec::new(), prepared: HashMap::new(), broken: false };
+        let stream = if address.host.starts_with('/') { local(address)? } else { remote(address)? };
+        let (input, out) = (BytesMut::new(), BytesMut::new());
+        let mut wire = Self { stream, input, out, prepared: HashMap::new(), broken: false };
         wire.sign_in(address)?;
         Ok(wire)
     }
@@ -157,16 +88,8 @@ impl Wire {
         self.broken
     }
 
-    /// A message; the first of a connection has no kind.
-    fn put(&mut self, kind: Option<u8>, body: &[u8]) {
-        self.out.extend(kind);
-        // a body beyond 2 GiB would not be sent: values are bounded by what a request may carry
-        self.out.extend_from_slice(&(body.len() as i32 + 4).to_be_bytes());
-        self.out.extend_from_slice(body);
-    }
-
     fn flush(&mut self) -> Result<(), WireError> {
-        let sent = self.stream.get_mut().write_all(&self.out).and_then(|()| self.stream.get_mut().flush());
+        let sent = self.stream.write_all(&self.out).and_then(|()| self.stream.flush());
         self.out.clear();
         self.broken = sent.is_err();
         Ok(sent?)
@@ -175,131 +98,122 @@ impl Wire {
     /// The next message that is not about something else.
     fn next(&mut self) -> Result<Message, WireError> {
         loop {
-            let mut head = [0; 5];
-            let read = self.stream.read_exact(&mut head).and_then(|()| {
-                let length = i32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-                let length = usize::try_from(length).ok().and_then(|length| length.checked_sub(4));
-                let length = length.filter(|length| *length <= MAX_MESSAGE_BYTES);
-                let too_long =
-                    || io::Error::new(io::ErrorKind::InvalidData, "the database sent a message without bounds");
-                let mut body = vec![0; length.ok_or_else(too_long)?];
-                self.stream.read_exact(&mut body).map(|()| body)
-            });
-            self.broken = read.is_err();
-            // notices, parameters of the session, notifications
-            match head[0] {
-                b'N' | b'S' | b'A' => drop(read?),
-                kind => return Ok(Message { kind, body: read?, at: 0 }),
+            let message = self.read();
+            self.broken = message.is_err();
+            match message? {
+                Message::NoticeResponse(_) | Message::ParameterStatus(_) | Message::NotificationResponse(_) => {}
+                message => return Ok(message),
             }
         }
     }
 
-    /// Reads messages up to `ReadyForQuery`, also behind an error, which is then returned.
-    fn answers(&mut self, mut take: impl FnMut(Message) -> Result<(), WireError>) -> Result<(), WireError> {
+    fn read(&mut self) -> Result<Message, WireError> {
+        loop {
+            if let Some(header) = Header::parse(&self.input)?
+                && header.len() > MAX_MESSAGE_BYTES
+            {
+                return Err(odd("a message without bounds"));
+            }
+            if let Some(message) = Message::parse(&mut self.input)? {
+                return Ok(message);
+            }
+            let n_read = self.input.len();
+            self.input.resize(n_read + READ_BYTES, 0);
+            let n = self.stream.read(&mut self.input[n_read..]);
+            self.input.truncate(n_read + *n.as_ref().unwrap_or(&0));
+            if n? == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the database closed the connection").into());
+            }
+        }
+    }
+
+    /// Sends what was put together and reads messages up to `ReadyForQuery`, also behind an error, which is then returned.
+    fn ask(&mut self, mut take: impl FnMut(Message) -> Result<(), WireError>) -> Result<(), WireError> {
+        self.flush()?;
         let mut result = Ok(());
         loop {
-            let mut message = match self.next() {
+            let message = match self.next() {
                 Ok(message) => message,
                 // what it said before it went away says more
                 Err(error) => return result.and(Err(error)),
             };
-            match message.kind {
-                b'Z' => return result,
-                b'E' => result = result.and(Err(message.told())),
-                _ if result.is_ok() => result = take(message),
+            match message {
+                Message::ReadyForQuery(_) => return result,
+                Message::ErrorResponse(body) => result = result.and(Err(told(&body))),
+                message if result.is_ok() => result = take(message),
                 _ => {}
             }
         }
     }
 
     fn sign_in(&mut self, address: &Address) -> Result<(), WireError> {
-        let mut body = PROTOCOL.to_be_bytes().to_vec();
-        for (key, value) in [
-            ("user", address.user.as_str()),
-            ("database", &address.database),
+        let Address { user, password, database, .. } = address;
+        let parameters = [
+            ("user", user.as_str()),
+            ("database", database),
             ("application_name", "beckon"),
             ("client_encoding", "UTF8"),
-        ] {
-            body.extend_from_slice(format!("{key}\0{value}\0").as_bytes());
-        }
-        body.push(0);
-        self.put(None, &body);
-        self.flush()?;
-        let mut scram = None;
+        ];
+        frontend::startup_message(parameters, &mut self.out)?;
+        let mut scram: Option<ScramSha256> = None;
+        let without = || odd("a challenge without a beginning");
         loop {
-            let mut message = self.next()?;
-            match message.kind {
-                b'E' => return Err(message.told()),
-                b'R' => match message.i32()? {
-                    0 => break,
-                    3 => self.put(Some(b'p'), format!("{}\0", address.password).as_bytes()),
-                    10 => {
-                        let offered = String::from_utf8_lossy(message.rest()).into_owned();
-                        if !offered.split('\0').any(|name| name == "SCRAM-SHA-256") {
-                            return Err(odd("no way to sign in that is known here (SCRAM-SHA-256)"));
-                        }
-                        let begun = Scram::begin().map_err(|error| WireError::Io(io::Error::other(error)))?;
-                        let first = begun.first();
-                        let mut body = b"SCRAM-SHA-256\0".to_vec();
-                        body.extend_from_slice(&(first.len() as i32).to_be_bytes());
-                        body.extend_from_slice(first.as_bytes());
-                        self.put(Some(b'p'), &body);
-                        scram = Some(begun);
+            self.flush()?;
+            match self.next()? {
+                Message::AuthenticationOk => break,
+                Message::AuthenticationCleartextPassword => {
+                    frontend::password_message(password.as_bytes(), &mut self.out)?;
+                }
+                Message::AuthenticationMd5Password(body) => {
+                    let hash = md5_hash(user.as_bytes(), password.as_bytes(), body.salt());
+                    frontend::password_message(hash.as_bytes(), &mut self.out)?;
+                }
+                Message::AuthenticationSasl(body) => {
+                    if !body.mechanisms().any(|name| Ok(name == SCRAM_SHA_256))? {
+                        return Err(odd("no way to sign in that is known here (SCRAM-SHA-256)"));
                     }
-                    11 => {
-                        let scram = scram.as_mut().ok_or_else(|| odd("a challenge without a beginning"))?;
-                        let answer =
-                            scram.answer(message.rest(), &address.password).ok_or_else(|| odd("no challenge"))?;
-                        self.put(Some(b'p'), answer.as_bytes());
-                    }
-                    12 => {
-                        let knows = scram.as_ref().is_some_and(|scram| scram.is_proof(message.rest()));
-                        if !knows {
-                            return Err(odd("no proof that it knows the password: it is another database"));
-                        }
-                    }
-                    _ => return Err(odd("a way to sign in that is not known here: use scram-sha-256, or no password")),
-                },
-                _ => return Err(odd("something else than how to sign in")),
-            }
-            if !self.out.is_empty() {
-                self.flush()?;
+                    let begun = scram.insert(ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported()));
+                    frontend::sasl_initial_response(SCRAM_SHA_256, begun.message(), &mut self.out)?;
+                }
+                Message::AuthenticationSaslContinue(body) => {
+                    let scram = scram.as_mut().ok_or_else(without)?;
+                    scram.update(body.data())?;
+                    frontend::sasl_response(scram.message(), &mut self.out)?;
+                }
+                // it has to prove that it knows the password too
+                Message::AuthenticationSaslFinal(body) => scram.as_mut().ok_or_else(without)?.finish(body.data())?,
+                Message::ErrorResponse(body) => return Err(told(&body)),
+                _ => return Err(odd("a way to sign in that is not known here: use scram-sha-256, or no password")),
             }
         }
-        self.answers(|_| Ok(()))
+        self.ask(|_| Ok(()))
     }
 
     /// Runs statements without parameters.
     pub(super) fn batch(&mut self, sql: &str) -> Result<(), WireError> {
-        self.put(Some(b'Q'), format!("{sql}\0").as_bytes());
-        self.flush()?;
-        self.answers(|_| Ok(()))
+        frontend::query(sql, &mut self.out)?;
+        self.ask(|_| Ok(()))
     }
 
-    /// Makes a statement known, once.
-    fn prepare(&mut self, sql: &str) -> Result<(), WireError> {
-        if self.prepared.contains_key(sql) {
-            return Ok(());
+    /// A statement that the database knows; told to it once.
+    fn prepare(&mut self, sql: &str) -> Result<Prepared, WireError> {
+        if let Some(prepared) = self.prepared.get(sql) {
+            return Ok(prepared.clone());
         }
         let name = format!("s{}", self.prepared.len());
-        self.put(Some(b'P'), [name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"].concat().as_slice());
-        self.put(Some(b'D'), format!("S{name}\0").as_bytes());
-        self.put(Some(b'S'), b"");
-        self.flush()?;
+        frontend::parse(&name, sql, [], &mut self.out)?;
+        frontend::describe(b'S', &name, &mut self.out)?;
+        frontend::sync(&mut self.out);
         let mut columns = Vec::new();
-        self.answers(|mut message| {
-            if message.kind == b'T' {
-                for _ in 0..message.i16()? {
-                    message.text()?;
-                    message.take(6)?;
-                    columns.push(message.i32()?);
-                    message.take(8)?;
-                }
+        self.ask(|message| {
+            if let Message::RowDescription(body) = message {
+                columns = body.fields().map(|field| Ok(field.type_oid())).collect()?;
             }
             Ok(())
         })?;
-        self.prepared.insert(sql.to_owned(), Prepared { name, columns });
-        Ok(())
+        let prepared = Prepared { name, columns };
+        self.prepared.insert(sql.to_owned(), prepared.clone());
+        Ok(prepared)
     }
 
     /// Runs a statement: its rows go to `take` as they come; the number of rows that it touched. An error of `take` ends it.
@@ -309,116 +223,164 @@ impl Wire {
         values: &[Value],
         take: &mut dyn FnMut(Vec<Value>) -> Result<(), E>,
     ) -> Result<u64, E> {
-        self.prepare(sql)?;
-        let Some(Prepared { name, columns }) = self.prepared.get(sql) else { return Ok(0) };
-        let mut bind = format!("\0{name}\0\0\0").into_bytes();
-        bind.extend_from_slice(&(values.len() as i16).to_be_bytes());
-        for value in values {
-            match text_of(value) {
-                None => bind.extend_from_slice(&(-1_i32).to_be_bytes()),
-                Some(text) => {
-                    bind.extend_from_slice(&(text.len() as i32).to_be_bytes());
-                    bind.extend_from_slice(text.as_bytes());
-                }
-            }
-        }
-        bind.extend_from_slice(&[0, 0]);
-        let columns = columns.clone();
-        self.put(Some(b'B'), &bind);
-        self.put(Some(b'E'), b"\0\0\0\0\0");
-        self.put(Some(b'S'), b"");
-        self.flush()?;
+        let Prepared { name, columns } = self.prepare(sql)?;
+        self.put_values(&name, values, &columns)?;
         let (mut n_rows, mut stopped) = (0, None);
-        self.answers(|mut message| {
-            match message.kind {
-                b'D' if stopped.is_none() => stopped = take(row(&mut message, &columns)?).err(),
+        self.ask(|message| {
+            match message {
+                Message::DataRow(body) if stopped.is_none() => stopped = take(row(&body, &columns)?).err(),
                 // `INSERT 0 5`, `UPDATE 5`
-                b'C' => n_rows = message.text()?.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0),
+                Message::CommandComplete(body) => {
+                    n_rows = body.tag()?.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+                }
                 _ => {}
             }
             Ok(())
         })?;
         stopped.map_or(Ok(n_rows), Err)
     }
+
+    /// Numbers go as text, which fits whatever number their place is; what comes back is binary where its type is known.
+    fn put_values(&mut self, statement: &str, values: &[Value], columns: &[Oid]) -> Result<(), WireError> {
+        let formats = values.iter().map(|value| if matches!(value, Value::Blob(_)) { BINARY } else { TEXT });
+        let answers = columns.iter().map(|ty| if reader(*ty).is_some() { BINARY } else { TEXT });
+        let put = |value: &Value, out: &mut BytesMut| {
+            match value {
+                Value::Null => return Ok(IsNull::Yes),
+                Value::Int(value) => types::text_to_sql(&value.to_string(), out),
+                Value::Real(value) => types::text_to_sql(&real_text(*value), out),
+                Value::Text(text) => types::text_to_sql(text, out),
+                Value::Blob(bytes) => types::bytea_to_sql(bytes, out),
+            }
+            Ok(IsNull::No)
+        };
+        frontend::bind("", statement, formats, values, put, answers, &mut self.out).map_err(|error| match error {
+            BindError::Conversion(error) => io::Error::other(error),
+            BindError::Serialization(error) => error,
+        })?;
+        frontend::execute("", 0, &mut self.out)?;
+        frontend::sync(&mut self.out);
+        Ok(())
+    }
 }
 
-/// A value as PostgreSQL reads it, whatever the type of its place is.
-fn text_of(value: &Value) -> Option<std::borrow::Cow<'_, str>> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Int(value) => value.to_string().into(),
-        Value::Real(value) if value.is_infinite() => (if *value > 0.0 { "Infinity" } else { "-Infinity" }).into(),
-        // the shortest text that is this number
-        Value::Real(value) => format!("{value:?}").into(),
-        Value::Text(text) => text.as_str().into(),
-        Value::Blob(bytes) => format!("\\x{}", beckon_shared::digest::hex(bytes)).into(),
+/// The socket in the folder that the address names.
+#[cfg(unix)]
+fn local(address: &Address) -> Result<Box<dyn Stream>, WireError> {
+    let path = format!("{}/.s.PGSQL.{}", address.host, address.port);
+    let stream = std::os::unix::net::UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    Ok(Box::new(stream))
+}
+
+#[cfg(not(unix))]
+fn local(_: &Address) -> Result<Box<dyn Stream>, WireError> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "a socket in the file system needs Unix").into())
+}
+
+fn remote(address: &Address) -> Result<Box<dyn Stream>, WireError> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for candidate in (address.host.as_str(), address.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&candidate, CONNECT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(SILENCE))?;
+                stream.set_write_timeout(Some(SILENCE))?;
+                return Ok(Box::new(stream));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last.into())
+}
+
+fn told(body: &ErrorResponseBody) -> WireError {
+    let (mut code, mut message) = (String::new(), String::new());
+    let read = body.fields().for_each(|field| {
+        let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match field.type_() {
+            b'C' => code = text(),
+            b'M' => message = text(),
+            _ => {}
+        }
+        Ok(())
+    });
+    read.map_or_else(WireError::Io, |()| WireError::Told { code, message })
+}
+
+fn real_text(value: f64) -> String {
+    // Rust's own words for these are not the database's; else the shortest text that is this number
+    if value.is_infinite() { if value > 0.0 { "Infinity" } else { "-Infinity" }.into() } else { format!("{value:?}") }
+}
+
+type Reader = fn(&[u8]) -> Option<Value>;
+
+/// How a type is read from its bytes, by the number that PostgreSQL gives it; other types come as text.
+fn reader(ty: Oid) -> Option<Reader> {
+    Some(match ty {
+        17 => |bytes| Some(Value::Blob(types::bytea_from_sql(bytes).to_vec())),
+        20 => |bytes| types::int8_from_sql(bytes).ok().map(Value::Int),
+        21 => |bytes| types::int2_from_sql(bytes).ok().map(|value| Value::Int(value.into())),
+        23 => |bytes| types::int4_from_sql(bytes).ok().map(|value| Value::Int(value.into())),
+        700 => |bytes| types::float4_from_sql(bytes).ok().map(|value| Value::Real(value.into())),
+        701 => |bytes| types::float8_from_sql(bytes).ok().map(Value::Real),
+        _ => return None,
     })
 }
 
-fn row(message: &mut Message, columns: &[i32]) -> Result<Vec<Value>, WireError> {
-    let n_columns = message.i16()?;
-    if usize::try_from(n_columns).ok() != Some(columns.len()) {
+fn text(bytes: &[u8]) -> Option<Value> {
+    types::text_from_sql(bytes).ok().map(|text| Value::Text(text.to_owned()))
+}
+
+fn row(body: &DataRowBody, columns: &[Oid]) -> Result<Vec<Value>, WireError> {
+    let ranges: Vec<_> = body.ranges().collect()?;
+    if ranges.len() != columns.len() {
         return Err(odd("a row of another statement"));
     }
-    columns
-        .iter()
-        .map(|ty| {
-            let Ok(length) = usize::try_from(message.i32()?) else { return Ok(Value::Null) };
-            let bytes = message.take(length)?;
-            let text = std::str::from_utf8(bytes).map_err(|_| odd("text that is not UTF-8"))?;
-            value_of(*ty, text).ok_or_else(|| odd("a value that is not of its type"))
-        })
-        .collect()
-}
-
-/// A value from its text, by the number of its type.
-fn value_of(ty: i32, text: &str) -> Option<Value> {
-    Some(match ty {
-        // int8, int2, int4
-        20 | 21 | 23 => Value::Int(text.parse().ok()?),
-        // float4, float8
-        700 | 701 => Value::Real(text.parse().ok()?),
-        // bytea
-        17 => {
-            let hex = text.strip_prefix("\\x")?.as_bytes();
-            let digit = |byte: u8| (byte as char).to_digit(16);
-            let byte = |pair: &[u8; 2]| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8);
-            let (pairs, []) = hex.as_chunks::<2>() else { return None };
-            Value::Blob(pairs.iter().map(byte).collect::<Option<_>>()?)
+    let value = |(range, ty): (Option<std::ops::Range<usize>>, &Oid)| match range {
+        None => Ok(Value::Null),
+        Some(range) => {
+            let bytes = body.buffer().get(range).ok_or_else(|| odd("a row that is too short"))?;
+            reader(*ty).unwrap_or(text)(bytes).ok_or_else(|| odd("a value that is not of its type"))
         }
-        _ => Value::Text(text.to_owned()),
-    })
+    };
+    ranges.into_iter().zip(columns).map(value).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn values_come_back_from_their_texts() {
-        for (ty, value) in [
-            (20, Value::Int(i64::MIN)),
-            (701, Value::Real(0.1)),
-            (701, Value::Real(-1e-300)),
-            (701, Value::Real(f64::INFINITY)),
-            (17, Value::Blob(vec![0, 171, 255])),
-            (25, Value::Text("a\u{e9}\\x".into())),
-        ] {
-            let text = text_of(&value).expect("not null");
-            assert_eq!(value_of(ty, &text), Some(value.clone()), "{text}");
+    /// A row as the database sends it: type, length, number of columns, then each with its length.
+    fn data_row(columns: &[&[u8]]) -> DataRowBody {
+        let mut body = (columns.len() as i16).to_be_bytes().to_vec();
+        for column in columns {
+            body.extend_from_slice(&(column.len() as i32).to_be_bytes());
+            body.extend_from_slice(column);
         }
-        assert_eq!(text_of(&Value::Null), None);
-        for (ty, text) in [(20, "x"), (17, "\\xabc"), (17, "ab"), (17, "\\xzz")] {
-            assert_eq!(value_of(ty, text), None, "{text}");
+        let mut message = BytesMut::from(&b"D"[..]);
+        message.extend_from_slice(&(body.len() as i32 + 4).to_be_bytes());
+        message.extend_from_slice(&body);
+        match Message::parse(&mut message) {
+            Ok(Some(Message::DataRow(row))) => row,
+            _ => panic!("a row"),
         }
     }
 
     #[test]
-    fn a_message_that_is_too_short_is_an_error_and_no_panic() {
-        let message = |body: &[u8]| Message { kind: b'D', body: body.to_vec(), at: 0 };
-        assert!(row(&mut message(&[0, 1, 0, 0, 0, 9, b'1']), &[20]).is_err());
-        assert!(row(&mut message(&[0, 2, 0, 0, 0, 1, b'1']), &[20]).is_err());
-        assert!(message(b"no end").text().is_err());
-        assert!(matches!(row(&mut message(&[0, 1, 0, 0, 0, 1, b'7']), &[20]).as_deref(), Ok([Value::Int(7)])));
+    fn columns_are_read_by_their_types() {
+        let body = data_row(&[&7i64.to_be_bytes(), &0.1f64.to_be_bytes(), &[0, 171, 255], "a\u{e9}".as_bytes()]);
+        let want = [Value::Int(7), Value::Real(0.1), Value::Blob(vec![0, 171, 255]), Value::Text("a\u{e9}".into())];
+        assert_eq!(row(&body, &[20, 701, 17, 25]).ok().as_deref(), Some(&want[..]));
+        assert!(row(&body, &[20, 701, 17]).is_err(), "a column too many");
+        assert!(row(&data_row(&[&[1, 2]]), &[20]).is_err(), "no eight bytes");
+        assert!(row(&data_row(&[&[0xff]]), &[25]).is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn numbers_beyond_all_bounds_are_said_in_the_database_s_words() {
+        let texts = [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 0.1, -1e-300].map(real_text);
+        assert_eq!(texts, ["Infinity", "-Infinity", "NaN", "0.1", "-1e-300"]);
     }
 }
