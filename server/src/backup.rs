@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 const DATABASE: &str = "beckon.sqlite";
 /// Folders that are copied beside it.
 const FOLDERS: [&str; 2] = ["checkpoints", "runs"];
+/// Setting of the database that names the bucket of the checkpoints; empty where they lie in the folder.
+pub const STORAGE_SETTING: &str = "storage";
 /// The list of hashes, written last: a backup without it broke off.
 const LIST: &str = "backup.json";
 
@@ -94,11 +96,20 @@ fn copy(from: &Path, to: &Path) -> Result<Option<String>, BackupError> {
     Ok(Some(sha256_hex(&bytes)))
 }
 
-/// Copies everything of `data_dir` into the new folder `out`; the number of files.
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backed {
+    /// Files in it.
+    pub n_files: usize,
+    /// Bucket that has the checkpoints, of which the backup holds only what lay in the folder.
+    pub bucket: Option<String>,
+}
+
+/// Copies everything of `data_dir` into the new folder `out`.
 ///
 /// # Errors
 /// [`BackupError`]; what was copied stays, without its list of hashes.
-pub fn backup(data_dir: &Path, out: &Path) -> Result<usize, BackupError> {
+pub fn backup(data_dir: &Path, out: &Path) -> Result<Backed, BackupError> {
     new_folder(out)?;
     // files first: the database then knows at least what they are
     let mut hashes = BTreeMap::new();
@@ -112,13 +123,15 @@ pub fn backup(data_dir: &Path, out: &Path) -> Result<usize, BackupError> {
         }
     }
     let database = out.join(DATABASE);
-    Store::open(&data_dir.join(DATABASE))?.copy_to(&database)?;
+    let store = Store::open(&data_dir.join(DATABASE))?;
+    store.copy_to(&database)?;
+    let bucket = store.setting(STORAGE_SETTING)?.filter(|url| !url.is_empty());
     let bytes = std::fs::read(&database).map_err(io("read", &database))?;
     hashes.insert(DATABASE.to_owned(), sha256_hex(&bytes));
     let list = out.join(LIST);
     let json = serde_json::to_vec_pretty(&hashes).unwrap_or_default();
     std::fs::write(&list, json).map_err(io("write", &list))?;
-    Ok(hashes.len())
+    Ok(Backed { n_files: hashes.len(), bucket })
 }
 
 /// Puts a backup into the new folder `data_dir`; the number of files.

@@ -3,21 +3,32 @@
 //! In the loop: where the training side hands over to the page. Every file is decoded, which checks its SHA-256 hashes,
 //! before it is listed; one that fails is refused with the reason and left where it is. Files appear by rename after
 //! a sync and are never overwritten: the name is the hash of the header, which fixes the content.
+//!
+//! With a [`Bucket`] the folder is a cache of bounded size, and the bucket has everything: a new checkpoint is listed once all of
+//! it is there. Of an object that the folder has not, the header is read and checked (it fixes every other hash) and the length
+//! compared; the page and the trainer check the rest, chunk by chunk, before they use it.
+
+pub mod bucket;
+mod file;
 
 use crate::pipeline::export::ADAPTER_EXTENSION;
 use crate::store::{Store, StoreError};
-use beckon_shared::adapter::{AdapterError, AdapterFile};
+use beckon_shared::adapter::AdapterError;
 use beckon_shared::checkpoint::{Checkpoint, CheckpointError, Manifest};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::control::registry::AdapterInfo;
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
+use bucket::{Bucket, BucketError, Object};
+use file::{bring, copy_synced, describe, modified_millis, read_adapter, read_verified, stem, sync_folder};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Extension of a checkpoint file.
 const EXTENSION: &str = "beckon";
+/// Largest total of the files in the folder where a bucket has them all; the oldest go first.
+const MAX_CACHE_BYTES: u64 = 8 << 30;
+/// First bytes of an object that are read for its header; one that is longer takes a second request.
+const HEADER_GUESS_BYTES: u64 = 64 << 10;
 
 /// Why a checkpoint was not taken in.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +75,9 @@ pub enum CatalogError {
         /// Id of the checkpoint.
         id: String,
     },
+    /// The bucket failed.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -76,6 +90,15 @@ pub enum Content {
     BuiltIn(&'static [u8]),
     /// A file that was whole when it was listed.
     File(PathBuf),
+    /// An object of the bucket, of which the folder may have a whole copy.
+    Object {
+        /// Where it is.
+        bucket: Arc<Bucket>,
+        /// Its name there.
+        name: String,
+        /// The copy, unless it went meanwhile.
+        copy: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone)]
@@ -88,51 +111,38 @@ struct Entry {
 /// The list; share it behind an `Arc`.
 pub struct Catalog {
     dir: PathBuf,
-    /// Newest first, the built-in one last.
+    /// What the folder is a cache of, where it is one.
+    bucket: Option<Arc<Bucket>>,
+    /// Newest first, the built-in one last. A `File` says where one is or would be in the folder.
     entries: RwLock<Vec<Entry>>,
     /// Whole adapters by the id of the checkpoint that they lie beside.
     adapters: RwLock<HashMap<String, AdapterInfo>>,
     /// Installed and not yet listed, by id.
     installed: RwLock<HashMap<String, Arc<Manifest>>>,
+    /// Names of the whole files in the folder, where it is a cache.
+    cached: RwLock<HashSet<String>>,
+    /// Held while a file enters or leaves the cache, or is read whole.
+    changing: Mutex<()>,
 }
 
 impl Catalog {
-    /// Reads and verifies `dir`, and returns beside the list what was refused. A whole file that the store does not
-    /// know (copied in by hand) is registered.
+    /// Reads and verifies `dir`, takes in what `bucket` has, writes there what only `dir` has, and returns beside the list what
+    /// was refused. A whole checkpoint that the store does not know (copied in by hand) is registered.
     ///
     /// # Errors
-    /// [`CatalogError::Io`] where the folder cannot be made or read, `Store`, and `Refused` for `built_in`.
+    /// [`CatalogError::Io`] where the folder cannot be made or read, `Bucket`, `Store`, and `Refused` for `built_in`.
     pub fn open(
         dir: &Path,
+        bucket: Option<Bucket>,
         store: &Store,
         built_in: Option<&'static [u8]>,
     ) -> Result<(Self, Vec<CatalogError>), CatalogError> {
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| CatalogError::Io { action, source, path }
-        };
-        std::fs::create_dir_all(dir).map_err(io("make the folder of", dir))?;
-        let mut found = HashMap::new();
-        let (mut refused, mut adapters) = (Vec::new(), HashMap::new());
-        for item in std::fs::read_dir(dir).map_err(io("list the folder of", dir))? {
-            let path = item.map_err(io("list the folder of", dir))?.path();
-            if path.extension().is_some_and(|extension| extension == ADAPTER_EXTENSION) {
-                match read_adapter(&path, stem(&path)) {
-                    Ok(info) => _ = adapters.insert(stem(&path).to_owned(), info),
-                    Err(error) => refused.push(error),
-                }
-            } else if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                match read_verified(&path, stem(&path)) {
-                    Ok((checkpoint, n_bytes)) => {
-                        let info = describe(&checkpoint, n_bytes, modified_millis(&path));
-                        found.insert(info.id.clone(), (info, Arc::new(checkpoint.manifest), path));
-                    }
-                    Err(error) => refused.push(error),
-                }
-            }
+        let mut found = Found::in_folder(dir)?;
+        if let Some(bucket) = &bucket {
+            found.reconcile(dir, bucket)?;
         }
-        let known: Vec<String> = store.checkpoints()?.into_iter().map(|info| info.id).collect();
-        for (id, (info, ..)) in &found {
+        let known: HashSet<String> = store.checkpoints()?.into_iter().map(|info| info.id).collect();
+        for (id, (info, _)) in &found.checkpoints {
             if !known.contains(id) {
                 store.add_checkpoint(info)?;
             }
@@ -140,64 +150,112 @@ impl Catalog {
         let mut entries = Vec::new();
         for info in store.checkpoints()? {
             // one whose file is refused or gone is not offered
-            if let Some((_, manifest, path)) = found.remove(&info.id) {
-                entries.push(Entry { info, manifest, content: Content::File(path) });
+            if let Some((_, manifest)) = found.checkpoints.remove(&info.id) {
+                let content = Content::File(dir.join(&info.id).with_extension(EXTENSION));
+                entries.push(Entry { info, manifest, content });
             }
         }
         if let Some(bytes) = built_in {
             let checkpoint = Checkpoint::decode(bytes)
                 .map_err(|source| CatalogError::Refused { source, path: "the built-in checkpoint".into() })?;
-            let info = CheckpointInfo { built_in: true, ..describe(&checkpoint, bytes.len() as u64, 0) };
-            let manifest = Arc::new(checkpoint.manifest);
-            entries.push(Entry { info, manifest, content: Content::BuiltIn(bytes) });
+            let (id, manifest) = (&checkpoint.id, &checkpoint.manifest);
+            let info = CheckpointInfo { built_in: true, ..describe(id, manifest, bytes.len() as u64, 0) };
+            entries.push(Entry { info, manifest: Arc::new(checkpoint.manifest), content: Content::BuiltIn(bytes) });
         }
-        let (entries, installed) = (RwLock::new(entries), RwLock::default());
-        Ok((Self { dir: dir.to_owned(), entries, adapters: RwLock::new(adapters), installed }, refused))
+        let catalog = Self {
+            dir: dir.to_owned(),
+            bucket: bucket.map(Arc::new),
+            entries: RwLock::new(entries),
+            adapters: RwLock::new(found.adapters),
+            installed: RwLock::default(),
+            cached: RwLock::new(found.files),
+            changing: Mutex::new(()),
+        };
+        Ok((catalog, found.refused))
     }
 
-    /// Copies a checkpoint file, and the adapter where one lies beside it, into the folder, each verified before and after
-    /// its name appears. It is offered once [`Catalog::list`] is called.
+    /// Takes in a checkpoint file, and the adapter where one lies beside it: into the bucket where there is one, and into the
+    /// folder, each verified before and after its name appears. It is offered once [`Catalog::list`] is called.
     ///
     /// # Errors
     /// [`CatalogError`]; on any, no checkpoint was added.
     pub fn install(&self, from: &Path, info: &CheckpointInfo) -> Result<(), CatalogError> {
         let (checkpoint, _) = read_verified(from, &info.id)?;
-        let adapter = from.with_extension(ADAPTER_EXTENSION);
-        if adapter.exists() {
-            read_adapter(&adapter, &info.id)?;
-            let target = self.path(&info.id).with_extension(ADAPTER_EXTENSION);
-            self.copy(&adapter, &target)?;
-            let found = read_adapter(&target, &info.id)?;
-            self.adapters.write().unwrap_or_else(PoisonError::into_inner).insert(info.id.clone(), found);
+        let from_adapter = from.with_extension(ADAPTER_EXTENSION);
+        let adapter = from_adapter.exists().then(|| read_adapter(&from_adapter, &info.id)).transpose()?;
+        let (target, target_adapter) = (self.path(&info.id, EXTENSION), self.path(&info.id, ADAPTER_EXTENSION));
+        if let Some(bucket) = &self.bucket {
+            // the adapter first: a checkpoint that can be seen has all that belongs to it
+            if adapter.is_some() {
+                bucket.write(&name(&info.id, ADAPTER_EXTENSION), &from_adapter)?;
+            }
+            bucket.write(&name(&info.id, EXTENSION), from)?;
         }
-        let target = self.path(&info.id);
-        let whole = target.exists() && read_verified(&target, &info.id).is_ok();
-        if !whole {
-            self.copy(from, &target)?;
-            read_verified(&target, &info.id)?;
+        let copied = || {
+            if adapter.is_some() {
+                bring(&target_adapter, |to| copy_synced(&from_adapter, to), |at| read_adapter(at, &info.id))?;
+            }
+            // never overwritten where it is whole
+            if !(target.exists() && read_verified(&target, &info.id).is_ok()) {
+                bring(&target, |to| copy_synced(from, to), |at| read_verified(at, &info.id))?;
+            }
+            Ok(())
+        };
+        match copied() {
+            Err(error) if self.bucket.is_none() => return Err(error),
+            // the bucket has it
+            Err(error) => tracing::warn!(%error, "a checkpoint is not in the cache"),
+            Ok(()) if self.bucket.is_some() => self.note_cached(&info.id, adapter.is_some()),
+            Ok(()) => {}
+        }
+        if let Some(adapter) = adapter {
+            self.adapters.write().unwrap_or_else(PoisonError::into_inner).insert(info.id.clone(), adapter);
         }
         let mut installed = self.installed.write().unwrap_or_else(PoisonError::into_inner);
         installed.insert(info.id.clone(), Arc::new(checkpoint.manifest));
         Ok(())
     }
 
-    /// Copies a file into the folder; its name appears when all of it is there.
-    fn copy(&self, from: &Path, target: &Path) -> Result<(), CatalogError> {
-        let partial = target.with_extension("partial");
-        copy_synced(from, &partial).and_then(|()| std::fs::rename(&partial, target)).map_err(|source| {
-            // a full disk leaves no half file behind
-            let _ = std::fs::remove_file(&partial);
-            CatalogError::Io { action: "write", source, path: target.to_owned() }
-        })?;
-        sync_folder(&self.dir);
-        Ok(())
+    fn note_cached(&self, id: &str, with_adapter: bool) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+            cached.insert(name(id, EXTENSION));
+            if with_adapter {
+                cached.insert(name(id, ADAPTER_EXTENSION));
+            }
+        }
+        self.make_room(&name(id, EXTENSION), MAX_CACHE_BYTES);
+    }
+
+    /// Removes the oldest files of the cache until at most `max_bytes` are left; not `but`.
+    fn make_room(&self, but: &str, max_bytes: u64) {
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+        let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+        let of_file = |name: &String| {
+            let path = self.dir.join(name);
+            (modified_millis(&path), length(&path), name.clone())
+        };
+        let mut files: Vec<_> = cached.iter().map(of_file).collect();
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, n_bytes, _)| n_bytes).sum();
+        for (_, n_bytes, name) in files.into_iter().filter(|(.., name)| name != but) {
+            if total <= max_bytes {
+                return;
+            }
+            // a download on its way holds the file open
+            if std::fs::remove_file(self.dir.join(&name)).is_ok() {
+                cached.remove(&name);
+                total -= n_bytes;
+            }
+        }
     }
 
     /// The adapter beside a checkpoint, where there is one, and its bytes.
     pub fn adapter(&self, checkpoint: &str) -> Option<(AdapterInfo, Content)> {
         let adapters = self.adapters.read().unwrap_or_else(PoisonError::into_inner);
         let info = adapters.get(checkpoint)?.clone();
-        Some((info, Content::File(self.path(checkpoint).with_extension(ADAPTER_EXTENSION))))
+        Some((info, self.located(&name(checkpoint, ADAPTER_EXTENSION))))
     }
 
     /// Offers an installed checkpoint as the newest.
@@ -207,7 +265,7 @@ impl Catalog {
         if let Some(manifest) = manifest
             && !entries.iter().any(|entry| entry.info.id == info.id)
         {
-            let content = Content::File(self.path(&info.id));
+            let content = Content::File(self.path(&info.id, EXTENSION));
             entries.insert(0, Entry { info, manifest, content });
         }
     }
@@ -224,28 +282,62 @@ impl Catalog {
         entries.iter().map(|entry| (entry.info.clone(), Arc::clone(&entry.manifest))).collect()
     }
 
-    /// The bytes of a checkpoint, in memory: for a run that starts from it.
+    /// The bytes of a checkpoint, in memory: for a run that starts from it. One that only the bucket has is fetched into the
+    /// folder and verified.
     ///
     /// # Errors
-    /// [`CatalogError::Unknown`], `Io`.
+    /// [`CatalogError`].
     pub fn read(&self, id: &str) -> Result<Vec<u8>, CatalogError> {
-        match self.content(id) {
-            Some((Content::BuiltIn(bytes), _)) => Ok(bytes.to_vec()),
-            Some((Content::File(path), _)) => {
-                std::fs::read(&path).map_err(|source| CatalogError::Io { action: "read", source, path })
+        let path = match self.entry(id).map(|entry| entry.content) {
+            Some(Content::BuiltIn(bytes)) => return Ok(bytes.to_vec()),
+            Some(_) => self.path(id, EXTENSION),
+            None => return Err(CatalogError::Unknown { id: id.to_owned() }),
+        };
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = &self.bucket {
+            let name = name(id, EXTENSION);
+            if !self.is_cached(&name) {
+                bring(&path, |to| Ok(bucket.fetch(&name, to)?), |at| read_verified(at, id))?;
+                self.cached.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+                self.make_room(&name, MAX_CACHE_BYTES);
             }
-            None => Err(CatalogError::Unknown { id: id.to_owned() }),
+        }
+        std::fs::read(&path).map_err(|source| CatalogError::Io { action: "read", source, path })
+    }
+
+    fn is_cached(&self, name: &str) -> bool {
+        self.cached.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    /// Where a file of ours can be read.
+    fn located(&self, name: &str) -> Content {
+        let path = self.dir.join(name);
+        match &self.bucket {
+            None => Content::File(path),
+            Some(bucket) => {
+                let copy = self.is_cached(name).then_some(path);
+                Content::Object { bucket: Arc::clone(bucket), name: name.to_owned(), copy }
+            }
         }
     }
 
-    /// Removes a checkpoint's file and offers it no more. Downloads on their way end whole: they hold the file open.
+    /// Removes a checkpoint's file, in the bucket first, and offers it no more. Downloads on their way from the folder end whole:
+    /// they hold the file open.
     ///
     /// # Errors
-    /// [`CatalogError::Io`]; then it is offered as before.
+    /// [`CatalogError::Io`], `Bucket`; then it is offered as before.
     pub fn remove(&self, id: &str) -> Result<(), CatalogError> {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(idx) = entries.iter().position(|entry| entry.info.id == id) else { return Ok(()) };
-        if let Content::File(path) = &entries[idx].content {
+        let Some(entry) = self.entry(id) else { return Ok(()) };
+        if let Content::File(path) = &entry.content {
+            let adapter = self.adapters.read().unwrap_or_else(PoisonError::into_inner).contains_key(id);
+            if let Some(bucket) = &self.bucket {
+                bucket.remove(&name(id, EXTENSION))?;
+                if adapter && let Err(error) = bucket.remove(&name(id, ADAPTER_EXTENSION)) {
+                    // it lies beside nothing and is not offered
+                    tracing::warn!(%error, "an adapter of a deleted checkpoint stays");
+                }
+            }
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
             match std::fs::remove_file(path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     return Err(CatalogError::Io { action: "delete", source, path: path.clone() });
@@ -256,8 +348,12 @@ impl Catalog {
                 // one that stays lies beside nothing and is not offered
                 let _ = std::fs::remove_file(path.with_extension(ADAPTER_EXTENSION));
             }
+            let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+            cached.remove(&name(id, EXTENSION));
+            cached.remove(&name(id, ADAPTER_EXTENSION));
         }
-        entries.remove(idx);
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|entry| entry.info.id != id);
         Ok(())
     }
 
@@ -268,7 +364,12 @@ impl Catalog {
 
     /// Where the bytes of a checkpoint are, and how many; `None` where it is not offered.
     pub fn content(&self, id: &str) -> Option<(Content, u64)> {
-        self.entry(id).map(|entry| (entry.content, entry.info.n_bytes))
+        let Entry { info, content, .. } = self.entry(id)?;
+        let content = match content {
+            Content::File(_) => self.located(&name(id, EXTENSION)),
+            built_in => built_in,
+        };
+        Some((content, info.n_bytes))
     }
 
     fn entry(&self, id: &str) -> Option<Entry> {
@@ -276,71 +377,98 @@ impl Catalog {
         entries.iter().find(|entry| entry.info.id == id).cloned()
     }
 
-    fn path(&self, id: &str) -> PathBuf {
-        self.dir.join(id).with_extension(EXTENSION)
+    fn path(&self, id: &str, extension: &str) -> PathBuf {
+        self.dir.join(name(id, extension))
     }
 }
 
-fn stem(path: &Path) -> &str {
-    path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
+/// Name of a file in the folder and in the bucket.
+fn name(id: &str, extension: &str) -> String {
+    format!("{id}.{extension}")
 }
 
-/// Reads a file and checks all of its hashes, and that it is the checkpoint `id`.
-fn read_verified(path: &Path, id: &str) -> Result<(Checkpoint, u64), CatalogError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| CatalogError::Io { action: "read", source, path: path.to_owned() })?;
-    let checkpoint =
-        Checkpoint::decode(&bytes).map_err(|source| CatalogError::Refused { source, path: path.to_owned() })?;
-    if checkpoint.id != id {
-        let (found, expected) = (checkpoint.id, id.to_owned());
-        return Err(CatalogError::Other { found, expected, path: path.to_owned() });
+/// What folder and bucket have.
+#[derive(Default)]
+struct Found {
+    /// Whole checkpoints by id.
+    checkpoints: HashMap<String, (CheckpointInfo, Arc<Manifest>)>,
+    /// Whole adapters by the id of the checkpoint beside them.
+    adapters: HashMap<String, AdapterInfo>,
+    /// Names of the whole files in the folder.
+    files: HashSet<String>,
+    refused: Vec<CatalogError>,
+}
+
+impl Found {
+    /// Every file of the folder, verified.
+    fn in_folder(dir: &Path) -> Result<Self, CatalogError> {
+        let io = |action| {
+            let path = dir.to_owned();
+            move |source| CatalogError::Io { action, source, path }
+        };
+        std::fs::create_dir_all(dir).map_err(io("make the folder of"))?;
+        let mut found = Self::default();
+        for item in std::fs::read_dir(dir).map_err(io("list the folder of"))? {
+            let path = item.map_err(io("list the folder of"))?.path();
+            found.take(&path);
+        }
+        Ok(found)
     }
-    Ok((checkpoint, bytes.len() as u64))
-}
 
-/// Reads an adapter and checks all of its hashes, and that it was made beside `checkpoint`.
-fn read_adapter(path: &Path, checkpoint: &str) -> Result<AdapterInfo, CatalogError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| CatalogError::Io { action: "read", source, path: path.to_owned() })?;
-    let file = AdapterFile::decode(&bytes).map_err(|source| CatalogError::Adapter { source, path: path.to_owned() })?;
-    if file.manifest.checkpoint != checkpoint {
-        let (found, expected) = (file.manifest.checkpoint, checkpoint.to_owned());
-        return Err(CatalogError::Other { found, expected, path: path.to_owned() });
+    /// Reads a file of the folder and verifies it; what is no file of ours is left alone.
+    fn take(&mut self, path: &Path) {
+        let (id, extension) = (stem(path).to_owned(), path.extension().unwrap_or_default());
+        let taken = if extension == ADAPTER_EXTENSION {
+            read_adapter(path, &id).map(|info| _ = self.adapters.insert(id.clone(), info))
+        } else if extension == EXTENSION {
+            read_verified(path, &id).map(|(Checkpoint { id, manifest, .. }, n_bytes)| {
+                let info = describe(&id, &manifest, n_bytes, modified_millis(path));
+                self.checkpoints.insert(id, (info, Arc::new(manifest)));
+            })
+        } else {
+            return;
+        };
+        match taken {
+            Ok(()) => _ = self.files.insert(name(&id, &extension.to_string_lossy())),
+            Err(error) => self.refused.push(error),
+        }
     }
-    Ok(AdapterInfo { id: file.id, base: file.manifest.base, n_bytes: bytes.len() as u64 })
-}
 
-fn describe(checkpoint: &Checkpoint, n_bytes: u64, created_millis: i64) -> CheckpointInfo {
-    CheckpointInfo {
-        id: checkpoint.id.clone(),
-        name: checkpoint.manifest.name.clone(),
-        run_id: None,
-        n_bytes,
-        created_millis,
-        simulated: checkpoint.manifest.lineage.simulated,
-        built_in: false,
-    }
-}
-
-fn modified_millis(path: &Path) -> i64 {
-    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let since = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-fn copy_synced(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut target = File::create(to)?;
-    std::io::copy(&mut File::open(from)?, &mut target)?;
-    target.flush()?;
-    target.sync_all()
-}
-
-/// Makes a rename survive a power cut. Only Unix can sync a folder; elsewhere the file system has to do.
-fn sync_folder(dir: &Path) {
-    if cfg!(unix)
-        && let Ok(folder) = File::open(dir)
-    {
-        let _ = folder.sync_all();
+    /// Writes into the bucket what it lacks, and takes in what it has: adapters, which are small, into the folder, and of
+    /// checkpoints the header.
+    fn reconcile(&mut self, dir: &Path, bucket: &Bucket) -> Result<(), CatalogError> {
+        let objects = bucket.list()?;
+        let mut own: Vec<&String> = self.files.iter().collect();
+        // adapters come before their checkpoints
+        own.sort();
+        for name in own {
+            let path = dir.join(name);
+            let n_bytes = path.metadata().map_or(0, |metadata| metadata.len());
+            // one of another length broke off under another program, and ours is whole
+            if !objects.iter().any(|object| object.name == *name && object.n_bytes == n_bytes) {
+                bucket.write(name, &path)?;
+            }
+        }
+        for object in objects.into_iter().filter(|object| !self.files.contains(&object.name)).collect::<Vec<_>>() {
+            let path = dir.join(&object.name);
+            let id = stem(&path).to_owned();
+            let taken = if object.name.ends_with(ADAPTER_EXTENSION) {
+                let fetched = bring(&path, |to| Ok(bucket.fetch(&object.name, to)?), |at| read_adapter(at, &id));
+                fetched.map(|info| {
+                    self.files.insert(object.name.clone());
+                    self.adapters.insert(id, info);
+                })
+            } else {
+                file::read_header(bucket, &object, &id).map(|found| _ = self.checkpoints.insert(id, found))
+            };
+            match taken {
+                Ok(()) => {}
+                // it cannot be known what else could not be had
+                Err(CatalogError::Bucket(error)) => return Err(error.into()),
+                Err(error) => self.refused.push(error),
+            }
+        }
+        Ok(())
     }
 }
 

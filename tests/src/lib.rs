@@ -6,6 +6,7 @@
 pub mod browser;
 pub mod client;
 pub mod cutting;
+pub mod moto;
 pub mod npm;
 pub mod process;
 pub mod sample;

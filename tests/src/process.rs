@@ -72,8 +72,17 @@ impl Server {
     /// # Panics
     /// When it ends or does not answer in time, with what it printed.
     pub fn start(data_dir: &Path, more_args: &[&str]) -> Self {
+        Self::start_with(data_dir, more_args, &[])
+    }
+
+    /// The same with variables in its environment.
+    ///
+    /// # Panics
+    /// As [`Server::start`].
+    pub fn start_with(data_dir: &Path, more_args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary());
         command.args(["serve", "--addr", "127.0.0.1:0", "--device", "cpu", "--data-dir"]).arg(data_dir).args(more_args);
+        command.envs(variables.iter().copied());
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -9,6 +9,7 @@ mod demo;
 mod model;
 mod page;
 mod project;
+mod python;
 mod schemathesis;
 mod system;
 mod testing;

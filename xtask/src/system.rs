@@ -1,4 +1,5 @@
-//! Parts that come from outside: the wasm target, Chromium, a Vulkan driver, the real data, the real model.
+//! Parts that come from outside: the wasm target, Chromium, a Vulkan driver, the real data, the real model, servers that
+//! tests speak to.
 //!
 //! What is missing is installed where that is safe (rustup target; apt as root on Debian and Ubuntu), else
 //! the exact command is printed. Nothing here fails a check: a part that is not there makes the checks that
@@ -6,6 +7,7 @@
 
 use crate::model;
 use crate::project::{Project, succeed};
+use crate::python;
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,6 +27,8 @@ pub enum Part {
     Smollm2,
     /// Node, which runs WebAssembly without a browser.
     Node,
+    /// Moto from PyPI: a server that speaks S3.
+    Moto,
 }
 
 impl Part {
@@ -38,6 +42,7 @@ impl Part {
             (Self::Root, "root"),
             (Self::Smollm2, "smollm2"),
             (Self::Node, "node"),
+            (Self::Moto, "moto"),
         ];
         words.into_iter().filter(|(_, word)| reason.contains(word)).map(|(part, _)| part).collect()
     }
@@ -51,6 +56,23 @@ pub struct System {
     root: bool,
     smollm2: Option<PathBuf>,
     node: bool,
+    moto: Option<PathBuf>,
+}
+
+/// Where tests look for the S3 server, and which one that is.
+pub const MOTO_VARIABLE: &str = "BECKON_MOTO";
+const MOTO: &str = "moto[server]==5.2.5";
+const MOTO_PROGRAM: &str = "moto_server";
+
+/// Folder for what is fetched once and used by every clone, in the user's cache.
+pub fn cache_folder() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    cache.or_else(|| variable("LOCALAPPDATA")).map(|cache| cache.join("beckon"))
+}
+
+fn moto_folder() -> Option<PathBuf> {
+    cache_folder().map(|cache| cache.join("moto-5.2.5"))
 }
 
 impl System {
@@ -66,6 +88,11 @@ impl System {
         if !missing.is_empty() {
             install(&missing);
         }
+        if let Some(folder) = moto_folder()
+            && let Err(error) = python::program(&folder, MOTO, MOTO_PROGRAM)
+        {
+            eprintln!("no {MOTO}: {error:#}");
+        }
         Self::look(project)
     }
 
@@ -78,6 +105,7 @@ impl System {
             root: is_root(),
             smollm2: model::file(),
             node: find_program(&["node"]).is_some(),
+            moto: moto_folder().map(|folder| python::path(&folder, MOTO_PROGRAM)).filter(|program| program.is_file()),
         }
     }
 
@@ -90,6 +118,7 @@ impl System {
             Part::Root => (self.root, "not root, so no small file system can be mounted"),
             Part::Smollm2 => (self.smollm2.is_some(), "no SmolLM2-135M-Instruct (cargo xtask model)"),
             Part::Node => (self.node, "no Node (apt-get install nodejs)"),
+            Part::Moto => (self.moto.is_some(), "no moto, a server that speaks S3 (needs Python with venv, and PyPI)"),
         };
         (!there).then_some(why)
     }
@@ -97,6 +126,11 @@ impl System {
     /// The model file, where it was fetched.
     pub fn smollm2(&self) -> Option<&Path> {
         self.smollm2.as_deref()
+    }
+
+    /// The server that speaks S3, where it could be had.
+    pub fn moto(&self) -> Option<&Path> {
+        self.moto.as_deref()
     }
 
     /// Chromium, where there is one.
@@ -193,12 +227,14 @@ mod tests {
         assert_eq!(Part::in_ignore_reason("needs root for a small tmpfs"), [Part::Root]);
         assert_eq!(Part::in_ignore_reason("needs SmolLM2 and Vulkan"), [Part::Vulkan, Part::Smollm2]);
         assert_eq!(Part::in_ignore_reason("needs Node"), [Part::Node]);
+        assert_eq!(Part::in_ignore_reason("needs moto"), [Part::Moto]);
         assert_eq!(Part::in_ignore_reason("slow: 40 minutes"), []);
     }
 
     #[test]
     fn a_missing_part_says_why() {
-        let bare = System { data: false, vulkan: true, chromium: None, root: false, smollm2: None, node: false };
+        let bare =
+            System { data: false, vulkan: true, chromium: None, root: false, smollm2: None, node: false, moto: None };
         assert!(bare.lacks(Part::Data).is_some_and(|why| why.contains("shared/data")));
         assert!(bare.lacks(Part::Chromium).is_some());
         assert!(bare.lacks(Part::Smollm2).is_some_and(|why| why.contains("cargo xtask model")));

@@ -155,6 +155,9 @@ fn run_once(
     if let Some(model) = system.smollm2() {
         command.env(crate::model::VARIABLE, model);
     }
+    if let Some(moto) = system.moto() {
+        command.env(crate::system::MOTO_VARIABLE, moto);
+    }
     eprintln!("$ {} {}", binary.name, args.join(" "));
     let mut child = command.spawn().with_context(|| binary.path.display().to_string())?;
     let stdout = child.stdout.take().context("no stdout")?;

@@ -39,7 +39,7 @@ fn bench() -> Bench {
 pub(crate) fn bench_with(doors: Doors) -> Bench {
     let dir = tempfile::tempdir().expect("a folder for the test");
     let store = Arc::new(Store::open(&dir.path().join("beckon.sqlite")).expect("a fresh store"));
-    let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), &store, None).expect("a fresh catalog");
+    let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), None, &store, None).expect("a fresh catalog");
     let (events, catalog) = (Arc::new(Events::open(Arc::clone(&store), 100).expect("opens")), Arc::new(catalog));
     let trainer = Trainer::start(
         Arc::clone(&store),

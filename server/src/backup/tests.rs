@@ -28,7 +28,7 @@ fn bench() -> Bench {
 fn everything_comes_back_although_the_store_is_in_use() {
     let Bench { dir, store } = bench();
     let [data, out, new] = ["data", "out", "new"].map(|name| dir.path().join(name));
-    assert_eq!(backup(&data, &out).expect("copied"), 3);
+    assert_eq!(backup(&data, &out).expect("copied"), Backed { n_files: 3, bucket: None });
     // what happens later is not in it
     store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored");
     assert_eq!(restore(&out, &new).expect("restored"), 3);
@@ -39,6 +39,14 @@ fn everything_comes_back_although_the_store_is_in_use() {
     assert!(!new.join("runs/x.partial").exists());
     assert!(matches!(restore(&out, &new), Err(BackupError::NotEmpty { .. })));
     assert!(matches!(backup(&data, &out), Err(BackupError::NotEmpty { .. })));
+}
+
+#[test]
+fn a_backup_says_which_bucket_has_the_rest() {
+    let Bench { dir, store } = bench();
+    store.set_setting(STORAGE_SETTING, "s3://lab/models").expect("stored");
+    let backed = backup(&dir.path().join("data"), &dir.path().join("out")).expect("copied");
+    assert_eq!(backed.bucket.as_deref(), Some("s3://lab/models"));
 }
 
 #[test]

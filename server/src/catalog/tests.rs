@@ -1,10 +1,13 @@
 //! Whole, damaged and foreign checkpoint files.
 
+use super::bucket::tests::Fake;
 use super::*;
+use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::{CheckpointError, Formats, Lineage, Parts, RewardConfig, expected_tensors};
 use beckon_shared::config::Preset;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use beckon_shared::tokenizer::Tokenizer;
+use std::io::Read;
 
 /// A whole checkpoint file of the tiny network with constant weights; another seed is another checkpoint.
 pub(crate) fn checkpoint_file(seed: u64) -> (String, Vec<u8>) {
@@ -80,7 +83,7 @@ impl Bench {
     }
 
     fn open(&self) -> (Catalog, Vec<CatalogError>) {
-        Catalog::open(&self.folder(), &self.store, None).expect("opens")
+        Catalog::open(&self.folder(), None, &self.store, None).expect("opens")
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -180,11 +183,11 @@ fn the_built_in_checkpoint_comes_last() {
     let (built_in, bytes) = checkpoint_file(1);
     let (id, file) = checkpoint_file(2);
     bench.write(&format!("checkpoints/{id}.beckon"), &file);
-    let (catalog, _) = Catalog::open(&bench.folder(), &bench.store, Some(bytes.leak())).expect("opens");
+    let (catalog, _) = Catalog::open(&bench.folder(), None, &bench.store, Some(bytes.leak())).expect("opens");
     assert_eq!(ids(&catalog), [id, built_in]);
     assert_eq!(catalog.infos().iter().map(|info| info.built_in).collect::<Vec<_>>(), [false, true]);
     let broken: &'static [u8] = b"BECKON01 and no more";
-    assert!(Catalog::open(&bench.folder(), &bench.store, Some(broken)).is_err());
+    assert!(Catalog::open(&bench.folder(), None, &bench.store, Some(broken)).is_err());
 }
 
 #[test]
@@ -194,7 +197,7 @@ fn an_adapter_comes_and_goes_with_its_checkpoint() {
     let from = bench.dir.path().join("out.beckon");
     std::fs::write(&from, &file).expect("written");
     let beside = from.with_extension(ADAPTER_EXTENSION);
-    let (catalog, _) = Catalog::open(&bench.dir.path().join("adapted"), &bench.store, None).expect("opens");
+    let (catalog, _) = Catalog::open(&bench.dir.path().join("adapted"), None, &bench.store, None).expect("opens");
     std::fs::write(&beside, adapter_file(&base_file, "another")).expect("written");
     assert!(matches!(catalog.install(&from, &info(&id, file.len())), Err(CatalogError::Other { .. })));
     std::fs::write(&beside, adapter_file(&base_file, &id)).expect("written");
@@ -203,10 +206,117 @@ fn an_adapter_comes_and_goes_with_its_checkpoint() {
     let (found, _) = catalog.adapter(&id).expect("an adapter");
     assert_eq!(found.base, base);
     bench.store.add_checkpoint(&info(&id, file.len())).expect("registered");
-    let (again, refused) = Catalog::open(&bench.dir.path().join("adapted"), &bench.store, None).expect("opens");
+    let (again, refused) = Catalog::open(&bench.dir.path().join("adapted"), None, &bench.store, None).expect("opens");
     assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(again.adapter(&id).expect("still there").0, found);
     again.remove(&id).expect("removed");
     assert!(again.adapter(&id).is_none());
     assert_eq!(std::fs::read_dir(bench.dir.path().join("adapted")).expect("a folder").count(), 0);
+}
+
+fn names(bucket: &Bucket) -> Vec<String> {
+    let mut names: Vec<String> = bucket.list().expect("listed").into_iter().map(|object| object.name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_bucket_gets_what_the_folder_has_and_another_folder_takes_it_in() {
+    let storage = Fake::start();
+    let bucket = || storage.bucket();
+    let (first, second) = (Bench::new(), Bench::new());
+    let ((base, base_file), (id, file)) = (checkpoint_file(1), checkpoint_file(2));
+    first.write(&format!("checkpoints/{base}.beckon"), &base_file);
+    let open = |bench: &Bench| Catalog::open(&bench.folder(), Some(bucket()), &bench.store, None).expect("opens");
+    let (here, refused) = open(&first);
+    assert!(refused.is_empty(), "{refused:?}");
+    // a run's checkpoint with its adapter goes into bucket and folder
+    let from = first.write("out.beckon", &file);
+    first.write("out.adapter", &adapter_file(&base_file, &id));
+    here.install(&from, &info(&id, file.len())).expect("whole");
+    assert_eq!(names(&bucket()), {
+        let mut names = [name(&base, EXTENSION), name(&id, ADAPTER_EXTENSION), name(&id, EXTENSION)];
+        names.sort();
+        names
+    });
+    assert!(matches!(here.located(&name(&id, EXTENSION)), Content::Object { copy: Some(_), .. }));
+
+    let (there, refused) = open(&second);
+    assert!(refused.is_empty(), "{refused:?}");
+    let mut both = vec![base.clone(), id.clone()];
+    both.sort();
+    let mut offered = ids(&there);
+    offered.sort();
+    assert_eq!(offered, both);
+    assert_eq!(there.adapter(&id).expect("an adapter").0.base, base);
+    // its bytes come from the bucket until a run needs the file
+    assert!(
+        matches!(there.content(&id).expect("offered"), (Content::Object { copy: None, .. }, n) if n == file.len() as u64)
+    );
+    assert_eq!(there.read(&id).expect("fetched"), file);
+    assert!(matches!(there.content(&id).expect("offered").0, Content::Object { copy: Some(_), .. }));
+    assert!(second.folder().join(name(&id, EXTENSION)).exists());
+
+    there.remove(&id).expect("removed");
+    assert_eq!(names(&bucket()), [name(&base, EXTENSION)]);
+    assert_eq!(std::fs::read_dir(second.folder()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn of_a_bucket_what_is_damaged_or_another_is_refused_and_what_a_whole_file_can_mend_is_mended() {
+    let storage = Fake::start();
+    let bucket = || storage.bucket();
+    let bench = Bench::new();
+    let ((half, half_file), (other, other_file), (own, own_file)) =
+        (checkpoint_file(1), checkpoint_file(2), checkpoint_file(3));
+    let put = |id: &str, bytes: &[u8]| {
+        let from = bench.write("object", bytes);
+        bucket().write(&name(id, EXTENSION), &from).expect("written");
+    };
+    put(&half, &half_file[..half_file.len() - 1]);
+    put(&other, &own_file);
+    put(&"0a".repeat(32), b"");
+    put(&own, &own_file[..100]);
+    bench.write(&format!("checkpoints/{own}.beckon"), &own_file);
+    let (catalog, refused) = Catalog::open(&bench.folder(), Some(bucket()), &bench.store, None).expect("opens");
+    assert_eq!(ids(&catalog), std::slice::from_ref(&own));
+    let mut texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    texts.sort();
+    assert_eq!(texts.len(), 3, "{texts:?}");
+    for id in [half.as_str(), other.as_str(), &"0a".repeat(32)] {
+        assert!(texts.iter().any(|text| text.contains(&format!("s3://lab/{id}.beckon"))), "{id}: {texts:?}");
+    }
+    let mut whole = Vec::new();
+    bucket().read(&name(&own, EXTENSION), None).expect("there").read_to_end(&mut whole).expect("read");
+    assert_eq!(whole, own_file);
+    // a payload that changed later has the right header and length: a run that needs it refuses it
+    let (late, mut late_file) = checkpoint_file(4);
+    *late_file.last_mut().expect("bytes") ^= 1;
+    put(&late, &late_file);
+    let (catalog, _) = Catalog::open(&bench.folder(), Some(bucket()), &bench.store, None).expect("opens");
+    assert!(ids(&catalog).contains(&late));
+    assert!(matches!(catalog.read(&late), Err(CatalogError::Refused { .. })));
+    assert!(!bench.folder().join(name(&late, EXTENSION)).exists());
+    assert_eq!(other_file.len(), own_file.len());
+}
+
+#[test]
+fn the_cache_keeps_the_newest_files_within_its_size() {
+    let storage = Fake::start();
+    let bucket = || storage.bucket();
+    let bench = Bench::new();
+    let files: Vec<(String, Vec<u8>)> = (1..4).map(checkpoint_file).collect();
+    for (age, (id, file)) in files.iter().enumerate() {
+        let path = bench.write(&format!("checkpoints/{id}.beckon"), file);
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age as u64);
+        std::fs::File::open(&path).and_then(|file| file.set_modified(time)).expect("a time");
+    }
+    let (catalog, _) = Catalog::open(&bench.folder(), Some(bucket()), &bench.store, None).expect("opens");
+    let one = files[0].1.len() as u64;
+    catalog.make_room(&name(&files[0].0, EXTENSION), 2 * one + one / 2);
+    let is_there = |n: usize| bench.folder().join(name(&files[n].0, EXTENSION)).exists();
+    // the oldest is the one that was just read, so the next goes
+    assert_eq!([0, 1, 2].map(is_there), [true, false, true]);
+    assert!(matches!(catalog.content(&files[1].0).expect("offered").0, Content::Object { copy: None, .. }));
+    assert_eq!(catalog.read(&files[1].0).expect("fetched again"), files[1].1);
 }

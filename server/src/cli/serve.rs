@@ -6,7 +6,9 @@ use super::DeviceArg;
 use crate::accept::{self, Limits, tls_from_files};
 use crate::app::{App, Doors, MAX_IMPORTS, Parts, router};
 use crate::assets;
+use crate::backup::STORAGE_SETTING;
 use crate::catalog::Catalog;
+use crate::catalog::bucket::Bucket;
 use crate::events::Events;
 use crate::import::import_bytes;
 use crate::limit::{Limiter, Rate};
@@ -65,6 +67,16 @@ pub struct ServeArgs {
     /// Checkpoints to keep beside those that are tagged, parents, or in use; all where it is left out.
     #[arg(long, env = "BECKON_KEEP_CHECKPOINTS")]
     pub keep_checkpoints: Option<usize>,
+    /// Bucket that keeps the checkpoints, as `s3://BUCKET/PREFIX`; the data folder is then a cache of them. The key comes from
+    /// `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    #[arg(long, env = "BECKON_STORAGE")]
+    pub storage: Option<String>,
+    /// Server of the bucket, as `http://localhost:9000` [default: `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, or Amazon's]
+    #[arg(long, env = "BECKON_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+    /// Region of the bucket [default: `AWS_REGION`, `AWS_DEFAULT_REGION`, or us-east-1]
+    #[arg(long, env = "BECKON_S3_REGION")]
+    pub s3_region: Option<String>,
     /// Log lines as JSON [default: false]
     #[arg(long, env = "BECKON_LOG_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub log_json: Option<bool>,
@@ -102,7 +114,11 @@ async fn serve_until_signal(args: &Settings, open: bool) -> anyhow::Result<()> {
     let (_, device) = crate::model::device::pick_device(args.device.into())?;
     println!("device: {device}");
 
-    let app = open_app(args, &data_dir, device)?;
+    // store and storage wait for their answers, so not on a thread of the runtime
+    let (settings, dir) = (args.clone(), data_dir.clone());
+    let app = tokio::task::spawn_blocking(move || open_app(&settings, &dir, device))
+        .await
+        .context("the start broke off")??;
     let url = format!("{}://{addr}/", if tls.is_some() { "https" } else { "http" });
     println!("data: {}", data_dir.display());
     println!("page: {url}");
@@ -118,8 +134,12 @@ async fn serve_until_signal(args: &Settings, open: bool) -> anyhow::Result<()> {
             std::process::exit(super::EXIT_INTERRUPTED);
         });
         // without this, open pages would keep the server waiting
-        ending.events.close();
-        ending.trainer.stop();
+        // what waits is stored, which takes a moment
+        let _ = tokio::task::spawn_blocking(move || {
+            ending.events.close();
+            ending.trainer.stop();
+        })
+        .await;
     };
     accept::serve(listener, tls, router(app.clone()), Limits::default(), shutdown).await;
     tokio::task::spawn_blocking(move || app.trainer.join()).await.context("the trainer did not end well")?;
@@ -135,7 +155,13 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
         println!("demo: {} simulated impressions imported", outcome.n_accepted);
     }
     let built_in = assets::built_in_checkpoint().inspect_err(|error| tracing::error!("{error}")).ok();
-    let (catalog, refused) = Catalog::open(&data_dir.join("checkpoints"), &store, built_in)?;
+    let bucket = args.storage.as_ref().map(Bucket::open).transpose()?;
+    if let Some(bucket) = &bucket {
+        println!("checkpoints: {}", bucket.url());
+    }
+    // so that `beckon backup` knows what lies elsewhere
+    store.set_setting(STORAGE_SETTING, bucket.as_ref().map_or("", Bucket::url))?;
+    let (catalog, refused) = Catalog::open(&data_dir.join("checkpoints"), bucket, &store, built_in)?;
     for error in refused {
         tracing::error!("{error}");
     }

@@ -16,7 +16,7 @@ struct Bench {
 fn bench() -> Bench {
     let dir = tempfile::tempdir().expect("a folder for the test");
     let store = Arc::new(Store::open(&dir.path().join("beckon.sqlite")).expect("opens"));
-    let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), &store, None).expect("opens");
+    let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), None, &store, None).expect("opens");
     let events = Events::open(Arc::clone(&store), 0).expect("opens");
     Bench { dir, store, catalog, events }
 }
@@ -80,7 +80,8 @@ fn a_deleted_checkpoint_does_not_come_back_at_the_next_start() {
     let bench = bench();
     let id = bench.add(1);
     delete(&bench.catalog, &bench.store, &bench.events, &id).expect("deleted");
-    let (catalog, refused) = Catalog::open(&bench.dir.path().join("checkpoints"), &bench.store, None).expect("opens");
+    let (catalog, refused) =
+        Catalog::open(&bench.dir.path().join("checkpoints"), None, &bench.store, None).expect("opens");
     assert!(refused.is_empty() && catalog.infos().is_empty());
     assert_eq!(bench.store.checkpoints().expect("read"), []);
 }

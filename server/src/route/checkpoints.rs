@@ -5,7 +5,8 @@ use super::problem::ApiError;
 use super::{blocking, runs};
 use crate::app::App;
 use crate::audit::CommandId;
-use crate::catalog::Content;
+use crate::catalog::bucket::BucketError;
+use crate::catalog::{CatalogError, Content};
 use crate::registry::{self, RegistryError};
 use crate::run_config::branch_config;
 use axum::body::{Body, Bytes};
@@ -100,11 +101,21 @@ pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<St
     Ok(StatusCode::NO_CONTENT)
 }
 
+impl From<BucketError> for ApiError {
+    /// The storage is another machine's: its failure may pass.
+    fn from(error: BucketError) -> Self {
+        tracing::error!(%error, "the storage of checkpoints failed");
+        let detail = "the storage of checkpoints did not do it; try again; the server's log says why";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage unavailable", detail)
+    }
+}
+
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::Unknown { .. } => Self::not_found(error.to_string()),
             RegistryError::Kept(_) => Self::new(StatusCode::CONFLICT, "needed", error.to_string()),
+            RegistryError::Catalog(CatalogError::Bucket(error)) => error.into(),
             RegistryError::Catalog(_) => Self::internal(&error.to_string()),
             RegistryError::Store(error) => error.into(),
         }
@@ -134,7 +145,7 @@ pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json
 )]
 pub async fn file(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let (content, n_bytes) = app.catalog.content(&id).ok_or_else(|| unknown(&id))?;
-    answer(&content, n_bytes, &id, &headers)
+    answer(&content, n_bytes, &id, &headers).await
 }
 
 /// What the run of this checkpoint learnt, as factors over the checkpoint it started from: for a client that has that one.
@@ -154,11 +165,11 @@ pub async fn adapter(State(app): State<App>, Path(id): Path<String>, headers: He
     let (info, content) = app.catalog.adapter(&id).ok_or_else(|| {
         ApiError::not_found(format!("checkpoint {id} has no adapter: its run did not train with lora; fetch its file"))
     })?;
-    answer(&content, info.n_bytes, &info.id, &headers)
+    answer(&content, info.n_bytes, &info.id, &headers).await
 }
 
 /// Content that `id` fixes, whole or in part.
-fn answer(content: &Content, n_bytes: u64, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+async fn answer(content: &Content, n_bytes: u64, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let etag = format!("\"{id}\"");
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let mut response = if text(header::IF_NONE_MATCH).is_some_and(|tags| tags == "*" || tags.contains(&etag)) {
@@ -176,13 +187,13 @@ fn answer(content: &Content, n_bytes: u64, id: &str, headers: &HeaderMap) -> Res
             }
             Some(Some(Asked::Part(range))) => {
                 let shown = format!("bytes {}-{}/{n_bytes}", range.start, range.end - 1);
-                let mut response = send(content, range)?;
+                let mut response = send(content, range).await?;
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 insert(&mut response, header::CONTENT_RANGE, &shown);
                 response
             }
             // no range, or one of a form that a server may ignore
-            None | Some(None) => send(content, 0..n_bytes)?,
+            None | Some(None) => send(content, 0..n_bytes).await?,
         }
     };
     insert(&mut response, header::ETAG, &etag);
@@ -225,8 +236,8 @@ fn parse_range(text: &str, n_bytes: u64) -> Option<Asked> {
     Some(if range.is_empty() { Asked::Nothing } else { Asked::Part(range) })
 }
 
-/// The bytes of `range`, from memory or piece by piece from the file.
-fn send(content: &Content, range: Range<u64>) -> Result<Response, ApiError> {
+/// The bytes of `range`, from memory, or piece by piece from a file or the bucket.
+async fn send(content: &Content, range: Range<u64>) -> Result<Response, ApiError> {
     let length = range.end - range.start;
     let body = match content {
         Content::BuiltIn(bytes) => {
@@ -235,13 +246,20 @@ fn send(content: &Content, range: Range<u64>) -> Result<Response, ApiError> {
             Body::from(part)
         }
         Content::File(path) => {
-            let file = File::open(path).map_err(|error| {
+            let failed = |error: std::io::Error| {
                 ApiError::internal(&format!("cannot read the checkpoint: {error}: {}", path.display()))
-            })?;
-            let (sender, receiver) = mpsc::channel(4);
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || read_pieces(file, &path, range, &sender));
-            Body::from_stream(ReceiverStream::new(receiver))
+            };
+            pieces_of(part_of(path, range.start).map_err(failed)?, path.display().to_string(), length)
+        }
+        Content::Object { bucket, name, copy } => {
+            match copy.as_ref().and_then(|path| Some((part_of(path, range.start).ok()?, path))) {
+                Some((file, path)) => pieces_of(file, path.display().to_string(), length),
+                None => {
+                    let (bucket, of_it) = (bucket.clone(), name.clone());
+                    let reader = blocking(move || bucket.read(&of_it, Some(range))).await?;
+                    pieces_of(reader, name.clone(), length)
+                }
+            }
         }
     };
     let headers = [
@@ -251,23 +269,33 @@ fn send(content: &Content, range: Range<u64>) -> Result<Response, ApiError> {
     Ok((headers, body).into_response())
 }
 
-fn read_pieces(
-    mut file: File,
-    path: &std::path::Path,
-    range: Range<u64>,
-    sender: &mpsc::Sender<std::io::Result<Bytes>>,
-) {
-    let mut rest = range.end - range.start;
-    let mut sought = file.seek(SeekFrom::Start(range.start)).map(|_| ());
+/// A file that is read from `start` on.
+fn part_of(path: &std::path::Path, start: u64) -> std::io::Result<File> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    Ok(file)
+}
+
+/// A body of `length` bytes that a thread of its own reads.
+fn pieces_of(reader: impl Read + Send + 'static, what: String, length: u64) -> Body {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || read_pieces(reader, &what, length, &sender));
+    Body::from_stream(ReceiverStream::new(receiver))
+}
+
+fn read_pieces(mut reader: impl Read, what: &str, length: u64, sender: &mpsc::Sender<std::io::Result<Bytes>>) {
+    let mut rest = length;
     while rest > 0 {
         let n = rest.min(PIECE_BYTES as u64);
         // read into fresh memory without clearing it first
         let mut piece = Vec::with_capacity(n as usize);
-        let read = std::mem::replace(&mut sought, Ok(()))
-            .and_then(|()| (&mut file).take(n).read_to_end(&mut piece))
+        let read = reader
+            .by_ref()
+            .take(n)
+            .read_to_end(&mut piece)
             .and_then(|got| if got as u64 == n { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) });
         if let Err(error) = &read {
-            tracing::error!(%error, path = %path.display(), "cannot read the checkpoint");
+            tracing::error!(%error, what, "cannot read the checkpoint");
         }
         rest -= n;
         let failed = read.is_err();

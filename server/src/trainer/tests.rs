@@ -25,7 +25,8 @@ impl Bench {
 
     fn start(&self, runner: Box<Runner>) -> Trainer {
         let store = Arc::clone(&self.store);
-        let (catalog, _) = Catalog::open(&self.dir.path().join("checkpoints"), &store, None).expect("a fresh catalog");
+        let (catalog, _) =
+            Catalog::open(&self.dir.path().join("checkpoints"), None, &store, None).expect("a fresh catalog");
         let events = Arc::new(Events::open(Arc::clone(&store), 0).expect("opens"));
         Trainer::start(store, events, Arc::new(catalog), self.dir.path().join("runs"), runner).expect("starts")
     }

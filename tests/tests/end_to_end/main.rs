@@ -9,4 +9,5 @@ mod page;
 mod parity;
 mod recovery;
 mod smollm2;
+mod storage;
 mod trained;

@@ -123,8 +123,7 @@ pub fn ignore_reason(files: &[File]) -> Vec<Finding> {
         {
             let reason = line.split('"').nth(1).unwrap_or_default();
             if crate::system::Part::in_ignore_reason(reason).is_empty() && !reason.starts_with("slow: ") {
-                let what =
-                    "#[ignore = \"…\"] names none of: ../shared/data, Vulkan, Chromium, root, SmolLM2, `slow: …`";
+                let what = "#[ignore = \"…\"] names none of: ../shared/data, Vulkan, Chromium, root, SmolLM2, Node, moto, `slow: …`";
                 findings.push(Finding::at(file, line_idx, what));
             }
         }

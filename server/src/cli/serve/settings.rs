@@ -3,6 +3,7 @@
 //! file has the same names with `_` for `-`, and a key that it does not know is refused by name.
 
 use super::{ServeArgs, rate};
+use crate::catalog::bucket::Address;
 use crate::cli::DeviceArg;
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
@@ -28,6 +29,9 @@ struct SettingsFile {
     #[serde(deserialize_with = "rate_of")]
     rate: Option<f64>,
     keep_checkpoints: Option<usize>,
+    storage: Option<String>,
+    s3_endpoint: Option<String>,
+    s3_region: Option<String>,
     log_json: Option<bool>,
 }
 
@@ -57,6 +61,8 @@ pub struct Settings {
     pub rate: f64,
     /// Checkpoints to keep; all where there is none.
     pub keep_checkpoints: Option<usize>,
+    /// Where checkpoints are kept beside the data folder.
+    pub storage: Option<Address>,
     /// Log lines as JSON.
     pub log_json: bool,
 }
@@ -76,6 +82,11 @@ impl Settings {
             (Some(_), None) => anyhow::bail!("tls_cert is set and tls_key is not; HTTPS needs both"),
             (None, Some(_)) => anyhow::bail!("tls_key is set and tls_cert is not; HTTPS needs both"),
         };
+        let storage = args.storage.clone().or(file.storage).map(|url| Address {
+            url,
+            endpoint: args.s3_endpoint.clone().or(file.s3_endpoint),
+            region: args.s3_region.clone().or(file.s3_region),
+        });
         let origins = Some(args.origins.clone()).filter(|typed| !typed.is_empty()).or(file.allow_origin);
         Ok(Self {
             addr: args.addr.or(file.addr).unwrap_or(DEFAULT_ADDR),
@@ -87,6 +98,7 @@ impl Settings {
             origins: origins.unwrap_or_default(),
             rate: args.rate.or(file.rate).unwrap_or(DEFAULT_RATE),
             keep_checkpoints: args.keep_checkpoints.or(file.keep_checkpoints),
+            storage,
             log_json: args.log_json.or(file.log_json).unwrap_or(false),
         })
     }
@@ -136,7 +148,7 @@ mod tests {
     #[test]
     fn what_is_typed_comes_before_the_file_and_the_file_before_the_default() {
         let file = "addr = \"127.0.0.1:9000\"\nrate = 7\nrequire_token = true\nallow_origin = [\"https://a.example\"]\n\
-                    data_dir = \"here\"\nkeep_checkpoints = 3\n";
+                    data_dir = \"here\"\nkeep_checkpoints = 3\nstorage = \"s3://a/b\"\ns3_region = \"eu-1\"\n";
         let of_file = resolve(file, &[]).expect("settings");
         assert_eq!((of_file.addr.port(), of_file.rate, of_file.require_token), (9000, 7.0, true));
         assert_eq!(
@@ -145,8 +157,18 @@ mod tests {
         );
         // what the file leaves out is the default
         assert_eq!((of_file.device, of_file.log_json), (DeviceArg::Auto, false));
-        let typed = ["--addr", "127.0.0.1:1234", "--require-token=false", "--allow-origin", "https://b.example"];
-        let typed = resolve(file, &typed).expect("settings");
+        let address = |endpoint: Option<&str>| {
+            let endpoint = endpoint.map(str::to_owned);
+            Some(Address { url: "s3://a/b".to_owned(), endpoint, region: Some("eu-1".to_owned()) })
+        };
+        assert_eq!(of_file.storage, address(None));
+        let typed = [
+            ["--addr", "127.0.0.1:1234"],
+            ["--require-token=false", "--s3-endpoint=http://localhost:9000"],
+            ["--allow-origin", "https://b.example"],
+        ];
+        let typed = resolve(file, typed.as_flattened()).expect("settings");
+        assert_eq!(typed.storage, address(Some("http://localhost:9000")));
         assert_eq!((typed.addr.port(), typed.require_token, typed.rate), (1234, false, 7.0));
         assert_eq!(typed.origins, ["https://b.example"]);
     }
