@@ -149,5 +149,5 @@ async fn find_checkpoint(live: Live, engine: EngineLink, id: Option<String>) -> 
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(what: &str, text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))
+    beckon_shared::json::parse(text).map_err(|e| format!("{what}: {e}"))
 }

@@ -8,6 +8,7 @@ use crate::platform::worker_link::WorkerLink;
 use crate::platform::{clock, dom, spawn, storage};
 use crate::wire::{ExecutorChoice, FromWorker, LoadProgress, Loaded, Reply, Request, Side, ToWorker};
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::json;
 use leptos::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -248,7 +249,7 @@ impl EngineLink {
     }
 
     fn receive(&self, text: &str) {
-        let Ok(FromWorker { id, reply }) = serde_json::from_str(text) else { return };
+        let Ok(FromWorker { id, reply }) = json::parse(text) else { return };
         match reply {
             Reply::Listening => INNER.with_borrow_mut(|inner| {
                 inner.listening = true;

@@ -74,7 +74,7 @@ impl ExecutorKind {
 
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Fetch, verify, test and measure a checkpoint, then put it in place of the side's old one.
     Load {
@@ -291,7 +291,7 @@ pub struct GreedyReport {
 
 /// What the worker answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The worker listens; sent once, with number 0.
     Listening,
@@ -321,6 +321,7 @@ pub struct FromWorker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::json;
 
     #[test]
     fn messages_read_back() {
@@ -335,9 +336,9 @@ mod tests {
             },
         };
         let text = serde_json::to_string(&request).expect("plain data");
-        assert_eq!(serde_json::from_str::<ToWorker>(&text).expect("same types"), request);
+        assert_eq!(json::parse::<ToWorker>(&text).expect("same types"), request);
         let reply = FromWorker { id: 7, reply: Reply::Failed("no".into()) };
         let text = serde_json::to_string(&reply).expect("plain data");
-        assert_eq!(serde_json::from_str::<FromWorker>(&text).expect("same types"), reply);
+        assert_eq!(json::parse::<FromWorker>(&text).expect("same types"), reply);
     }
 }

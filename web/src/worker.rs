@@ -14,6 +14,7 @@ use beckon_shaders::GpuContext;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::engine::{Engine, KernelPath, Limits, SuggestOutcome, SuggestRequest, parity};
+use beckon_shared::json;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::replay::Recording;
 use beckon_shared::sampling::Sampling;
@@ -57,7 +58,7 @@ pub fn run() {
     kernels::install();
     let host = std::rc::Rc::new(RefCell::new(Some(Host::default())));
     worker_scope::on_message(move |text| {
-        let message: ToWorker = match serde_json::from_str(&text) {
+        let message: ToWorker = match json::parse(&text) {
             Ok(message) => message,
             Err(error) => return reply(0, Reply::Failed(format!("a request was not understood: {error}"))),
         };

@@ -85,7 +85,8 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, CheckpointError> {
         return Err(CheckpointError::HeaderHash { want, got });
     }
     // the version first: a manifest of another version need not parse
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| manifest_error("header", e.to_string()))?;
+    let text = std::str::from_utf8(json).map_err(|e| manifest_error("header", e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| manifest_error("header", e.to_string()))?;
     let version = &value["format_version"];
     if !version.as_u64().is_some_and(|version| (1..=u64::from(FORMAT_VERSION)).contains(&version)) {
         return Err(CheckpointError::UnknownVersion { got: version.to_string() });
