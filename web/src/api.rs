@@ -133,6 +133,11 @@ pub fn checkpoint_url(id: &str) -> String {
     format!("/api/checkpoints/{}/file", http::encoded(id))
 }
 
+/// Address of the adapter beside a checkpoint.
+pub fn adapter_url(id: &str) -> String {
+    format!("/api/checkpoints/{}/adapter", http::encoded(id))
+}
+
 /// Address of a run's report.
 pub fn report_url(id: &str) -> String {
     format!("/api/runs/{}/report", http::encoded(id))
