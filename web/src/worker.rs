@@ -225,9 +225,12 @@ impl Host {
             match gpu.suggest(request, &clock::now_secs).await {
                 Ok(outcome) => return Ok(suggested(request, outcome, hosted)),
                 Err(error) => {
+                    // what is said of a lost device comes a moment after its work has failed
+                    clock::sleep(0).await;
+                    let fault = self.gpu.take().and_then(|gpu| gpu.check().err());
+                    let error = fault.map_or_else(|| error.to_string(), |fault| fault.to_string());
                     hosted.gpu = None;
-                    self.gpu = None;
-                    self.lost = Some(error.to_string());
+                    self.lost = Some(error.clone());
                     hosted.loaded.executor = ExecutorKind::Cpu;
                     hosted.loaded.adapter = hosted.cpu.executor().device_name();
                     hosted.loaded.why = format!("the GPU failed ({error}), so the CPU goes on");
