@@ -8,6 +8,7 @@
 pub mod access;
 pub mod audit;
 pub mod command;
+mod event;
 pub mod experiment;
 pub mod life;
 pub mod registry;
@@ -401,8 +402,8 @@ pub struct CheckpointInfo {
 }
 
 /// What the server tells those who listen on `/api/events`; `id:` of the event carries a sequence number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[serde(tag = "kind", content = "data", rename_all = "snake_case")] // read by `event`
 #[allow(clippy::large_enum_variant)] // short-lived, and nearly always the large one or a metric
 pub enum Event {
     /// A run changed.

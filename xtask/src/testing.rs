@@ -106,10 +106,10 @@ fn test_binary(message: &str) -> Option<TestBinary> {
     })
 }
 
-/// Runs a binary; then, of its ignored tests, those whose parts are on this machine.
-pub fn run(project: &Project, system: &System, binary: &TestBinary) -> Result<Outcome> {
+/// Runs the tests of a binary whose names hold `filter`; then, of the ignored ones, those whose parts are on this machine.
+pub fn run(project: &Project, system: &System, binary: &TestBinary, filter: &str) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let ignored = run_once(project, system, binary, &[], &mut outcome)?;
+    let ignored = run_once(project, system, binary, &[filter.to_owned()], &mut outcome)?;
     let mut runnable = Vec::new();
     for (name, reason) in ignored {
         match why_not(system, &reason) {
