@@ -246,10 +246,10 @@ mod tests {
         let system = System::look(&project); // no ../shared/data beside a temporary folder
         let mixed =
             "echo 'test a ... ok'; echo 'test b ... FAILED'; echo 'test c ... ignored, needs ../shared/data'; exit 101";
-        let outcome = run(&project, &system, &script("mixed", mixed)).unwrap();
+        let outcome = run(&project, &system, &script("mixed", mixed), "").unwrap();
         assert_eq!(outcome.tally, Tally { passed: 1, failed: 1, skipped: 1 });
         assert_eq!(outcome.failures, ["mixed::b"]);
-        let outcome = run(&project, &system, &script("crash", "echo 'test a ... ok'; kill -9 $$")).unwrap();
+        let outcome = run(&project, &system, &script("crash", "echo 'test a ... ok'; kill -9 $$"), "").unwrap();
         assert_eq!(outcome.tally, Tally { passed: 1, failed: 1, skipped: 0 });
         std::fs::remove_dir_all(&dir).unwrap();
     }
