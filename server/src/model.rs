@@ -9,6 +9,8 @@ pub mod bench;
 pub mod device;
 pub mod llama;
 pub mod lora;
+pub mod memory;
+pub mod micro;
 pub mod ops;
 pub mod optim;
 pub mod pretrained;

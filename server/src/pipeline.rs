@@ -17,6 +17,7 @@ pub mod tensorboard;
 use crate::model::ModelError;
 use crate::model::batch::derived_seed;
 use crate::model::device::{DeviceError, pick_device};
+use crate::model::memory;
 use crate::model::state::{StateError, write_atomic};
 use crate::report::Report;
 use crate::stage::garm::{GarmInputs, GarmOutcome, Likelihood};
@@ -65,6 +66,9 @@ pub enum PipelineError {
     /// Adapters, and nothing for them to adapt.
     #[error("lora trains adapters of a parent's policy, and the run has no parent: give one, or leave lora out")]
     NoBase,
+    /// More than the machine has.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
     /// The folder holds another run.
     #[error("the folder holds a run with another configuration or other records; choose a new folder: {}", path.display())]
     OtherRun {
@@ -257,6 +261,10 @@ pub fn train(
         Some(parent) => parent.model.clone(),
         None => ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() },
     };
+    // a GPU does not tell what it has left; its own error is caught where the run is
+    if device == Device::flex() {
+        memory::check(&model, config, memory::free())?;
+    }
 
     let sft = stage(&dir.join("sft"), config, 1, &device, observer, |ctx| {
         let inputs = SftInputs {
@@ -359,6 +367,7 @@ fn stage<T>(
         dir: dir.to_owned(),
         seed: derived_seed(config.seed, purpose),
         save_every: config.save_every,
+        micro_batch_tokens: config.micro_batch_tokens,
         observer: &mut recorder,
     };
     let outcome = work(&mut ctx);

@@ -4,7 +4,7 @@ pub mod aside;
 pub mod folder;
 pub mod garm;
 #[cfg(test)]
-mod on_gpu;
+mod one_step;
 pub mod rl;
 pub mod sft;
 
@@ -60,6 +60,8 @@ pub struct StageContext<'a> {
     pub seed: u64,
     /// Steps between saves of the training state.
     pub save_every: usize,
+    /// Padded tokens that may pass the network with a graph at once; no limit where `None`.
+    pub micro_batch_tokens: Option<usize>,
     /// Who watches.
     pub observer: &'a mut dyn Observer,
 }

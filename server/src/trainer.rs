@@ -485,9 +485,7 @@ impl Shared {
         let id = &run.status.id;
         let end = self.job(run).and_then(|job| {
             let mut watch = Watch::new(self);
-            // the run's own state is on disk and written atomically, so nothing half-done survives a panic
-            catch_unwind(AssertUnwindSafe(|| runner(&job, &mut watch)))
-                .unwrap_or_else(|panic| Err(RunError::Failed(panic_text(&*panic))))
+            guarded(|| runner(&job, &mut watch))
         });
         let end = end.and_then(|product| self.deliver(id, &product));
         let mut board = self.board();
@@ -575,9 +573,26 @@ fn fail(status: &mut RunStatus, error: String) {
     status.error = Some(error);
 }
 
+/// A panic of a run as its error. The run's own state is on disk and written atomically, so nothing half-done survives it.
+///
+/// # Errors
+/// What `run` fails with, or its panic in words.
+pub fn guarded<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(RunError::Failed(panic_text(&*panic))))
+}
+
+/// Graphics drivers have no other way than a panic of Burn's to say that memory is out.
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("internal error (please report it): {}", text.unwrap_or("a panic without a text"))
+    let text = text.unwrap_or("a panic without a text");
+    let folded = text.to_lowercase().replace([' ', '_'], "");
+    if ["outofmemory", "notenoughmemory"].iter().any(|sign| folded.contains(sign)) {
+        return format!(
+            "the device has no memory left: set or lower micro_batch_tokens, train adapters of a base (lora), or choose \
+             device cpu ({text})"
+        );
+    }
+    format!("internal error (please report it): {text}")
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub use factor::{add_product, low_rank};
+pub use format::{AdapterHeader, decode_header};
 
 /// Version of the file format.
 pub const FORMAT_VERSION: u32 = 1;
@@ -204,10 +205,7 @@ impl AdapterFile {
     /// # Errors
     /// [`AdapterError::OtherBase`]; heads that do not fit.
     pub fn frame(&self, base: &Checkpoint) -> Result<Checkpoint, AdapterError> {
-        let AdapterManifest { base: want, name, .. } = &self.manifest;
-        if *want != base.id {
-            return Err(AdapterError::OtherBase { name: name.clone(), want: want.clone(), got: base.id.clone() });
-        }
+        self.check_base(&base.id)?;
         let own = base.tensors.iter().filter_map(|(name, m)| Some((name.strip_prefix("policy.")?, m)));
         let mut tensors: BTreeMap<String, Matrix> = own.map(|(name, m)| (name.to_owned(), m.clone())).collect();
         for (name, dense) in self.adapter.heads.iter().flat_map(|(_, heads)| heads) {
@@ -218,16 +216,28 @@ impl AdapterFile {
         Ok(base.clone().with_reward(self.manifest.reward.clone(), tensors)?)
     }
 
-    /// Lays the adapter over an engine of [`AdapterFile::frame`] and tests it; after a failure the engine is as it was without
-    /// an adapter.
+    /// Whether it lies over the checkpoint of this id.
+    ///
+    /// # Errors
+    /// [`AdapterError::OtherBase`].
+    pub fn check_base(&self, id: &str) -> Result<(), AdapterError> {
+        let AdapterManifest { base: want, name, .. } = &self.manifest;
+        if want == id {
+            return Ok(());
+        }
+        Err(AdapterError::OtherBase { name: name.clone(), want: want.clone(), got: id.to_owned() })
+    }
+
+    /// Lays the adapter over an engine of [`AdapterFile::frame`] in place of `old`, and tests it; after a failure the engine is
+    /// as it was with `old`.
     ///
     /// # Errors
     /// [`AdapterError::SelfTest`], or what the engine says.
-    pub async fn apply(&self, engine: &mut Engine) -> Result<(), AdapterError> {
+    pub async fn apply(&self, engine: &mut Engine, old: Option<&Self>) -> Result<(), AdapterError> {
         engine.set_adapter(Some(&self.adapter)).await?;
         let tested = self.test(engine).await;
         if tested.is_err() {
-            engine.set_adapter(None).await?;
+            engine.set_adapter(old.map(|old| &old.adapter)).await?;
         }
         tested
     }

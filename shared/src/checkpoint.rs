@@ -22,7 +22,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-pub use format::{Header, PREFIX_BYTES, decode_header, header_bytes};
+pub use format::{Chunk, Header, PREFIX_BYTES, chunks, decode_header, header_bytes};
 
 /// Latest version of the file format; every earlier one is read.
 pub const FORMAT_VERSION: u32 = 2;

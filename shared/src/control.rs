@@ -8,6 +8,7 @@
 pub mod access;
 pub mod audit;
 pub mod command;
+mod event;
 pub mod experiment;
 pub mod life;
 pub mod registry;
@@ -259,6 +260,10 @@ pub struct RunConfig {
     pub rl: RlConfig,
     /// Steps between saves of the training state.
     pub save_every: usize,
+    /// Padded tokens that pass a network at once while it learns: a step's gradient is then summed over parts of at most
+    /// this size. The same up to rounding, in less memory, for more time. Whole batches where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// Train adapters in place of all weights; needs a parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
@@ -289,6 +294,7 @@ impl RunConfig {
             // the reward model of small click data is weak: stay close to SFT
             rl: RlConfig { n_steps: 60, learning_rate: 2e-5, kl_beta: 0.1, kl_budget_nats: 1.5, ..RlConfig::default() },
             save_every: 50,
+            micro_batch_tokens: None,
             lora: None,
             parent: None,
         };
@@ -396,8 +402,8 @@ pub struct CheckpointInfo {
 }
 
 /// What the server tells those who listen on `/api/events`; `id:` of the event carries a sequence number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[serde(tag = "kind", content = "data", rename_all = "snake_case")] // read by `event`
 #[allow(clippy::large_enum_variant)] // short-lived, and nearly always the large one or a metric
 pub enum Event {
     /// A run changed.

@@ -19,6 +19,7 @@ pub mod engine;
 pub mod garm;
 pub mod gguf;
 pub mod import;
+pub mod json;
 pub mod lexical;
 pub mod metrics;
 pub mod off_policy;

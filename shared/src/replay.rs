@@ -18,6 +18,9 @@ pub struct Recording {
     pub version: u32,
     /// Id of the checkpoint.
     pub checkpoint: String,
+    /// Id of the adapter, where the page ran it over its base in place of the whole checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// Executor and kernel path, as [`crate::engine::Executor::device_name`] names them.
     pub device: String,
     /// What was asked, the seed included.
@@ -41,7 +44,14 @@ impl Recording {
     /// Keeps an outcome.
     pub fn of(checkpoint: &str, device: String, request: &SuggestRequest, outcome: &SuggestOutcome) -> Self {
         let texts = outcome.suggestions.iter().map(|s| s.text.clone()).collect();
-        Self { version: VERSION, checkpoint: checkpoint.to_owned(), device, request: request.clone(), texts }
+        Self {
+            version: VERSION,
+            checkpoint: checkpoint.to_owned(),
+            adapter: None,
+            device,
+            request: request.clone(),
+            texts,
+        }
     }
 
     /// Where another outcome of the same request differs.

@@ -4,8 +4,8 @@
 //! oracle is always the state of the page, never a picture.
 
 use headless_chrome::browser::tab::Tab;
-use headless_chrome::protocol::cdp::Runtime;
 use headless_chrome::protocol::cdp::types::Event;
+use headless_chrome::protocol::cdp::{Runtime, Storage};
 use headless_chrome::{Browser, LaunchOptions};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -27,7 +27,7 @@ pub enum WebGpu {
 /// A tab with its own browser and profile.
 pub struct Page {
     /// Keeps the process alive.
-    _browser: Browser,
+    browser: Browser,
     tab: Arc<Tab>,
     errors: Arc<Mutex<Vec<String>>>,
 }
@@ -60,7 +60,37 @@ impl Page {
         let errors = Arc::new(Mutex::new(Vec::new()));
         collect_errors(&tab, &errors);
         tab.navigate_to(url).and_then(|tab| tab.wait_until_navigated()).expect("the page loads");
-        Self { _browser: browser, tab, errors }
+        Self { browser, tab, errors }
+    }
+
+    /// Loads another address in the same tab.
+    ///
+    /// # Panics
+    /// When it does not load.
+    #[track_caller]
+    pub fn go(&self, url: &str) {
+        self.tab.navigate_to(url).and_then(|tab| tab.wait_until_navigated()).expect("the page loads");
+    }
+
+    /// Lets an origin keep so many bytes, no more.
+    ///
+    /// # Panics
+    /// When Chromium refuses.
+    #[track_caller]
+    pub fn limit_quota(&self, origin: &str, n_bytes: f64) {
+        let limit = Storage::OverrideQuotaForOrigin { origin: origin.to_owned(), quota_size: Some(n_bytes) };
+        self.tab.call_method(limit).expect("Chromium limits the quota");
+    }
+
+    /// Puts another tab in front until the result is dropped, so that this one is hidden.
+    ///
+    /// # Panics
+    /// When Chromium opens no tab.
+    #[track_caller]
+    pub fn hide(&self) -> Hidden {
+        let front = self.browser.new_tab().expect("a second tab");
+        front.bring_to_front().expect("the second tab in front");
+        Hidden { front, back: Arc::clone(&self.tab) }
     }
 
     /// Value of an expression; a promise is awaited.
@@ -174,6 +204,20 @@ impl Page {
     /// Uncaught exceptions and errors of the console so far.
     pub fn errors(&self) -> Vec<String> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A page behind another tab.
+pub struct Hidden {
+    front: Arc<Tab>,
+    back: Arc<Tab>,
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // a browser that is gone has nothing to close
+        let _ = self.front.close(true);
+        let _ = self.back.bring_to_front();
     }
 }
 

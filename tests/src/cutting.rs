@@ -12,10 +12,12 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 pub struct Cuts {
     /// After how many bytes of an answer about a file the next such answers break off, last first; then none does.
     pub after: Vec<usize>,
-    /// Bytes of answers about files that were passed on, heads included.
+    /// Bytes of answers about files (checkpoints and adapters) that were passed on, heads included.
     pub n_bytes: usize,
     /// Requests for files.
     pub n_requests: usize,
+    /// Nothing is answered: the server is gone.
+    pub is_gone: bool,
 }
 
 /// Passes everything on to `upstream` (`http://HOST:PORT`); gives its own address.
@@ -45,9 +47,12 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
         browser.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
+    if cuts.lock().unwrap_or_else(PoisonError::into_inner).is_gone {
+        return browser.shutdown(std::net::Shutdown::Both);
+    }
     let text = String::from_utf8_lossy(&head).into_owned();
     let (first, rest) = text.split_once("\r\n").unwrap_or((&text, ""));
-    let is_file = first.contains("/api/checkpoints/") && first.contains("/file ");
+    let is_file = first.contains("/api/checkpoints/") && (first.contains("/file ") || first.contains("/adapter "));
     let lines = rest.lines().filter(|line| !line.is_empty() && !line.to_ascii_lowercase().starts_with("connection:"));
     let kept: String = lines.map(|line| format!("{line}\r\n")).collect();
     let mut server = TcpStream::connect(upstream)?;

@@ -9,6 +9,7 @@ use beckon_shared::control::registry::{Lineage, RegistryEntry, TagState};
 use beckon_shared::control::{
     CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunConfig, RunStatus,
 };
+use beckon_shared::json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -47,7 +48,7 @@ pub async fn import(format: &str, name: &str, body: Body) -> Result<ImportOutcom
     let url = format!("/api/log/import?format={}&name={}", http::encoded(format), http::encoded(name));
     let answer = http::send("POST", &url, body).await?;
     if answer.status == 422
-        && let Ok(outcome) = serde_json::from_str(&answer.text)
+        && let Ok(outcome) = json::parse(&answer.text)
     {
         return Ok(outcome);
     }
@@ -132,6 +133,11 @@ pub fn checkpoint_url(id: &str) -> String {
     format!("/api/checkpoints/{}/file", http::encoded(id))
 }
 
+/// Address of the adapter beside a checkpoint.
+pub fn adapter_url(id: &str) -> String {
+    format!("/api/checkpoints/{}/adapter", http::encoded(id))
+}
+
 /// Address of a run's report.
 pub fn report_url(id: &str) -> String {
     format!("/api/runs/{}/report", http::encoded(id))
@@ -154,10 +160,10 @@ async fn post<T: DeserializeOwned>(url: &str, body: &impl Serialize) -> Result<T
 
 fn parsed<T: DeserializeOwned>(call: &str, answer: http::Answer) -> Result<T, ApiError> {
     if (200..300).contains(&answer.status) {
-        return serde_json::from_str(&answer.text)
+        return json::parse(&answer.text)
             .map_err(|e| ApiError::NotUnderstood { call: call.to_owned(), reason: e.to_string() });
     }
-    Err(serde_json::from_str(&answer.text).map_or_else(
+    Err(json::parse(&answer.text).map_or_else(
         |_| ApiError::NotUnderstood { call: call.to_owned(), reason: format!("status {}", answer.status) },
         ApiError::Refused,
     ))

@@ -13,8 +13,9 @@
 //! - `beckon.suggest(prompt_json, options_json | null)`: suggestions of side A; options `n_candidates` (8),
 //!   `max_new_tokens` (16), `temperature` (0.8), `top_k` (0), `top_p` (0.95), `seed` (0). Gives a
 //!   [`crate::wire::Suggested`].
+//! - `beckon.lose_device()`: gives the GPU's device up, as a driver may at any time; for the test that the page recovers.
 
-use crate::engine_link::EngineLink;
+use crate::engine_link::{EngineLink, UNEXPECTED};
 use crate::live::Live;
 use crate::platform::promise::{PublicFunction, from_future, publish};
 use crate::wire::{CpuPath, ExecutorKind, Reply, Request, Side};
@@ -76,7 +77,15 @@ pub fn install(live: Live, engine: EngineLink) {
         let [prompt, options, ..] = args;
         from_future(run_suggest(engine, prompt.text(), options.text()))
     });
-    publish("beckon", vec![("ready", ready), ("status", status_of), ("greedy", greedy), ("suggest", suggest)]);
+    let lose: PublicFunction = Box::new(move |_| {
+        from_future(async move {
+            engine.call(Request::LoseDevice, None).await?;
+            Ok(status(engine))
+        })
+    });
+    let functions =
+        [("ready", ready), ("status", status_of), ("greedy", greedy), ("suggest", suggest), ("lose_device", lose)];
+    publish("beckon", functions.into());
 }
 
 fn status(engine: EngineLink) -> String {
@@ -116,7 +125,7 @@ async fn run_greedy(
     let prompts = prompts.into_iter().map(Prompt::from).collect();
     match engine.call(Request::Greedy { checkpoint, prompts, n_tokens, executor, path }, None).await? {
         Reply::Greedy(report) => serde_json::to_string(&report).map_err(|e| e.to_string()),
-        _ => Err("the engine gave an unexpected answer".into()),
+        _ => Err(UNEXPECTED.into()),
     }
 }
 
@@ -131,10 +140,8 @@ async fn run_suggest(engine: EngineLink, prompt: Option<String>, options: Option
         max_new_tokens: o.max_new_tokens,
         sampling: Sampling { temperature: o.temperature, top_k: o.top_k, top_p: o.top_p, seed: o.seed },
     };
-    match engine.call(request, None).await? {
-        Reply::Suggested(suggested) => serde_json::to_string(&suggested).map_err(|e| e.to_string()),
-        _ => Err("the engine gave an unexpected answer".into()),
-    }
+    let suggested = engine.suggest(Side::A, request).await?;
+    serde_json::to_string(&suggested).map_err(|e| e.to_string())
 }
 
 async fn find_checkpoint(live: Live, engine: EngineLink, id: Option<String>) -> Result<CheckpointInfo, String> {
@@ -149,5 +156,5 @@ async fn find_checkpoint(live: Live, engine: EngineLink, id: Option<String>) -> 
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(what: &str, text: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|e| format!("{what}: {e}"))
+    beckon_shared::json::parse(text).map_err(|e| format!("{what}: {e}"))
 }

@@ -2,18 +2,28 @@
 //! and loads what the user (or a new checkpoint) asks for. A new engine replaces the old one only when it
 //! is loaded and has passed its self-test; until then, and after a failure, the old one answers.
 
+use crate::api;
 use crate::live::Live;
 use crate::platform::promise::{self, Sender};
 use crate::platform::worker_link::WorkerLink;
 use crate::platform::{clock, dom, spawn, storage};
-use crate::wire::{ExecutorChoice, FromWorker, LoadProgress, Loaded, Reply, Request, Side, ToWorker};
+use crate::wire::{
+    ExecutorChoice, ExecutorKind, FromWorker, LoadProgress, Loaded, Over, Reply, Request, Side, Suggested, ToWorker,
+};
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::control::registry::AdapterInfo;
+use beckon_shared::json;
 use leptos::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// Requests that may be under way; more is a defect of the caller, and is refused.
 const MAX_PENDING: usize = 32;
+
+/// For an answer to another request.
+pub const UNEXPECTED: &str = "the engine gave an unexpected answer; reload the page";
+/// How often a GPU that was lost is taken again in one visit; one that is lost time and again is left.
+const MAX_RECOVERIES: u32 = 3;
 
 type Answer = Result<Reply, String>;
 
@@ -48,6 +58,10 @@ pub struct SideState {
     pub progress: RwSignal<Option<LoadProgress>>,
     /// Why the last load failed.
     pub failure: RwSignal<Option<String>>,
+    /// Whether the load that failed could be tried without an adapter.
+    pub has_whole: RwSignal<bool>,
+    /// Checkpoint that is wanted whole.
+    whole: RwSignal<Option<String>>,
     /// Checkpoint and choice of the last load that was begun.
     attempt: RwSignal<Option<(String, ExecutorChoice)>>,
 }
@@ -62,6 +76,9 @@ pub struct EngineLink {
     /// Whether anyone needs the engine yet; it is not loaded before.
     pub wanted: RwSignal<bool>,
     live: Live,
+    /// Adapters by checkpoint, as the server last said.
+    adapters: StoredValue<HashMap<String, Over>>,
+    n_recoveries: StoredValue<u32>,
 }
 
 impl EngineLink {
@@ -72,6 +89,8 @@ impl EngineLink {
             loaded: RwSignal::new(None),
             progress: RwSignal::new(None),
             failure: RwSignal::new(None),
+            has_whole: RwSignal::new(false),
+            whole: RwSignal::new(None),
             attempt: RwSignal::new(None),
         };
         let link = Self {
@@ -79,6 +98,8 @@ impl EngineLink {
             choice: RwSignal::new(storage::load("executor").unwrap_or_default()),
             wanted: RwSignal::new(false),
             live,
+            adapters: StoredValue::new(HashMap::new()),
+            n_recoveries: StoredValue::new(0),
         };
         Effect::new(move || storage::save("executor", &link.choice.get()));
         for side in Side::ALL {
@@ -112,11 +133,45 @@ impl EngineLink {
         })
     }
 
-    /// Tries the last load again.
-    pub fn retry(&self, side: Side) {
+    /// Tries the last load again; `whole`: without an adapter.
+    pub fn retry(&self, side: Side, whole: bool) {
         let state = self.side(side);
         state.failure.set(None);
+        if whole {
+            state.whole.set(state.attempt.get_untracked().map(|(id, _)| id));
+        }
         state.attempt.set(None);
+    }
+
+    /// Asks for suggestions. A GPU that is lost meanwhile has been replaced by the CPU, and is taken again.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn suggest(&self, side: Side, request: Request) -> Result<Suggested, String> {
+        let Reply::Suggested(suggested) = self.call(request, None).await? else { return Err(UNEXPECTED.into()) };
+        let loaded = self.side(side).loaded;
+        let was = loaded.with_untracked(|l| l.as_ref().map(|l| l.executor));
+        loaded.set(Some(suggested.engine.clone()));
+        if was == Some(ExecutorKind::Gpu) && suggested.engine.executor == ExecutorKind::Cpu {
+            self.live.announce(format!("Preview {}: {}.", side.letter(), suggested.engine.why));
+            let n_recoveries = self.n_recoveries.get_value();
+            if n_recoveries < MAX_RECOVERIES {
+                self.n_recoveries.set_value(n_recoveries + 1);
+                self.retry(side, false);
+            }
+        }
+        Ok(*suggested)
+    }
+
+    /// The adapter that gives a checkpoint over another one. Without an answer from the server what it said before holds.
+    async fn over(&self, id: &str) -> Option<Over> {
+        if let Ok(list) = api::registry().await {
+            let base = |id: &str| list.iter().find(|entry| entry.info.id == id).map(|entry| entry.info.clone());
+            let over = |adapter: AdapterInfo| Some(Over { base: base(&adapter.base)?, adapter });
+            let all = list.iter().filter_map(|entry| Some((entry.info.id.clone(), over(entry.adapter.clone()?)?)));
+            self.adapters.set_value(all.collect());
+        }
+        self.adapters.with_value(|all| all.get(id).cloned())
     }
 
     /// Sends a request and waits for its answer.
@@ -192,7 +247,10 @@ impl EngineLink {
         let state = self.side(side);
         let (name, id) = (checkpoint.name.clone(), checkpoint.id.clone());
         state.failure.set(None);
-        let request = Request::Load { side, checkpoint, executor: choice };
+        let is_whole = state.whole.with_untracked(|whole| whole.as_ref() == Some(&id));
+        let over = if is_whole { None } else { self.over(&id).await };
+        let has_whole = over.is_some();
+        let request = Request::Load { side, checkpoint, executor: choice, over };
         let answer = self.call(request, Some(state.progress)).await;
         // a later load has taken over; its outcome counts
         if state.attempt.with_untracked(|a| a.as_ref().is_none_or(|(tried, _)| *tried != id)) {
@@ -201,17 +259,20 @@ impl EngineLink {
         state.progress.set(None);
         match answer {
             Ok(Reply::Loaded(loaded)) => {
+                let over = loaded.over.as_ref().map(|over| format!(" as an adapter over {}", over.base.name));
                 self.live.announce(format!(
-                    "Preview {} uses checkpoint {}{} on {}",
+                    "Preview {} uses checkpoint {}{}{} on {}",
                     side.letter(),
                     loaded.checkpoint.name,
+                    over.unwrap_or_default(),
                     if loaded.checkpoint.simulated { ", trained on simulated clicks," } else { "" },
                     loaded.executor.label(),
                 ));
                 state.loaded.set(Some(*loaded));
             }
-            Ok(_) => state.failure.set(Some("the engine gave an unexpected answer; reload the page".into())),
+            Ok(_) => state.failure.set(Some(UNEXPECTED.into())),
             Err(reason) => {
+                state.has_whole.set(has_whole);
                 let kept = state.loaded.with_untracked(|l| l.as_ref().map(|l| l.checkpoint.name.clone()));
                 let kept = kept.map(|kept| format!(" {kept} stays in use.")).unwrap_or_default();
                 let text = format!("Checkpoint {name} could not be loaded: {reason}.{kept}");
@@ -248,7 +309,7 @@ impl EngineLink {
     }
 
     fn receive(&self, text: &str) {
-        let Ok(FromWorker { id, reply }) = serde_json::from_str(text) else { return };
+        let Ok(FromWorker { id, reply }) = json::parse(text) else { return };
         match reply {
             Reply::Listening => INNER.with_borrow_mut(|inner| {
                 inner.listening = true;

@@ -1,21 +1,25 @@
-//! Checkpoints by ranges: the header first, then chunk by chunk, each checked by its hash and kept as soon as it is there.
+//! Checkpoints and adapters by ranges: the header first, then chunk by chunk, each checked by its hash and kept as soon as it is there.
 //! A download that breaks off, by a server that is gone or a page that is closed, goes on at the first chunk that is not kept.
+//! What is kept has a name that fixes its content: the checkpoint's id, or base, adapter and version of the format.
 
 use crate::api;
 use crate::platform::http::{Download, NetworkError};
 use crate::platform::{cache, clock};
-use beckon_shared::checkpoint::{Checkpoint, Header, PREFIX_BYTES, decode_header, header_bytes};
+use beckon_shared::adapter::{self, AdapterFile, FORMAT_VERSION};
+use beckon_shared::checkpoint::{Checkpoint, Chunk, PREFIX_BYTES, decode_header};
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::control::registry::AdapterInfo;
+use beckon_shared::digest::sha256_hex;
 
 /// Pauses before a broken connection is tried again, milliseconds.
 const RETRY_MILLIS: [i32; 3] = [500, 1_500, 3_000];
 
-/// A checkpoint with where it came from.
-pub struct Fetched {
-    /// The checkpoint, checked whole.
-    pub checkpoint: Checkpoint,
-    /// Nothing had to be fetched.
-    pub from_cache: bool,
+/// A file with where it came from.
+pub struct Fetched<T> {
+    /// The file, checked whole.
+    pub file: T,
+    /// Bytes that came over the network; 0 where all were kept.
+    pub n_bytes: u64,
     /// Why it is not kept for offline use.
     pub notice: Option<String>,
 }
@@ -23,7 +27,14 @@ pub struct Fetched {
 /// Bytes of one file, from the cache where they are, else from the server.
 struct Source<'a> {
     url: String,
-    info: &'a CheckpointInfo,
+    /// Name in the cache; it fixes the content.
+    key: String,
+    /// SHA-256 of the header, hex.
+    id: &'a str,
+    /// Size of the file.
+    n_bytes: u64,
+    /// Whether the server may be asked.
+    online: bool,
     /// An open answer and the offset of its next byte.
     download: Option<(Download, u64)>,
     n_fetched: u64,
@@ -34,55 +45,97 @@ struct Source<'a> {
 ///
 /// # Errors
 /// In words for people: no answer after several tries, a chunk that is damaged at the server, another checkpoint than announced.
-pub async fn checkpoint(info: &CheckpointInfo, on_share: impl Fn(f64)) -> Result<Fetched, String> {
+pub async fn checkpoint(info: &CheckpointInfo, on_share: &dyn Fn(f64)) -> Result<Fetched<Checkpoint>, String> {
     let url = api::checkpoint_url(&info.id);
-    let mut source = Source { url, info, download: None, n_fetched: 0, notice: None };
-    let header = source.header().await?;
-    let mut payload = Vec::new();
-    payload.try_reserve_exact(header.manifest.payload_bytes as usize).map_err(|e| e.to_string())?;
-    for chunk in 0..header.n_chunks() {
-        payload.extend(source.chunk(&header, chunk).await?);
-        on_share((chunk + 1) as f64 / header.n_chunks() as f64);
-    }
-    let checkpoint = header.assemble(&payload).map_err(|e| e.to_string())?;
-    Ok(Fetched { checkpoint, from_cache: source.n_fetched == 0, notice: source.notice })
+    whole(Source::new(url.clone(), url, &info.id, info.n_bytes), on_share).await
 }
 
-impl Source<'_> {
-    async fn header(&mut self) -> Result<Header, String> {
-        let key = format!("{}?header", self.url);
-        if let Some(header) = cache::get(&key).await.and_then(|bytes| self.checked(&bytes).ok()) {
-            return Ok(header);
+/// A checkpoint of which nothing has to be fetched.
+pub async fn kept_checkpoint(info: &CheckpointInfo, on_share: &dyn Fn(f64)) -> Option<Checkpoint> {
+    let url = api::checkpoint_url(&info.id);
+    let source = Source { online: false, ..Source::new(url.clone(), url, &info.id, info.n_bytes) };
+    Some(whole(source, on_share).await.ok()?.file)
+}
+
+async fn whole(mut source: Source<'_>, on_share: &dyn Fn(f64)) -> Result<Fetched<Checkpoint>, String> {
+    let header = decode_header(&source.header().await?).map_err(|e| e.to_string())?;
+    let payload = source.payload(&header.chunks(), on_share).await?;
+    let file = header.assemble(&payload).map_err(|e| e.to_string())?;
+    Ok(Fetched { file, n_bytes: source.n_fetched, notice: source.notice })
+}
+
+/// Gets the adapter beside a checkpoint.
+///
+/// # Errors
+/// As [`checkpoint`]; an adapter of another checkpoint.
+pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Result<Fetched<AdapterFile>, String> {
+    let url = api::adapter_url(of);
+    let key = format!("{url}/{}/{}/{FORMAT_VERSION}", info.base, info.id);
+    let mut source = Source::new(url, key, &info.id, info.n_bytes);
+    let header = adapter::decode_header(&source.header().await?).map_err(|e| e.to_string())?;
+    if header.manifest.checkpoint != of {
+        return Err("the file is the adapter of another checkpoint".into());
+    }
+    let payload = source.payload(&header.chunks, on_share).await?;
+    let file = header.assemble(&payload).map_err(|e| e.to_string())?;
+    Ok(Fetched { file, n_bytes: source.n_fetched, notice: source.notice })
+}
+
+impl<'a> Source<'a> {
+    fn new(url: String, key: String, id: &'a str, n_bytes: u64) -> Self {
+        Self { url, key, id, n_bytes, online: true, download: None, n_fetched: 0, notice: None }
+    }
+
+    /// Everything up to the payload.
+    async fn header(&mut self) -> Result<Vec<u8>, String> {
+        let key = format!("{}?header", self.key);
+        let is_announced = |bytes: &[u8]| bytes.get(PREFIX_BYTES..).is_some_and(|json| sha256_hex(json) == self.id);
+        if let Some(bytes) = cache::get(&key).await.filter(|bytes| is_announced(bytes)) {
+            return Ok(bytes);
         }
         let mut bytes = self.bytes(0, PREFIX_BYTES).await?;
-        let n_bytes = header_bytes(&bytes).map_err(|e| e.to_string())?;
-        if n_bytes as u64 > self.info.n_bytes {
-            return Err(format!("its header of {n_bytes} bytes does not lie in a file of {}", self.info.n_bytes));
+        let n_json = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        if PREFIX_BYTES as u64 + u64::from(n_json) > self.n_bytes {
+            return Err(format!("its header of {n_json} bytes does not lie in a file of {}", self.n_bytes));
         }
-        bytes.extend(self.bytes(PREFIX_BYTES as u64, n_bytes - PREFIX_BYTES).await?);
-        let header = self.checked(&bytes)?;
-        self.notice = cache::make_room(&self.url).await.err().map(not_kept);
+        bytes.extend(self.bytes(PREFIX_BYTES as u64, n_json as usize).await?);
+        if sha256_hex(&bytes[PREFIX_BYTES..]) != self.id {
+            return Err("the file is another one than announced: its header has another SHA-256".into());
+        }
+        self.notice = cache::make_room(&self.key).await.err().map(not_kept);
         self.keep(&key, &bytes).await;
-        Ok(header)
+        Ok(bytes)
     }
 
-    fn checked(&self, bytes: &[u8]) -> Result<Header, String> {
-        let header = decode_header(bytes).map_err(|e| e.to_string())?;
-        if header.id == self.info.id { Ok(header) } else { Err("the file is another checkpoint than announced".into()) }
+    /// Everything behind the header.
+    async fn payload(&mut self, chunks: &[Chunk], on_share: &dyn Fn(f64)) -> Result<Vec<u8>, String> {
+        let mut payload = Vec::new();
+        let end = chunks.last().map_or(0, |chunk| chunk.range.end);
+        if end > self.n_bytes {
+            return Err(format!("it says that it has {end} bytes and was announced with {}", self.n_bytes));
+        }
+        let first = chunks.first().map_or(0, |chunk| chunk.range.start);
+        payload.try_reserve_exact((end - first) as usize).map_err(|e| e.to_string())?;
+        for (i, chunk) in chunks.iter().enumerate() {
+            payload.extend(self.chunk(i, chunk).await?);
+            on_share((i + 1) as f64 / chunks.len() as f64);
+        }
+        Ok(payload)
     }
 
-    async fn chunk(&mut self, header: &Header, chunk: usize) -> Result<Vec<u8>, String> {
-        let key = format!("{}?chunk={chunk}", self.url);
+    async fn chunk(&mut self, i: usize, Chunk { range, sha256 }: &Chunk) -> Result<Vec<u8>, String> {
+        let key = format!("{}?chunk={i}", self.key);
         if let Some(bytes) = cache::get(&key).await {
-            if header.verify_chunk(chunk, &bytes).is_ok() {
+            if sha256_hex(&bytes) == *sha256 {
                 return Ok(bytes);
             }
             // what is kept is damaged
             cache::remove(&key).await;
         }
-        let Some(range) = header.chunk_range(chunk) else { return Ok(Vec::new()) };
         let bytes = self.bytes(range.start, (range.end - range.start) as usize).await?;
-        header.verify_chunk(chunk, &bytes).map_err(|e| e.to_string())?;
+        if sha256_hex(&bytes) != *sha256 {
+            return Err(format!("it is damaged at the server: chunk {i} does not match its SHA-256"));
+        }
         self.keep(&key, &bytes).await;
         Ok(bytes)
     }
@@ -96,6 +149,9 @@ impl Source<'_> {
 
     /// Exactly `n` bytes from `first` on; a broken connection is opened again there.
     async fn bytes(&mut self, first: u64, n: usize) -> Result<Vec<u8>, String> {
+        if !self.online {
+            return Err("it is not kept".into());
+        }
         let mut bytes = Vec::with_capacity(n);
         let mut pauses = RETRY_MILLIS.iter();
         while bytes.len() < n {

@@ -7,6 +7,7 @@ use crate::eta::StepRate;
 use crate::format;
 use crate::platform::{clock, spawn, stream};
 use beckon_shared::control::{CheckpointInfo, Event, LogSummary, Metric, RunState, RunStatus};
+use beckon_shared::json;
 use leptos::prelude::*;
 
 /// How often buffered metrics reach the curves, milliseconds.
@@ -119,7 +120,7 @@ impl Live {
             api::EVENTS_URL,
             move |text| {
                 // an event of a newer server that this page does not know is passed over
-                if let Ok(event) = serde_json::from_str(&text) {
+                if let Ok(event) = json::parse(&text) {
                     live.apply(event);
                 }
             },

@@ -3,6 +3,7 @@
 //! page's end.
 
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::control::registry::AdapterInfo;
 use beckon_shared::engine::Score;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::sampling::Sampling;
@@ -74,7 +75,7 @@ impl ExecutorKind {
 
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Fetch, verify, test and measure a checkpoint, then put it in place of the side's old one.
     Load {
@@ -84,6 +85,8 @@ pub enum Request {
         checkpoint: CheckpointInfo,
         /// On what.
         executor: ExecutorChoice,
+        /// What gives the same over another checkpoint, where there is such a thing; it is taken where that one is here.
+        over: Option<Over>,
     },
     /// Free a side.
     Unload {
@@ -103,6 +106,8 @@ pub enum Request {
         /// Temperature, top-p, seed.
         sampling: Sampling,
     },
+    /// Give the GPU's device up, as a driver or browser may at any time: for the test that the page recovers.
+    LoseDevice,
     /// Greedy tokens and logits on a named executor, without choosing: for the parity test.
     Greedy {
         /// Checkpoint id.
@@ -116,6 +121,15 @@ pub enum Request {
         /// What the CPU computes with.
         path: CpuPath,
     },
+}
+
+/// An adapter with the checkpoint that it lies over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Over {
+    /// The adapter.
+    pub adapter: AdapterInfo,
+    /// Its base.
+    pub base: CheckpointInfo,
 }
 
 /// What the CPU computes with.
@@ -147,6 +161,8 @@ pub enum LoadStep {
     Download,
     /// Weights to the executors, shaders compiled.
     Compile,
+    /// An adapter in place of another, tested.
+    Swap,
     /// CPU against GPU on a known prompt.
     SelfTest,
     /// Which is faster.
@@ -159,6 +175,7 @@ impl LoadStep {
         match self {
             Self::Download => "Loading the checkpoint and checking every chunk's hash",
             Self::Compile => "Preparing weights and shaders",
+            Self::Swap => "Laying the adapter over its base and testing it",
             Self::SelfTest => "Self-test: GPU against CPU",
             Self::Measure => "Measuring both executors",
         }
@@ -215,8 +232,12 @@ pub struct Loaded {
     pub self_test: Option<SelfTest>,
     /// Where both were measured.
     pub measured: Vec<Measured>,
-    /// Whether the bytes came from this browser's cache.
-    pub from_cache: bool,
+    /// The adapter that runs over its base in place of the whole checkpoint.
+    pub over: Option<Over>,
+    /// Bytes that came over the network; 0 where all came from this browser's cache.
+    pub n_fetched_bytes: u64,
+    /// Bytes that the browser keeps for this origin, and how many it would; `None` where it does not say.
+    pub quota: Option<[f64; 2]>,
     /// Seconds from request to ready.
     pub load_secs: f64,
     /// Something the user should know, as a cache that could not be written.
@@ -253,10 +274,23 @@ pub struct Suggested {
     pub decode_secs: f64,
     /// Scoring by GaRM.
     pub score_secs: f64,
+    /// What the engine holds.
+    pub memory: Memory,
+    /// The prompt has all the room that there is; where it was longer, its oldest part was left out.
+    pub fills_context: bool,
     /// The engine that did it; its executor may have changed (a lost GPU falls back to the CPU).
     pub engine: Loaded,
     /// What `beckon replay` reads, JSON.
     pub recording: String,
+}
+
+/// Memory of the engine's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// Of the worker's wasm module; it never shrinks.
+    pub wasm_bytes: u64,
+    /// Of buffers on the GPU, both sides together.
+    pub device_bytes: u64,
 }
 
 /// One greedy step.
@@ -291,7 +325,7 @@ pub struct GreedyReport {
 
 /// What the worker answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The worker listens; sent once, with number 0.
     Listening,
@@ -299,8 +333,8 @@ pub enum Reply {
     Progress(LoadProgress),
     /// Answer to `Load`.
     Loaded(Box<Loaded>),
-    /// Answer to `Unload`.
-    Unloaded,
+    /// Answer to `Unload` and `LoseDevice`.
+    Done,
     /// Answer to `Suggest`.
     Suggested(Box<Suggested>),
     /// Answer to `Greedy`.
@@ -321,6 +355,7 @@ pub struct FromWorker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::json;
 
     #[test]
     fn messages_read_back() {
@@ -335,9 +370,9 @@ mod tests {
             },
         };
         let text = serde_json::to_string(&request).expect("plain data");
-        assert_eq!(serde_json::from_str::<ToWorker>(&text).expect("same types"), request);
+        assert_eq!(json::parse::<ToWorker>(&text).expect("same types"), request);
         let reply = FromWorker { id: 7, reply: Reply::Failed("no".into()) };
         let text = serde_json::to_string(&reply).expect("plain data");
-        assert_eq!(serde_json::from_str::<FromWorker>(&text).expect("same types"), reply);
+        assert_eq!(json::parse::<FromWorker>(&text).expect("same types"), reply);
     }
 }

@@ -4,16 +4,20 @@
 //! A side's old engine answers until the new one has passed. A GPU that fails while suggesting is dropped,
 //! the CPU goes on, and the answer says so.
 
+mod load;
+
 use crate::fetch::{self, Fetched};
 use crate::platform::{clock, kernels, spawn, worker_scope};
 use crate::wire::{
     CpuPath, ExecutorChoice, ExecutorKind, FromWorker, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded,
-    Measured, Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
+    Measured, Memory, Over, Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
 };
 use beckon_shaders::GpuContext;
+use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
-use beckon_shared::engine::{Engine, KernelPath, Limits, SuggestOutcome, SuggestRequest, parity};
+use beckon_shared::engine::{Engine, Executor, KernelPath, Limits, SuggestOutcome, SuggestRequest, parity};
+use beckon_shared::json;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::replay::Recording;
 use beckon_shared::sampling::Sampling;
@@ -36,8 +40,21 @@ const SAMPLE_STRIDE: usize = 16;
 /// Engines of one checkpoint.
 struct Hosted {
     loaded: Loaded,
+    choice: ExecutorChoice,
     cpu: Engine,
     gpu: Option<Engine>,
+    /// What lies over the weights, which are then the base's.
+    adapter: Option<AdapterFile>,
+    /// The checkpoint itself, where the browser keeps nothing: adapters may come that lie over it.
+    unkept: Option<Checkpoint>,
+}
+
+/// What is to be loaded.
+struct Order {
+    side: Side,
+    info: CheckpointInfo,
+    choice: ExecutorChoice,
+    over: Option<Over>,
 }
 
 /// What the worker holds.
@@ -46,10 +63,14 @@ struct Host {
     sides: [Option<Hosted>; 2],
     /// The device, asked for once and again after a failure.
     gpu: Option<GpuContext>,
+    /// Why the one before was given up; until it is told that there is another.
+    lost: Option<String>,
 }
 
 thread_local! {
     static QUEUE: RefCell<(VecDeque<ToWorker>, bool)> = RefCell::default();
+    /// The device in use, for [`Request::LoseDevice`].
+    static DEVICE: RefCell<Option<GpuContext>> = const { RefCell::new(None) };
 }
 
 /// Listens for requests for as long as the worker lives.
@@ -57,11 +78,15 @@ pub fn run() {
     kernels::install();
     let host = std::rc::Rc::new(RefCell::new(Some(Host::default())));
     worker_scope::on_message(move |text| {
-        let message: ToWorker = match serde_json::from_str(&text) {
+        let message: ToWorker = match json::parse(&text) {
             Ok(message) => message,
             Err(error) => return reply(0, Reply::Failed(format!("a request was not understood: {error}"))),
         };
         let id = message.id;
+        if message.request == Request::LoseDevice {
+            // not behind the request at work: a driver does not wait either
+            DEVICE.with_borrow(|gpu| gpu.iter().for_each(|gpu| gpu.device.destroy()));
+        }
         let start = QUEUE.with_borrow_mut(|(queue, busy)| {
             if queue.len() >= MAX_QUEUE {
                 return Err(());
@@ -125,19 +150,21 @@ impl Progress<'_> {
 impl Host {
     async fn serve(&mut self, id: u32, request: Request) -> Result<Reply, String> {
         match request {
-            Request::Load { side, checkpoint, executor } => {
-                let hosted = self.load(id, checkpoint, executor).await?;
-                let loaded = hosted.loaded.clone();
-                self.sides[side.index()] = Some(hosted);
+            Request::Load { side, checkpoint, executor, over } => {
+                let order = Order { side, info: checkpoint, choice: executor, over };
+                let loaded = self.load(id, order).await?;
                 Ok(Reply::Loaded(Box::new(loaded)))
             }
             Request::Unload { side } => {
                 self.sides[side.index()] = None;
-                Ok(Reply::Unloaded)
+                Ok(Reply::Done)
             }
+            Request::LoseDevice => Ok(Reply::Done),
             Request::Suggest { side, prompt, n_candidates, max_new_tokens, sampling } => {
                 let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
-                self.suggest(side, &request).await
+                let mut suggested = self.suggest(side, &request).await?;
+                suggested.memory = self.memory();
+                Ok(Reply::Suggested(Box::new(suggested)))
             }
             Request::Greedy { checkpoint, prompts, n_tokens, executor, path } => {
                 self.greedy(&checkpoint, &prompts, n_tokens, (executor, path)).await
@@ -145,60 +172,11 @@ impl Host {
         }
     }
 
-    async fn load(&mut self, id: u32, info: CheckpointInfo, choice: ExecutorChoice) -> Result<Hosted, String> {
-        let begun = clock::now_secs();
-        let name = info.name.clone();
-        let progress = Progress { id, name: &name };
-        progress.at(LoadStep::Download).await;
-        let on_share = |share| progress.share(LoadStep::Download, Some(share));
-        let Fetched { checkpoint, from_cache, notice } = fetch::checkpoint(&info, on_share).await?;
-        progress.at(LoadStep::Compile).await;
-        let mut cpu = cpu_engine(&checkpoint)?;
-        let mut hosted_gpu = None;
-        let mut self_test = None;
-        let mut measured = Vec::new();
-        let (executor, why) = if choice == ExecutorChoice::Cpu {
-            (ExecutorKind::Cpu, "you chose the CPU".to_owned())
-        } else {
-            match self.tested_gpu(&checkpoint, &progress, &mut self_test).await {
-                Err(why) => (ExecutorKind::Cpu, why),
-                Ok(gpu) => {
-                    let gpu = hosted_gpu.insert(gpu);
-                    if choice == ExecutorChoice::Gpu {
-                        (ExecutorKind::Gpu, "you chose the GPU, and it passed the self-test".to_owned())
-                    } else {
-                        progress.at(LoadStep::Measure).await;
-                        measured = measure(&mut cpu, gpu).await?;
-                        faster(&measured)
-                    }
-                }
-            }
-        };
-        if executor == ExecutorKind::Cpu {
-            hosted_gpu = None;
-        }
-        let unscored = "This checkpoint has no reward model yet: suggestions are not scored.".to_owned();
-        let notice = [notice, (!cpu.has_reward()).then_some(unscored)].into_iter().flatten().collect::<Vec<_>>();
-        let loaded = Loaded {
-            n_params: checkpoint.manifest.model.n_params(),
-            max_seq_len: checkpoint.manifest.model.max_seq_len,
-            adapter: hosted_gpu.as_ref().unwrap_or(&cpu).executor().device_name(),
-            checkpoint: info,
-            executor,
-            why,
-            self_test,
-            measured,
-            from_cache,
-            load_secs: clock::now_secs() - begun,
-            notice: (!notice.is_empty()).then(|| notice.join(" ")),
-        };
-        Ok(Hosted { loaded, cpu, gpu: hosted_gpu })
-    }
-
     /// The GPU's engine if it gives the CPU's logits in f32; else why not.
     async fn tested_gpu(
         &mut self,
         checkpoint: &Checkpoint,
+        adapter: Option<&AdapterFile>,
         progress: &Progress<'_>,
         self_test: &mut Option<SelfTest>,
     ) -> Result<Engine, String> {
@@ -215,6 +193,9 @@ impl Host {
         let n_compared = of_cpu.iter().map(|step| step.logits.len()).sum();
         *self_test = Some(SelfTest { max_abs_diff: parity.max_logit_diff, tolerance, n_compared });
         if parity.holds(tolerance) {
+            if let Some(adapter) = adapter {
+                adapter.apply(&mut gpu, None).await.map_err(|e| format!("the GPU refused the adapter: {e}"))?;
+            }
             return Ok(gpu);
         }
         self.gpu = None;
@@ -226,7 +207,9 @@ impl Host {
 
     async fn gpu_engine(&mut self, checkpoint: &Checkpoint) -> Result<Engine, String> {
         if self.gpu.as_ref().is_none_or(|gpu| gpu.check().is_err()) {
-            self.gpu = Some(GpuContext::request().await.map_err(|e| e.to_string())?);
+            let gpu = GpuContext::request().await.map_err(|e| e.to_string())?;
+            DEVICE.set(Some(gpu.clone()));
+            self.gpu = Some(gpu);
         }
         let Some(gpu) = &self.gpu else { return Err("no device".into()) };
         let engine = Engine::gpu(checkpoint, gpu).await.map_err(|e| e.to_string());
@@ -236,14 +219,18 @@ impl Host {
         engine
     }
 
-    async fn suggest(&mut self, side: Side, request: &SuggestRequest) -> Result<Reply, String> {
+    async fn suggest(&mut self, side: Side, request: &SuggestRequest) -> Result<Suggested, String> {
         let hosted = self.sides[side.index()].as_mut().ok_or("no checkpoint is loaded on this side")?;
         if let Some(gpu) = &mut hosted.gpu {
             match gpu.suggest(request, &clock::now_secs).await {
-                Ok(outcome) => return Ok(suggested(request, outcome, &hosted.loaded)),
+                Ok(outcome) => return Ok(suggested(request, outcome, hosted)),
                 Err(error) => {
+                    // what is said of a lost device comes a moment after its work has failed
+                    clock::sleep(0).await;
+                    let fault = self.gpu.take().and_then(|gpu| gpu.check().err());
+                    let error = fault.map_or_else(|| error.to_string(), |fault| fault.to_string());
                     hosted.gpu = None;
-                    self.gpu = None;
+                    self.lost = Some(error.clone());
                     hosted.loaded.executor = ExecutorKind::Cpu;
                     hosted.loaded.adapter = hosted.cpu.executor().device_name();
                     hosted.loaded.why = format!("the GPU failed ({error}), so the CPU goes on");
@@ -251,7 +238,16 @@ impl Host {
             }
         }
         let outcome = hosted.cpu.suggest(request, &clock::now_secs).await.map_err(|e| e.to_string())?;
-        Ok(suggested(request, outcome, &hosted.loaded))
+        Ok(suggested(request, outcome, hosted))
+    }
+
+    fn memory(&self) -> Memory {
+        let engines = self.sides.iter().flatten().filter_map(|hosted| hosted.gpu.as_ref());
+        let of = |engine: &Engine| match engine.executor() {
+            Executor::Gpu(executor) => executor.n_bytes(),
+            Executor::Cpu(_) => 0,
+        };
+        Memory { wasm_bytes: kernels::memory_bytes(), device_bytes: engines.map(of).sum() }
     }
 
     async fn greedy(
@@ -261,7 +257,7 @@ impl Host {
         n_tokens: usize,
         (executor, path): (ExecutorKind, CpuPath),
     ) -> Result<Reply, String> {
-        let Fetched { checkpoint, .. } = fetch::checkpoint(info, |_| {}).await?;
+        let Fetched { file: checkpoint, .. } = fetch::checkpoint(info, &|_| {}).await?;
         let mut engine = match executor {
             ExecutorKind::Cpu => cpu_engine_on(&checkpoint, path)?,
             ExecutorKind::Gpu => self.gpu_engine(&checkpoint).await?,
@@ -324,8 +320,10 @@ fn faster(measured: &[Measured]) -> (ExecutorKind, String) {
     (kind, format!("measured just now: GPU {gpu:.0} tokens/s, CPU {cpu:.0} tokens/s; both passed the self-test"))
 }
 
-fn suggested(request: &SuggestRequest, outcome: SuggestOutcome, loaded: &Loaded) -> Reply {
-    let recording = Recording::of(&loaded.checkpoint.id, loaded.adapter.clone(), request, &outcome);
+fn suggested(request: &SuggestRequest, outcome: SuggestOutcome, hosted: &Hosted) -> Suggested {
+    let loaded = &hosted.loaded;
+    let mut recording = Recording::of(&loaded.checkpoint.id, loaded.adapter.clone(), request, &outcome);
+    recording.adapter = hosted.adapter.as_ref().map(|adapter| adapter.id.clone());
     let candidates = outcome.suggestions.into_iter().map(|s| Suggestion {
         n_tokens: s.tokens.len(),
         logp_nats: s.logps.iter().sum(),
@@ -333,16 +331,18 @@ fn suggested(request: &SuggestRequest, outcome: SuggestOutcome, loaded: &Loaded)
         score: s.score,
         finished: s.finished,
     });
-    Reply::Suggested(Box::new(Suggested {
+    Suggested {
         candidates: candidates.collect(),
         n_prompt_tokens: outcome.n_prompt_tokens,
         n_decoded_tokens: outcome.n_decoded_tokens,
         prefill_secs: outcome.prefill_secs,
         decode_secs: outcome.decode_secs,
         score_secs: outcome.score_secs,
+        memory: Memory::default(),
+        fills_context: outcome.n_prompt_tokens + request.max_new_tokens >= loaded.max_seq_len,
         engine: loaded.clone(),
         recording: serde_json::to_string(&recording).unwrap_or_default(), // texts and numbers always have a JSON form
-    }))
+    }
 }
 
 fn greedy_step(token: u32, logits: &[f32]) -> GreedyStep {

@@ -5,6 +5,6 @@ try {
   await init({ module_or_path: new URL("./{{beckon.wasm}}", import.meta.url) });
   worker_main();
 } catch (error) {
-  postMessage(JSON.stringify({ id: 0, reply: { kind: "failed", data: `the engine could not start: ${error}` } }));
+  postMessage(JSON.stringify({ id: 0, reply: { failed: `the engine could not start: ${error}` } }));
   throw error;
 }

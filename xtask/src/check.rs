@@ -12,6 +12,8 @@ use std::time::Instant;
 
 /// The one end-to-end binary; it comes last.
 const END_TO_END: &str = "end_to_end";
+/// Its tests of WGSL.
+const WGSL_IN_CHROMIUM: &str = "wgsl::";
 /// The test target of `shaders` that needs neither Burn nor a device.
 const WGSL_VALIDATION: &str = "validate";
 
@@ -104,7 +106,7 @@ impl Report {
         self.step(name, || {
             let mut sum = Outcome::default();
             for binary in binaries {
-                let outcome = testing::run(project, system, binary)?;
+                let outcome = testing::run(project, system, binary, "")?;
                 sum.tally += outcome.tally;
                 sum.failures.extend(outcome.failures);
                 sum.skipped.extend(outcome.skipped);
@@ -201,6 +203,9 @@ fn tests_and_docs(project: &Project, options: &Options, system: &System, report:
         Ok(Verdict::ok(format!("{} test binaries", binaries.len())))
     });
     let (last, first): (Vec<_>, Vec<_>) = binaries.iter().partition(|binary| binary.name == END_TO_END);
+    if !options.fast && !last.is_empty() {
+        report.step("WGSL in Chromium", || wgsl_in_chromium(project, system, &last));
+    }
     if binaries.is_empty() {
         report.not_run("unit tests", "the build failed");
     } else {
@@ -222,6 +227,21 @@ fn tests_and_docs(project: &Project, options: &Options, system: &System, report:
         [] => report.not_run("end to end, browser", "there is no test target `end_to_end`"),
         last => report.tests("end to end, browser", project, system, last),
     }
+}
+
+/// A kernel that Chromium refuses is known before everything else fails because of it. The test runs again with all others, which
+/// is where it is counted.
+fn wgsl_in_chromium(project: &Project, system: &System, binaries: &[&TestBinary]) -> Result<Verdict> {
+    for binary in binaries {
+        let outcome = testing::run(project, system, binary, WGSL_IN_CHROMIUM)?;
+        if !outcome.failures.is_empty() {
+            bail!("{}", outcome.failures.join("; "));
+        }
+        if outcome.tally.passed == 0 {
+            return Ok(Verdict::NotRun(outcome.skipped.join("; ")));
+        }
+    }
+    Ok(Verdict::Ok { note: String::new(), tally: Tally::default() })
 }
 
 #[cfg(test)]

@@ -106,10 +106,10 @@ fn test_binary(message: &str) -> Option<TestBinary> {
     })
 }
 
-/// Runs a binary; then, of its ignored tests, those whose parts are on this machine.
-pub fn run(project: &Project, system: &System, binary: &TestBinary) -> Result<Outcome> {
+/// Runs the tests of a binary whose names hold `filter`; then, of the ignored ones, those whose parts are on this machine.
+pub fn run(project: &Project, system: &System, binary: &TestBinary, filter: &str) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let ignored = run_once(project, system, binary, &[], &mut outcome)?;
+    let ignored = run_once(project, system, binary, &[filter.to_owned()], &mut outcome)?;
     let mut runnable = Vec::new();
     for (name, reason) in ignored {
         match why_not(system, &reason) {
@@ -249,10 +249,10 @@ mod tests {
         let system = System::look(&project); // no ../shared/data beside a temporary folder
         let mixed =
             "echo 'test a ... ok'; echo 'test b ... FAILED'; echo 'test c ... ignored, needs ../shared/data'; exit 101";
-        let outcome = run(&project, &system, &script("mixed", mixed)).unwrap();
+        let outcome = run(&project, &system, &script("mixed", mixed), "").unwrap();
         assert_eq!(outcome.tally, Tally { passed: 1, failed: 1, skipped: 1 });
         assert_eq!(outcome.failures, ["mixed::b"]);
-        let outcome = run(&project, &system, &script("crash", "echo 'test a ... ok'; kill -9 $$")).unwrap();
+        let outcome = run(&project, &system, &script("crash", "echo 'test a ... ok'; kill -9 $$"), "").unwrap();
         assert_eq!(outcome.tally, Tally { passed: 1, failed: 1, skipped: 0 });
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -1,6 +1,6 @@
 //! `beckon model`: policies from elsewhere into the checkpoints, and from there to where others use them.
 
-mod adapter;
+pub(super) mod adapter;
 
 use super::run_loop::read_log;
 use super::{default_data_dir, typed};
@@ -292,7 +292,7 @@ fn read_header(path: &Path) -> anyhow::Result<Header> {
 }
 
 /// The file of a checkpoint that is named by its path or the beginning of its id.
-fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(super) fn find(named: &str, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(named);
     if path.is_file() {
         return Ok(path);

@@ -1,5 +1,6 @@
 //! `beckon replay`: suggestions that a page recorded, written again.
 
+use crate::pipeline::export::ADAPTER_EXTENSION;
 use anyhow::{Context, bail};
 use beckon_shaders::ready;
 use beckon_shared::checkpoint::Checkpoint;
@@ -32,11 +33,10 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     if recording.version != VERSION {
         bail!("{shown} is a recording of version {}, this program reads {VERSION}", recording.version);
     }
-    let checkpoint = checkpoint(args, &recording)?;
-    if checkpoint.id != recording.checkpoint {
-        bail!("the recording is of checkpoint {}, this is {}", recording.checkpoint, checkpoint.id);
-    }
-    let mut engine = Engine::cpu_within(&checkpoint, Limits::of(&checkpoint.manifest.model).fastest())?;
+    let mut engine = match &recording.adapter {
+        None => whole(args, &recording)?,
+        Some(adapter) => adapted(args, &recording, adapter)?,
+    };
     let outcome = ready(engine.suggest(&recording.request, &|| 0.0)).context("the engine waits for a device")??;
     let (there, here) = (&recording.device, engine.executor().device_name());
     let differences = recording.differences(&outcome);
@@ -55,21 +55,50 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     bail!("{} of {n} suggestions differ: recorded on {there}, now on {here}", differences.len())
 }
 
-/// The checkpoint that was given or recorded; the built-in one needs no file.
-fn checkpoint(args: &ReplayArgs, recording: &Recording) -> anyhow::Result<Checkpoint> {
-    let built_in = || Checkpoint::decode(crate::assets::built_in_checkpoint().ok()?).ok();
-    if args.checkpoint.is_none()
-        && let Some(built_in) = built_in().filter(|built_in| built_in.id == recording.checkpoint)
-    {
-        return Ok(built_in);
+/// An engine of the recorded checkpoint.
+fn whole(args: &ReplayArgs, recording: &Recording) -> anyhow::Result<Engine> {
+    let checkpoint = match &args.checkpoint {
+        Some(named) => super::model::open(named, args.data_dir.as_deref())?,
+        None => known(&recording.checkpoint, args)?,
+    };
+    if checkpoint.id != recording.checkpoint {
+        bail!("the recording is of checkpoint {}, this is {}", recording.checkpoint, checkpoint.id);
     }
-    super::model::open(args.checkpoint.as_deref().unwrap_or(&recording.checkpoint), args.data_dir.as_deref())
+    on_this_cpu(&checkpoint)
+}
+
+/// An engine of the base with the adapter that lies beside the recorded checkpoint, as the page had it.
+fn adapted(args: &ReplayArgs, recording: &Recording, id: &str) -> anyhow::Result<Engine> {
+    let beside =
+        super::model::find(args.checkpoint.as_ref().unwrap_or(&recording.checkpoint), args.data_dir.as_deref())?;
+    let (adapter, _) = super::model::adapter::read(&beside.with_extension(ADAPTER_EXTENSION))?;
+    if adapter.id != id {
+        bail!("the recording is of adapter {id}, beside the checkpoint lies {}", adapter.id);
+    }
+    let base = known(&adapter.manifest.base, args)?;
+    let mut engine = on_this_cpu(&adapter.frame(&base)?)?;
+    ready(adapter.apply(&mut engine, None)).context("the engine waits for a device")??;
+    Ok(engine)
+}
+
+fn on_this_cpu(checkpoint: &Checkpoint) -> anyhow::Result<Engine> {
+    Ok(Engine::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model).fastest())?)
+}
+
+/// The checkpoint of this id; the built-in one needs no file.
+fn known(id: &str, args: &ReplayArgs) -> anyhow::Result<Checkpoint> {
+    let built_in = || Checkpoint::decode(crate::assets::built_in_checkpoint().ok()?).ok();
+    match built_in().filter(|built_in| built_in.id == id) {
+        Some(built_in) => Ok(built_in),
+        None => super::model::open(id, args.data_dir.as_deref()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::tests::checkpoint_file;
+    use crate::catalog::tests::{adapter_file, checkpoint_file};
+    use beckon_shared::adapter::AdapterFile;
     use beckon_shared::engine::SuggestRequest;
     use beckon_shared::prompt::Prompt;
     use beckon_shared::sampling::Sampling;
@@ -92,12 +121,35 @@ mod tests {
         let replayed = |recording: &Recording| {
             std::fs::write(&path, serde_json::to_string(recording).expect("JSON")).expect("written");
             let checkpoint = Some(checkpoint_path.display().to_string());
-            replay(&ReplayArgs { file: path.clone(), checkpoint, data_dir: None }).map_err(|e| format!("{e:#}"))
+            replay(&ReplayArgs { file: path.clone(), checkpoint, data_dir: Some(dir.path().to_owned()) })
+                .map_err(|e| format!("{e:#}"))
         };
         replayed(&recording).expect("the same");
         recording.request.sampling.seed += 1;
         let error = replayed(&recording).expect_err("another seed");
         assert!(error.contains("a page") && error.contains("CPU, int8"), "{error}");
+        recording.request.sampling.seed -= 1;
+
+        // over a base with the adapter that lies beside it
+        let (base_id, base) = checkpoint_file(2);
+        let folder = dir.path().join("checkpoints");
+        std::fs::create_dir(&folder).expect("made");
+        std::fs::write(folder.join(format!("{base_id}.beckon")), &base).expect("written");
+        let adapter = adapter_file(&base, &id);
+        std::fs::write(checkpoint_path.with_extension("adapter"), &adapter).expect("written");
+        let adapter = AdapterFile::decode(&adapter).expect("whole");
+        let mut adapted = recording.clone();
+        adapted.adapter = Some(adapter.id.clone());
+        let base = Checkpoint::decode(&base).expect("whole");
+        let mut engine = on_this_cpu(&adapter.frame(&base).expect("its base")).expect("an engine");
+        ready(adapter.apply(&mut engine, None)).expect("no waiting").expect("tested");
+        let outcome = ready(engine.suggest(&request, &|| 0.0)).expect("no waiting").expect("suggestions");
+        adapted.texts = outcome.suggestions.into_iter().map(|s| s.text).collect();
+        assert_ne!(adapted.texts, recording.texts, "base and adapter are as the checkpoint");
+        replayed(&adapted).expect("the same over the base");
+        adapted.adapter = Some("00".into());
+        assert!(replayed(&adapted).expect_err("another adapter").contains(&adapter.id));
+
         recording.checkpoint = "00".into();
         assert!(replayed(&recording).expect_err("another checkpoint").contains(&id));
         recording.version = 2;

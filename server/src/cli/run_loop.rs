@@ -6,7 +6,7 @@ use crate::import::{files_of_folder, in_words, write_rejects};
 use crate::pipeline::lineage::Origin;
 use crate::pipeline::parent;
 use crate::run_config::run_config_from_json;
-use crate::trainer::{Job, RunError, run_pipeline};
+use crate::trainer::{Job, RunError, guarded, run_pipeline};
 use anyhow::{Context, bail};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::click::Sourced;
@@ -82,7 +82,7 @@ pub fn run_loop(args: &LoopArgs) -> anyhow::Result<()> {
     let mut terminal = Terminal::new(interrupted);
     let origin = Origin { command: typed(), ..Origin::of(&config) };
     let job = Job { dir: args.out.clone(), config, records, origin };
-    let end = run_pipeline(&job, &mut terminal);
+    let end = guarded(|| run_pipeline(&job, &mut terminal));
     terminal.finish();
     match end {
         Ok(product) => {

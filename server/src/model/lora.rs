@@ -9,7 +9,7 @@
 use super::batch::derived_seed;
 use super::llama::normals;
 use beckon_shared::adapter::add_product;
-use beckon_shared::config::ModelConfig;
+use beckon_shared::config::{ModelConfig, tensor_names};
 use beckon_shared::control::{LoraConfig, LoraTargets};
 use beckon_shared::engine::LowRank;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
@@ -25,6 +25,16 @@ pub const B: &str = "lora_B.weight";
 
 const ATTENTION: [&str; 4] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
 const FEED_FORWARD: [&str; 3] = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+
+/// Weights in the adapters of a network.
+pub fn n_adapter_weights(model: &ModelConfig, lora: &LoraConfig) -> usize {
+    let adapted = |name: &str| {
+        let within = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+        within(&ATTENTION) || (lora.targets == LoraTargets::All && within(&FEED_FORWARD))
+    };
+    let ends = |(name, shape): (String, Vec<usize>)| if adapted(&name) { shape.iter().sum() } else { 0 };
+    lora.rank * tensor_names(model).into_iter().map(ends).sum::<usize>()
+}
 
 /// Puts fresh adapters beside the weights of a network: they change nothing yet.
 ///

@@ -133,7 +133,7 @@ fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
     assert!(!ranks.is_empty() && ranks.iter().all(|rank| *rank <= 4), "{ranks:?}");
     let base = Checkpoint::decode(&std::fs::read(&parent.checkpoint_path).expect("a checkpoint")).expect("whole");
     let mut engine = beckon_shared::engine::Engine::cpu(&adapter.frame(&base).expect("fits")).expect("an engine");
-    beckon_shaders::ready(adapter.apply(&mut engine)).expect("no waiting").expect("passes its self-test");
+    beckon_shaders::ready(adapter.apply(&mut engine, None)).expect("no waiting").expect("passes its self-test");
 }
 
 fn config_of(outcome: &PipelineOutcome) -> ModelConfig {

@@ -33,8 +33,9 @@ pub mod whitening;
 
 use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::{StageContext, StageError};
-use crate::model::batch::{Batch, Sequence, derived_seed};
+use crate::model::batch::{Sequence, derived_seed};
 use crate::model::lora;
+use crate::model::micro::Features;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 pub use crate::model::reward::likelihood::Likelihood;
 use crate::model::reward::likelihood::{bradley_terry_loss, ordinal_loss, pair_loss, prior_loss};
@@ -53,7 +54,7 @@ use beckon_shared::preference::Split;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use beckon_shared::tokenizer::Tokenizer;
 use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use data::{Data, Lesson, PairItem};
 use serde::{Deserialize, Serialize};
@@ -221,6 +222,8 @@ struct Terms {
     pair: Option<Tensor<1>>,
     anchor: Option<Tensor<1>>,
     synthetic: Option<Tensor<1>>,
+    /// What they were made of.
+    features: Vec<Features>,
     n_tokens: usize,
 }
 
@@ -310,13 +313,17 @@ impl Trainer<'_> {
         if !self.is_case_v(step) && (state.progress.prior.is_none() || self.data.begins_pass(step)) {
             state.progress.prior = Some(self.prior(&state.model));
         }
-        let terms = self.terms(&state.model, step, state.progress.prior);
+        let terms = self.terms(&state.model, step, state.progress.prior, ctx.micro_batch_tokens);
         let weights = [1.0, self.config.anchor_weight, self.config.synthetic_weight];
         let named = [("pair_loss", terms.pair), ("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)];
         let weighted = named.iter().zip(weights).filter_map(|((_, term), w)| Some(term.clone()?.mul_scalar(w)));
         // a lesson has a pair or an anchor
         let Some(loss) = weighted.reduce(|sum, term| sum + term) else { return Ok(state) };
-        let grads = GradientsParams::from_grads(loss.backward(), &state.model);
+        let gradients = loss.backward();
+        let mut sum = GradientsAccumulator::new();
+        terms.features.iter().for_each(|f| f.carry(&state.model, &gradients, &self.device, &mut sum));
+        sum.accumulate(&state.model, GradientsParams::from_grads(gradients, &state.model));
+        let grads = sum.grads();
         let loss = scalar(loss);
         let diverged = |what| StageError::Diverged { stage: "garm", step, what };
         if !loss.is_finite() {
@@ -346,23 +353,26 @@ impl Trainer<'_> {
         Ok(state)
     }
 
-    fn terms(&self, model: &RewardModel, step: usize, prior: Option<Prior>) -> Terms {
+    fn terms(&self, model: &RewardModel, step: usize, prior: Option<Prior>, limit: Option<usize>) -> Terms {
         let lesson = self.data.lesson(step);
         let mut n_tokens = lesson.texts.iter().map(|text| text.tokens.len()).sum();
-        let features = model.features(&Batch::pack(lesson.texts.iter().copied()), &self.device); // [R, D]
-        let heads = self.heads(model, features, step);
+        let read = |texts: &[&Sequence]| Features::read(model, texts, limit, &self.device);
+        let mut features = vec![read(&lesson.texts)];
+        let heads = self.heads(model, features[0].rows.clone(), step);
         let pair = (!lesson.pairs.is_empty()).then(|| self.pair_term(&heads, &lesson));
         if self.is_baseline() {
-            return Terms { pair, anchor: None, synthetic: None, n_tokens };
+            return Terms { pair, anchor: None, synthetic: None, features, n_tokens };
         }
         let anchor = (!lesson.anchors.is_empty()).then(|| self.anchor_term(&heads, &lesson));
         let synthetic = prior.map(|prior| {
             let negatives = self.data.negatives(self.seed, step, self.inputs);
             n_tokens += negatives.iter().map(|s| s.tokens.len()).sum::<usize>();
-            let rewards = model.rewards(model.features(&Batch::pack(&negatives), &self.device));
+            let negatives = read(&negatives.iter().collect::<Vec<_>>());
+            let rewards = model.rewards(negatives.rows.clone());
+            features.push(negatives);
             prior_loss(rewards.mean, rewards.variance.log(), prior.mean.0, prior.variance.0).mean()
         });
-        Terms { pair, anchor, synthetic, n_tokens }
+        Terms { pair, anchor, synthetic, features, n_tokens }
     }
 
     /// Mean pair loss; `heads` are mu and log v of the lesson's texts.

@@ -35,10 +35,10 @@ use super::{StageContext, StageError};
 use crate::model::ModelError;
 use crate::model::batch::{Batch, Sequence, derived_seed, plan_sorted};
 use crate::model::llama::Llama;
-use crate::model::lora;
 use crate::model::optim::{AdamW, AdamWConfig};
 use crate::model::reward::Scorer;
 use crate::model::state::Fingerprint;
+use crate::model::{lora, micro};
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{LoraConfig, RlConfig, Stage};
@@ -51,7 +51,8 @@ use beckon_shared::reward::components::NAMES;
 use beckon_shared::reward::kl_controller::{KlController, KlPlacement};
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
-use burn::optim::GradientsParams;
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use curve::RlStep;
 use fuse::{Calibration, Fused};
@@ -220,12 +221,15 @@ struct Trainer<'a> {
     bc: Vec<Sequence>,
     seed: u64,
     device: Device,
+    /// See `StageContext`.
+    micro_batch_tokens: Option<usize>,
 }
 
-/// The policy's loss with what it was made of.
+/// The policy's loss, what behaviour cloning has of it before its weight, and the gradient of the whole.
 struct Losses {
-    total: Tensor<1>,
-    bc: Option<Tensor<1>>,
+    total: f64,
+    bc: Option<f64>,
+    grads: GradientsParams,
 }
 
 impl<'a> Trainer<'a> {
@@ -246,6 +250,7 @@ impl<'a> Trainer<'a> {
             bc: inputs.bc.iter().map(encode).collect(),
             seed: ctx.seed,
             device: ctx.device.clone().autodiff(),
+            micro_batch_tokens: ctx.micro_batch_tokens,
             inputs,
             config,
             score,
@@ -366,15 +371,13 @@ impl<'a> Trainer<'a> {
 
         let losses = self.losses(&state.model, parts, &advantages, in_loss, step);
         let point = self.point(step + 1, &groups, &scores, &fused, &logps);
-        let grads = GradientsParams::from_grads(losses.total.backward(), &state.model);
-        let loss = scalar(losses.total);
         let diverged = |what| StageError::Diverged { stage: "rl", step, what };
-        if !loss.is_finite() {
+        if !losses.total.is_finite() {
             return Err(diverged("loss"));
         }
         let peak = tuned.learning_rate.unwrap_or(self.config.learning_rate);
         let rate = state.rate * peak * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
-        let (model, norm) = state.optimizer.step(state.model, grads, rate, &|_| 1.0);
+        let (model, norm) = state.optimizer.step(state.model, losses.grads, rate, &|_| 1.0);
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));
         }
@@ -389,9 +392,9 @@ impl<'a> Trainer<'a> {
             &state.progress,
             &fused,
             &[
-                ("loss", loss),
+                ("loss", losses.total),
                 ("grad_norm", norm),
-                ("bc_loss", losses.bc.map_or(f64::NAN, scalar)),
+                ("bc_loss", losses.bc.unwrap_or(f64::NAN)),
                 ("rollout_secs", written),
                 ("tokens_per_sec", n_tokens as f64 / begun.elapsed().as_secs_f64()),
             ],
@@ -405,14 +408,23 @@ impl<'a> Trainer<'a> {
         let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
         let drawn: Vec<&Vec<f32>> = groups.iter().flat_map(|g| &g.logps).collect();
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+        // graphs of all parts wait until the advantages are known, unless memory is short
+        let bare = self.micro_batch_tokens.map(|_| model.valid());
         let part = |rows: Vec<usize>| {
             let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
-            let logps = token_logps(model, &batch, &self.device); // [N]
             let reference = host(token_logps(&self.reference, &batch, device)); // [N]
             let rollout = rows.iter().flat_map(|&i| drawn[i]).copied().collect();
-            Part { now: host(logps.clone().inner()), reference, rollout, logps, batch, rows }
+            let (now, logps) = match &bare {
+                Some(bare) => (host(token_logps(bare, &batch, device)), None),
+                None => {
+                    let logps = token_logps(model, &batch, &self.device);
+                    (host(logps.clone().inner()), Some(logps))
+                }
+            };
+            Part { now, reference, rollout, logps, batch, rows }
         };
-        plan_sorted(&lengths, PART_TOKENS).into_iter().map(part).collect()
+        let n_tokens = self.micro_batch_tokens.unwrap_or(PART_TOKENS).min(PART_TOKENS);
+        plan_sorted(&lengths, n_tokens).into_iter().map(part).collect()
     }
 
     /// -Σ_i w_i Σ_t c_it A_i log pi(y_it), plus the k2 term where the KL stands in the loss, plus eta times the
@@ -428,29 +440,39 @@ impl<'a> Trainer<'a> {
             part.rows.iter().zip(&part.batch.spans).for_each(|(&i, span)| lengths[i] = span.len());
         }
         let normaliser = self.config.advantage.token_weights(&lengths, self.config.max_new_tokens);
-        let mut total = Tensor::<1>::zeros([1], &self.device);
-        for part in parts {
+        let (mut total, mut grads) = micro::summed(model, parts, |part| {
             let of_tokens = |value: &dyn Fn(usize) -> f64| {
                 part.batch.per_target(&part.rows.iter().map(|&i| value(i) as f32).collect::<Vec<f32>>()) // [N]
             };
-            let importance = part.importance();
             let scale = of_tokens(&|i| -advantages[i] * normaliser[i]);
-            let scale = scale.iter().zip(importance).map(|(s, c)| s * c).collect();
-            total = total + (part.logps.clone() * constants(scale)).sum();
-            if beta > 0.0 {
-                // k2 = ½ (log pi - log pi_ref)²
-                let weight = constants(of_tokens(&|i| 0.5 * beta * normaliser[i]));
-                let distance = part.logps - constants(part.reference);
-                total = total + (distance.clone() * distance * weight).sum();
+            let scale = scale.iter().zip(part.importance()).map(|(s, c)| s * c).collect();
+            let weight = of_tokens(&|i| 0.5 * beta * normaliser[i]);
+            let logps = part.logps.unwrap_or_else(|| token_logps(model, &part.batch, &self.device));
+            let loss = (logps.clone() * constants(scale)).sum();
+            if beta == 0.0 {
+                return loss;
             }
-        }
+            // k2 = ½ (log pi - log pi_ref)²
+            let distance = logps - constants(part.reference);
+            loss + (distance.clone() * distance * constants(weight)).sum()
+        });
         if self.bc.is_empty() || self.config.bc_weight == 0.0 {
-            return Losses { total, bc: None };
+            return Losses { total, bc: None, grads };
         }
         let n_bc = advantages.len().div_ceil(ROLLOUTS_PER_BC);
         let rows = passes(self.bc.len(), derived_seed(self.seed, BC), step * n_bc, n_bc);
-        let bc = token_logps(model, &Batch::pack(rows.into_iter().map(|i| &self.bc[i])), &self.device).mean().neg();
-        Losses { total: total + bc.clone().mul_scalar(self.config.bc_weight), bc: Some(bc) }
+        let lengths: Vec<usize> = rows.iter().map(|&i| self.bc[i].tokens.len()).collect();
+        let n_targets: usize = rows.iter().map(|&i| self.bc[i].n_suggestion()).sum();
+        let share = -self.config.bc_weight / n_targets as f64;
+        let (weighted, of_bc) = micro::summed(model, micro::split(&lengths, self.micro_batch_tokens), |part| {
+            let batch = Batch::pack(part.iter().map(|&k| &self.bc[rows[k]]));
+            token_logps(model, &batch, &self.device).sum().mul_scalar(share)
+        });
+        total += weighted;
+        let mut sum = GradientsAccumulator::new();
+        [grads, of_bc].into_iter().for_each(|part| sum.accumulate(model, part));
+        grads = sum.grads();
+        Losses { total, bc: Some(weighted / self.config.bc_weight), grads }
     }
 
     fn point(&self, step: usize, groups: &[Group], scores: &[Vec<Score>], fused: &Fused, logps: &Logps) -> RlStep {
@@ -534,10 +556,6 @@ fn adamw() -> AdamWConfig {
 
 fn host(tensor: Tensor<1>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
-}
-
-fn scalar(tensor: Tensor<1>) -> f64 {
-    f64::from(tensor.into_scalar::<f32>())
 }
 
 #[cfg(test)]

@@ -11,10 +11,10 @@ use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::{StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
-use crate::model::lora;
 use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 use crate::model::state::Fingerprint;
+use crate::model::{lora, micro};
 use beckon_shared::config::{ConfigError, ModelConfig};
 use beckon_shared::control::{LoraConfig, SftConfig, Stage};
 use beckon_shared::preference::SftExample;
@@ -22,7 +22,6 @@ use beckon_shared::prompt::Prompt;
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
 use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -173,10 +172,14 @@ pub fn token_logps(model: &Llama, batch: &Batch, device: &Device) -> Tensor<1> {
 /// `weights` holds one number a row; they are brought to mean 1 here.
 pub fn loss(model: &Llama, batch: &Batch, weights: &[f32], device: &Device) -> Tensor<1> {
     let mean = weights.iter().sum::<f32>() / weights.len() as f32;
-    let n = batch.n_targets();
-    let share: Vec<f32> = batch.per_target(weights).into_iter().map(|w| -w / (mean * n as f32)).collect();
-    let share = Tensor::from_data(TensorData::new(share, [n]), device);
-    (token_logps(model, batch, device) * share).sum()
+    part_of_loss(model, batch, weights, mean * batch.n_targets() as f32, device)
+}
+
+/// What a part of a batch adds to [`loss`]; `divisor` is the mean weight of the batch's rows times its suggestion tokens.
+fn part_of_loss(model: &Llama, part: &Batch, weights: &[f32], divisor: f32, device: &Device) -> Tensor<1> {
+    let share: Vec<f32> = part.per_target(weights).into_iter().map(|w| -w / divisor).collect();
+    let share = Tensor::from_data(TensorData::new(share, [part.n_targets()]), device);
+    (token_logps(model, part, device) * share).sum()
 }
 
 /// Mean negative log-likelihood per suggestion token, nats, and the number of those tokens.
@@ -361,13 +364,17 @@ impl SftRun {
     ) -> Result<Self, StageError> {
         let begun = Instant::now();
         let step = self.progress.step;
-        let batch = Batch::pack(rows.iter().map(|&i| &data.train[i]));
-        let weights: Vec<f32> = rows.iter().map(|&i| data.weights[i]).collect();
-        let n_tokens: usize = rows.iter().map(|&i| data.lengths[i]).sum();
+        let lengths: Vec<usize> = rows.iter().map(|&i| data.lengths[i]).collect();
+        let n_tokens: usize = lengths.iter().sum();
+        let n_targets: usize = rows.iter().map(|&i| data.train[i].n_suggestion()).sum();
+        let weight = rows.iter().map(|&i| data.weights[i]).sum::<f32>() / rows.len() as f32;
 
-        let loss = loss(&self.model, &batch, &weights, &self.device);
-        let grads = GradientsParams::from_grads(loss.backward(), &self.model);
-        let loss = f64::from(loss.into_scalar::<f32>());
+        let parts = micro::split(&lengths, ctx.micro_batch_tokens);
+        let (loss, grads) = micro::summed(&self.model, parts, |part| {
+            let batch = Batch::pack(part.iter().map(|&k| &data.train[rows[k]]));
+            let weights: Vec<f32> = part.iter().map(|&k| data.weights[rows[k]]).collect();
+            part_of_loss(&self.model, &batch, &weights, weight * n_targets as f32, &self.device)
+        });
         let diverged = |what| StageError::Diverged { stage: "sft", step, what };
         if !loss.is_finite() {
             return Err(diverged("loss"));

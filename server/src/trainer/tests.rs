@@ -152,14 +152,17 @@ fn a_panic_or_an_error_fails_the_run_and_the_next_one_runs() {
         match n_runs {
             1 => panic!("tensor q_proj has shape [1]"),
             2 => Err(RunError::Failed("sft has no data".into())),
+            3 => panic!("wgpu error: Out of Memory"),
             _ => stepper(job, observer),
         }
     }));
-    let ids: Vec<String> = (0..3).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
+    let ids: Vec<String> = (0..4).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
     let error = wait_for(&trainer, &ids[0], RunState::Failed).error.unwrap_or_default();
     assert!(error.contains("tensor q_proj has shape [1]"), "{error}");
     assert_eq!(wait_for(&trainer, &ids[1], RunState::Failed).error.as_deref(), Some("sft has no data"));
-    wait_for(&trainer, &ids[2], RunState::Running);
+    let error = wait_for(&trainer, &ids[2], RunState::Failed).error.unwrap_or_default();
+    assert!(error.contains("micro_batch_tokens") && error.contains("wgpu error"), "{error}");
+    wait_for(&trainer, &ids[3], RunState::Running);
 }
 
 #[test]

@@ -1,15 +1,13 @@
 //! Bytes of an adapter file: encoding, and decoding that believes nothing before it is checked.
 
 use super::{AdapterError, AdapterFile, AdapterManifest, FORMAT_VERSION, Stored, dense, known_shapes};
-use crate::checkpoint::CHUNK_BYTES;
+use crate::checkpoint::{CHUNK_BYTES, Chunk, PREFIX_BYTES, chunks};
 use crate::digest::{hex, sha256, sha256_hex};
 use crate::engine::{Adapter, LowRank};
 use crate::tensor::{DenseTensor, TensorMap};
 use std::collections::BTreeMap;
 
 const MAGIC: &[u8; 8] = b"BECKAD01";
-/// Magic, header length, header hash.
-const PREFIX_BYTES: usize = 8 + 4 + 32;
 /// Longest header that is read.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 
@@ -72,43 +70,78 @@ impl AdapterFile {
     /// # Errors
     /// [`AdapterError::Malformed`] with what is wrong; nothing of a damaged file is used.
     pub fn decode(bytes: &[u8]) -> Result<Self, AdapterError> {
-        let (prefix, rest) = bytes.split_at_checked(PREFIX_BYTES).ok_or_else(|| malformed("it is truncated"))?;
-        if !prefix.starts_with(MAGIC) {
-            return Err(malformed("it does not begin as an adapter or is from a newer Beckon"));
+        let header = decode_header(bytes)?;
+        // the header was read from these bytes, so it ends within them
+        let payload = &bytes[header.payload_start as usize..];
+        header.assemble(payload)
+    }
+}
+
+/// A checked header: what is needed to fetch, check and assemble the payload.
+#[derive(Debug, Clone)]
+pub struct AdapterHeader {
+    /// SHA-256 of the header JSON, hex.
+    pub id: String,
+    /// The header.
+    pub manifest: AdapterManifest,
+    /// Where the payload begins in the file.
+    pub payload_start: u64,
+    /// Pieces of the payload, in order.
+    pub chunks: Vec<Chunk>,
+}
+
+/// Reads and checks the header from the first bytes of a file (more may follow). The bytes in front of it are laid out as a
+/// checkpoint's: its length stands at byte 8, [`PREFIX_BYTES`] are before it.
+///
+/// # Errors
+/// [`AdapterError::Malformed`].
+pub fn decode_header(bytes: &[u8]) -> Result<AdapterHeader, AdapterError> {
+    let (prefix, rest) = bytes.split_at_checked(PREFIX_BYTES).ok_or_else(|| malformed("it is truncated"))?;
+    if !prefix.starts_with(MAGIC) {
+        return Err(malformed("it does not begin as an adapter or is from a newer Beckon"));
+    }
+    let length = u32::from_le_bytes([prefix[8], prefix[9], prefix[10], prefix[11]]) as usize;
+    if length > MAX_HEADER_BYTES || length > rest.len() {
+        return Err(malformed(format!("its header of {length} bytes does not lie in the file")));
+    }
+    let json = &rest[..length];
+    let id = sha256_hex(json);
+    if id != hex(&prefix[12..]) {
+        return Err(malformed("its header does not match its SHA-256"));
+    }
+    let text = std::str::from_utf8(json).map_err(|e| malformed(e.to_string()))?;
+    let manifest: AdapterManifest = crate::json::parse(text).map_err(|e| malformed(e.to_string()))?;
+    if manifest.format_version != FORMAT_VERSION {
+        return Err(malformed(format!("format {} is unknown, update Beckon", manifest.format_version)));
+    }
+    manifest.model.validate().map_err(|e| malformed(e.to_string()))?;
+    let payload_start = (PREFIX_BYTES + length) as u64;
+    let n_bytes = manifest.n_values.checked_mul(4);
+    let chunks = n_bytes.and_then(|n_bytes| chunks(payload_start, n_bytes, &manifest.chunks));
+    let chunks = chunks.ok_or_else(|| malformed("it does not have as many hashes as chunks"))?;
+    Ok(AdapterHeader { id, manifest, payload_start, chunks })
+}
+
+impl AdapterHeader {
+    /// Makes the adapter from its whole payload; checks every chunk.
+    ///
+    /// # Errors
+    /// [`AdapterError::Malformed`].
+    pub fn assemble(self, payload: &[u8]) -> Result<AdapterFile, AdapterError> {
+        let Self { id, manifest, .. } = self;
+        if manifest.n_values.checked_mul(4) != Some(payload.len() as u64) {
+            return Err(malformed(format!("{} bytes of payload for {} values", payload.len(), manifest.n_values)));
         }
-        let length = u32::from_le_bytes([prefix[8], prefix[9], prefix[10], prefix[11]]) as usize;
-        if length > MAX_HEADER_BYTES || length > rest.len() {
-            return Err(malformed(format!("its header of {length} bytes does not lie in the file")));
+        if !payload.chunks(CHUNK_BYTES).map(sha256_hex).eq(manifest.chunks.iter().cloned()) {
+            return Err(malformed("a chunk does not match its SHA-256"));
         }
-        let (json, payload) = rest.split_at(length);
-        let id = sha256_hex(json);
-        if id != hex(&prefix[12..]) {
-            return Err(malformed("its header does not match its SHA-256"));
-        }
-        let manifest: AdapterManifest = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
-        check(&manifest, payload)?;
         let values: Vec<f32> = payload.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         if values.iter().chain(&manifest.probe.logits).any(|value| !value.is_finite()) {
             return Err(malformed("it holds values that are not finite"));
         }
         let adapter = assemble(&manifest, &values)?;
-        Ok(Self { id, manifest, adapter })
+        Ok(AdapterFile { id, manifest, adapter })
     }
-}
-
-/// Version, sizes and hashes.
-fn check(manifest: &AdapterManifest, payload: &[u8]) -> Result<(), AdapterError> {
-    if manifest.format_version != FORMAT_VERSION {
-        return Err(malformed(format!("format {} is unknown, update Beckon", manifest.format_version)));
-    }
-    manifest.model.validate().map_err(|e| malformed(e.to_string()))?;
-    if manifest.n_values.checked_mul(4) != Some(payload.len() as u64) {
-        return Err(malformed(format!("{} bytes of payload for {} values", payload.len(), manifest.n_values)));
-    }
-    if !payload.chunks(CHUNK_BYTES).map(sha256_hex).eq(manifest.chunks.iter().cloned()) {
-        return Err(malformed("a chunk does not match its SHA-256"));
-    }
-    Ok(())
 }
 
 /// Tensors by name, each known and of its shape.

@@ -108,7 +108,7 @@ fn an_engine_with_the_adapter_answers_as_merged_weights() {
     let base = base(1);
     let (file, model, heads) = (file(&base), model(), reward_config());
     let mut engine = Engine::cpu(&file.frame(&base).unwrap()).unwrap();
-    ready(file.apply(&mut engine)).unwrap().unwrap();
+    ready(file.apply(&mut engine, None)).unwrap().unwrap();
     let tokenizer = base.tokenizer().unwrap();
     let parts =
         Parts { name: "merged".into(), model: &model, reward: heads, lineage: lineage(), tokenizer: &tokenizer };
@@ -166,16 +166,22 @@ fn what_factors_cannot_hold_is_refused_by_name() {
 }
 
 #[test]
-fn a_failed_self_test_leaves_the_engine_without_the_adapter() {
+fn a_failed_self_test_leaves_the_engine_as_it_was() {
     let base = base(1);
-    let mut file = file(&base);
+    let whole = file(&base);
+    let mut file = whole.clone();
     let mut engine = Engine::cpu(&file.frame(&base).unwrap()).unwrap();
     let prompt = Prompt::from_query("rice");
     let logits = |engine: &mut Engine| ready(engine.greedy(&prompt, 1)).unwrap().unwrap()[0].logits.clone();
     let before = logits(&mut engine);
     // factors of another run under these numbers
     file.adapter.policy.values_mut().for_each(|side| side.scale = -3.0);
-    let error = ready(file.apply(&mut engine)).unwrap().unwrap_err();
+    let error = ready(file.apply(&mut engine, None)).unwrap().unwrap_err();
     assert!(matches!(error, AdapterError::SelfTest { .. }), "{error}");
+    assert_eq!(logits(&mut engine), before);
+    // or with the one before
+    ready(whole.apply(&mut engine, None)).unwrap().unwrap();
+    let before = logits(&mut engine);
+    assert!(ready(file.apply(&mut engine, Some(&whole))).unwrap().is_err());
     assert_eq!(logits(&mut engine), before);
 }

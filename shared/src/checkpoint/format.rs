@@ -26,6 +26,26 @@ pub struct Header {
     pub payload_start: u64,
 }
 
+/// A piece of a file that is fetched and checked by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it lies in the file.
+    pub range: std::ops::Range<u64>,
+    /// Its hash, hex.
+    pub sha256: String,
+}
+
+/// The chunks of a payload that begins at `start` in its file; `None` where there are not as many hashes as chunks.
+pub fn chunks(start: u64, payload_bytes: u64, hashes: &[String]) -> Option<Vec<Chunk>> {
+    let n_bytes = CHUNK_BYTES as u64;
+    let end = start.checked_add(payload_bytes)?;
+    let of = |(i, sha256): (u64, &String)| {
+        let first = start + i * n_bytes;
+        Chunk { range: first..end.min(first + n_bytes), sha256: sha256.clone() }
+    };
+    (hashes.len() as u64 == payload_bytes.div_ceil(n_bytes)).then(|| (0..).zip(hashes).map(of).collect())
+}
+
 fn manifest_error(field: impl Into<String>, reason: impl Into<String>) -> CheckpointError {
     CheckpointError::Manifest { field: field.into(), reason: reason.into() }
 }
@@ -85,7 +105,8 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, CheckpointError> {
         return Err(CheckpointError::HeaderHash { want, got });
     }
     // the version first: a manifest of another version need not parse
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(|e| manifest_error("header", e.to_string()))?;
+    let text = std::str::from_utf8(json).map_err(|e| manifest_error("header", e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|e| manifest_error("header", e.to_string()))?;
     let version = &value["format_version"];
     if !version.as_u64().is_some_and(|version| (1..=u64::from(FORMAT_VERSION)).contains(&version)) {
         return Err(CheckpointError::UnknownVersion { got: version.to_string() });
@@ -168,6 +189,12 @@ impl Header {
     /// Number of chunks.
     pub fn n_chunks(&self) -> usize {
         self.manifest.chunks.len()
+    }
+
+    /// Pieces of the payload, in order.
+    pub fn chunks(&self) -> Vec<Chunk> {
+        // there are as many hashes as chunks: `check_manifest`
+        chunks(self.payload_start, self.manifest.payload_bytes, &self.manifest.chunks).unwrap_or_default()
     }
 
     /// Range of chunk `chunk` in the file; `None` beyond the last.

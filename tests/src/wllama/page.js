@@ -13,10 +13,10 @@ function ask(request) {
   return new Promise((resolve, reject) => {
     const listener = ({ data }) => {
       const message = JSON.parse(data);
-      if (message.id !== id || message.reply.kind === "progress") return;
+      if (message.id !== id || message.reply.progress) return;
       worker.removeEventListener("message", listener);
-      if (message.reply.kind === "failed") reject(new Error(message.reply.data));
-      else resolve(message.reply.data);
+      if (message.reply.failed) reject(new Error(message.reply.failed));
+      else resolve(Object.values(message.reply)[0]);
     };
     worker.addEventListener("message", listener);
     worker.postMessage(JSON.stringify({ id, request }));
@@ -37,7 +37,7 @@ const rival = new Wllama({ default: "/wllama/wasm/wllama.wasm" }, { suppressNati
 // Loads the checkpoint on the CPU and the same model in wllama; says what each runs on.
 window.load = async ({ script, checkpoint, model }) => {
   await startWorker(script);
-  const loaded = await ask({ kind: "load", side: "a", checkpoint, executor: "cpu" });
+  const loaded = await ask({ load: { side: "a", checkpoint, executor: "cpu" } });
   const file = await (await fetch(model)).blob();
   await rival.loadModel([file], { n_threads: 1, n_gpu_layers: 0, n_ctx: 1024, n_parallel: 1 });
   if (rival.isMultithread() || rival.getNumThreads() !== 1) throw new Error("wllama took more than one thread");
@@ -48,7 +48,7 @@ window.load = async ({ script, checkpoint, model }) => {
 window.ours = async ({ turns, sampling }, nCandidates, nTokens) => {
   const begun = performance.now();
   const got = await ask({
-    kind: "suggest", side: "a", prompt: turns, n_candidates: nCandidates, max_new_tokens: nTokens, sampling,
+    suggest: { side: "a", prompt: turns, n_candidates: nCandidates, max_new_tokens: nTokens, sampling },
   });
   const secs = (performance.now() - begun) / 1e3;
   return {

@@ -1,8 +1,10 @@
 //! The whole product from outside: the real binary, its routes, the page in Chromium, and the same numbers on
 //! every executor. One binary, one module a topic.
 
+mod adapters;
 mod control;
 mod damage;
+mod endurance;
 mod experiment;
 mod loading;
 mod page;
@@ -12,3 +14,5 @@ mod replicas;
 mod smollm2;
 mod storage;
 mod trained;
+mod trouble;
+mod wgsl;

@@ -7,6 +7,9 @@ use beckon_tests::process::{Server, beckon, printed};
 use beckon_tests::sample::simulated_log;
 use std::path::Path;
 
+/// Whether no suggestions are being written.
+const IDLE: &str = "document.querySelector('[data-testid=suggest]').textContent.trim() === 'Suggest'";
+
 /// A data folder with the checkpoint that was trained a moment ago.
 fn folder_with_checkpoint(dir: &Path) -> Checkpoint {
     let checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
@@ -14,7 +17,7 @@ fn folder_with_checkpoint(dir: &Path) -> Checkpoint {
     checkpoint
 }
 
-fn install(dir: &Path, checkpoint: &Checkpoint, bytes: &[u8]) {
+pub fn install(dir: &Path, checkpoint: &Checkpoint, bytes: &[u8]) {
     let folder = dir.join("checkpoints");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(format!("{}.beckon", checkpoint.id)), bytes).unwrap();
@@ -28,8 +31,9 @@ fn number(page: &Page, test_id: &str, name: &str) -> f64 {
 
 /// Asks for suggestions until there is one to look at, and checks the scores of every candidate.
 #[track_caller]
-fn suggestions_with_scores(page: &Page) {
+pub fn suggestions_with_scores(page: &Page) {
     page.click("suggest");
+    page.wait("the end of writing", 120, || (page.eval(IDLE) == true).then_some(()));
     page.wait("scored candidates", 120, || (page.text("timings").is_some() && page.count("chip") > 0).then_some(()));
     assert_eq!(page.text("suggest-error"), None);
     for name in ["mean", "aleatoric", "epistemic"] {
@@ -41,6 +45,14 @@ fn suggestions_with_scores(page: &Page) {
         assert!(values.iter().all(|value| value.is_finite()), "{name}: {values:?}");
         assert!(name != "aleatoric" || values.iter().all(|value| *value > 0.0), "spreads without spread: {values:?}");
     }
+}
+
+/// What the page would save for `beckon replay`.
+#[track_caller]
+pub fn saved_recording(page: &Page) -> String {
+    let saved =
+        "decodeURIComponent(document.querySelector('[data-testid=recording]').href.split(',').slice(1).join(','))";
+    page.eval(saved).as_str().expect("JSON text").to_owned()
 }
 
 /// Imports what is pasted, and gives accepted and rejected.
@@ -129,9 +141,7 @@ fn without_webgpu_the_page_says_so_and_works_on_the_cpu() {
     suggestions_with_scores(&page);
 
     // what the page saved is written again natively, letter by letter; another seed is noticed
-    let saved =
-        "decodeURIComponent(document.querySelector('[data-testid=recording]').href.split(',').slice(1).join(','))";
-    let recording = page.eval(saved).as_str().expect("JSON text").to_owned();
+    let recording = saved_recording(&page);
     let replay = |text: &str| {
         std::fs::write(dir.path().join("replay.json"), text).unwrap();
         let folder = dir.path().to_string_lossy().into_owned();

@@ -8,7 +8,7 @@ mod settings;
 use crate::component::spread::{SpreadLegend, shared_axis};
 use crate::engine_link::EngineLink;
 use crate::platform::spawn;
-use crate::wire::{Reply, Request, Side, Suggested};
+use crate::wire::{Request, Side, Suggested};
 use column::Column;
 use conversation::{Conversation, Editor};
 use leptos::prelude::*;
@@ -120,16 +120,11 @@ fn suggest(engine: EngineLink, side: Side, answer: Answer, conversation: Convers
             Side::B => Ok(()),
         };
         let outcome = match outcome {
-            Ok(()) => engine.call(request, None).await,
+            Ok(()) => engine.suggest(side, request).await,
             Err(reason) => Err(reason),
         };
         match outcome {
-            Ok(Reply::Suggested(suggested)) => {
-                // a GPU that failed meanwhile has been replaced by the CPU
-                engine.side(side).loaded.set(Some(suggested.engine.clone()));
-                answer.suggested.set(Some(*suggested));
-            }
-            Ok(_) => answer.failure.set(Some("the engine gave an unexpected answer; reload the page".into())),
+            Ok(suggested) => answer.suggested.set(Some(suggested)),
             Err(reason) => answer.failure.set(Some(reason)),
         }
         answer.busy.set(false);

@@ -1,4 +1,4 @@
-//! Chunks of checkpoints in the browser's Cache Storage, so that Preview starts without the server and a download goes on
+//! Chunks of checkpoints and adapters in the browser's Cache Storage, so that Preview starts without the server and a download goes on
 //! where it broke off. Bytes that come back are checked by hash like those of the network; a browser that offers no cache
 //! (an insecure origin, say) only loses the speed.
 
@@ -9,8 +9,20 @@ use wasm_bindgen_futures::JsFuture;
 const NAME: &str = "beckon-checkpoints-2";
 /// Held whole files.
 const OLD_NAME: &str = "beckon-checkpoints-1";
-/// Checkpoints kept; the oldest goes.
+/// Checkpoints kept, and as many adapters; the oldest goes.
 const MAX_FILES: usize = 4;
+/// In the addresses of adapters, and in no other.
+const ADAPTER: &str = "/adapter/";
+
+/// Bytes that this origin uses, and that the browser lets it use; `None` where it does not say.
+pub async fn quota() -> Option<[f64; 2]> {
+    let get = |of: &JsValue, name: &str| js_sys::Reflect::get(of, &JsValue::from_str(name)).ok();
+    let storage = get(&get(&js_sys::global(), "navigator")?, "storage")?;
+    let estimate: js_sys::Function = get(&storage, "estimate")?.dyn_into().ok()?;
+    let promise: js_sys::Promise = estimate.call0(&storage).ok()?.dyn_into().ok()?;
+    let estimate = JsFuture::from(promise).await.ok()?;
+    Some([get(&estimate, "usage")?.as_f64()?, get(&estimate, "quota")?.as_f64()?])
+}
 
 /// Cached bytes of `url`.
 pub async fn get(url: &str) -> Option<Vec<u8>> {
@@ -34,7 +46,7 @@ pub async fn put(url: &str, bytes: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes room for the parts of `file`: what older versions kept goes, and the oldest of too many files.
+/// Makes room for the parts of `file`: what older versions kept goes, and the oldest of too many files of its kind.
 ///
 /// # Errors
 /// Why the browser refused.
@@ -48,7 +60,7 @@ pub async fn make_room(file: &str) -> Result<(), String> {
     for request in keys.iter().map(JsCast::unchecked_into::<web_sys::Request>) {
         let of = request.url();
         let of = of.split('?').next().unwrap_or(&of);
-        if !of.ends_with(file) {
+        if !of.ends_with(file) && of.contains(ADAPTER) == file.contains(ADAPTER) {
             others.push((of.to_owned(), request));
         }
     }

@@ -25,6 +25,12 @@ pub fn install() {
     }
 }
 
+/// Size of this module's memory.
+pub fn memory_bytes() -> u64 {
+    let buffer = wasm_bindgen::memory().unchecked_into::<WebAssembly::Memory>().buffer();
+    u64::from(buffer.unchecked_into::<js_sys::ArrayBuffer>().byte_length())
+}
+
 fn instantiate() -> Result<Function, JsValue> {
     let module = WebAssembly::Module::new(&js_sys::Uint8Array::from(&relaxed::module()[..]).into())?;
     let [of, name] = relaxed::IMPORT;

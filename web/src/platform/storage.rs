@@ -1,12 +1,13 @@
 //! Small settings that outlive a visit. A browser that refuses storage only forgets them.
 
+use beckon_shared::json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Reads a setting; `None` where there is none or it no longer parses.
 pub fn load<T: DeserializeOwned>(key: &str) -> Option<T> {
     let text = area()?.get_item(&full(key)).ok()??;
-    serde_json::from_str(&text).ok()
+    json::parse(&text).ok()
 }
 
 /// Writes a setting.

@@ -68,7 +68,8 @@ pub(super) fn adapter(command: &AdapterCommand) -> anyhow::Result<()> {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<(AdapterFile, Vec<u8>)> {
+/// An adapter file and its bytes.
+pub(in crate::cli) fn read(path: &Path) -> anyhow::Result<(AdapterFile, Vec<u8>)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let adapter = AdapterFile::decode(&bytes).with_context(|| format!("refused {}", path.display()))?;
     Ok((adapter, bytes))
@@ -121,7 +122,7 @@ fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
     let (adapter, _) = read(&args.adapter)?;
     let base = open(&args.base, args.data_dir.as_deref())?;
     let mut engine = Engine::cpu(&adapter.frame(&base)?)?;
-    ready(adapter.apply(&mut engine)).context("the engine waits for a device")??;
+    ready(adapter.apply(&mut engine, None)).context("the engine waits for a device")??;
     let (policy, reward) = (adapter.merged(&base, "policy")?, adapter.merged(&base, "reward")?);
     let parts = Parts {
         name: adapter.manifest.name.clone(),

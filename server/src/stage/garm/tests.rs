@@ -129,8 +129,14 @@ fn train(
         likelihood,
         features: &OnceCell::new(),
     };
-    let mut ctx =
-        StageContext { device: Device::flex(), dir: dir.to_owned(), seed: 5, save_every: 5, observer: watcher };
+    let mut ctx = StageContext {
+        device: Device::flex(),
+        dir: dir.to_owned(),
+        seed: 5,
+        save_every: 5,
+        micro_batch_tokens: None,
+        observer: watcher,
+    };
     run(&mut ctx, &inputs, config)
 }
 
@@ -236,6 +242,7 @@ fn bad_inputs_are_named() {
         dir: dir.path().to_owned(),
         seed: 5,
         save_every: 0,
+        micro_batch_tokens: None,
         observer: &mut watcher,
     };
     let inputs = GarmInputs {

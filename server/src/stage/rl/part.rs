@@ -14,10 +14,10 @@ pub struct Part {
     /// Indices over all rollouts of the step.
     pub rows: Vec<usize>,
     pub batch: Batch,
-    /// log pi of each token, with autodiff, `[N]`.
-    pub logps: Tensor<1>,
-    /// Their values.
+    /// log pi of each token, `[N]`.
     pub now: Vec<f32>,
+    /// The same with autodiff; `None` where the part is read once more when its gradient's turn comes.
+    pub logps: Option<Tensor<1>>,
     /// log pi_ref of each token, `[N]`.
     pub reference: Vec<f32>,
     /// log pi of each token as the engine drew it, `[N]`.

@@ -76,7 +76,14 @@ impl World {
 }
 
 fn context<'a>(dir: &Path, observer: &'a mut Watcher) -> StageContext<'a> {
-    StageContext { device: Device::flex(), dir: dir.to_owned(), seed: 11, save_every: 3, observer }
+    StageContext {
+        device: Device::flex(),
+        dir: dir.to_owned(),
+        seed: 11,
+        save_every: 3,
+        micro_batch_tokens: None,
+        observer,
+    }
 }
 
 fn world() -> &'static World {

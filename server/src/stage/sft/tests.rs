@@ -112,8 +112,14 @@ fn train_from(
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
     let (learn, held_out) = examples.split_at(6);
     let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init, lora: None, train: learn, held_out };
-    let mut ctx =
-        StageContext { device: Device::flex(), dir: folder.to_owned(), seed: 7, save_every: 4, observer: watcher };
+    let mut ctx = StageContext {
+        device: Device::flex(),
+        dir: folder.to_owned(),
+        seed: 7,
+        save_every: 4,
+        micro_batch_tokens: None,
+        observer: watcher,
+    };
     run(&mut ctx, &inputs, config)
 }
 
@@ -150,7 +156,14 @@ fn a_chat_format_trains_like_our_own() {
     let folder = tempfile::tempdir().expect("folder");
     let mut watcher = Watcher::default();
     let dir = folder.path().to_owned();
-    let mut ctx = StageContext { device: Device::flex(), dir, seed: 7, save_every: 0, observer: &mut watcher };
+    let mut ctx = StageContext {
+        device: Device::flex(),
+        dir,
+        seed: 7,
+        save_every: 0,
+        micro_batch_tokens: None,
+        observer: &mut watcher,
+    };
     let outcome = run(&mut ctx, &inputs, &config(80)).expect("training");
     assert!(outcome.held_out_nll < 0.5 * outcome.held_out_nll_before, "{} nats", outcome.held_out_nll);
     let mut engine = Engine::from_tensors(&model, &outcome.policy, &tokenizer).expect("an engine");
@@ -224,6 +237,7 @@ fn the_policy_with_the_lowest_validation_loss_is_kept() {
             dir: dir.to_owned(),
             seed: 7,
             save_every: 0,
+            micro_batch_tokens: None,
             observer: watcher,
         };
         run(ctx, &inputs, &config)
@@ -306,6 +320,7 @@ fn no_examples_and_a_small_vocabulary_are_errors() {
         dir: folder.path().into(),
         seed: 0,
         save_every: 4,
+        micro_batch_tokens: None,
         observer: &mut watcher,
     };
     let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &[], held_out: &[] };
@@ -334,6 +349,7 @@ fn without_held_out_examples_the_outcome_says_so() {
         dir: folder.path().into(),
         seed: 0,
         save_every: 0,
+        micro_batch_tokens: None,
         observer: &mut watcher,
     };
     let outcome = run(&mut ctx, &inputs, &config(2)).expect("training");
@@ -370,6 +386,7 @@ fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
             dir: dir.to_owned(),
             seed: 7,
             save_every: 4,
+            micro_batch_tokens: None,
             observer: watcher,
         };
         run(ctx, &inputs, &config(40))

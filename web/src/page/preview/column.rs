@@ -10,7 +10,7 @@ use crate::format;
 use crate::live::Live;
 use crate::platform::dom::json_address;
 use crate::slate;
-use crate::wire::{ExecutorKind, LoadStep, Loaded, Side, Suggested, Suggestion};
+use crate::wire::{ExecutorKind, LoadStep, Loaded, Memory, Over, Side, Suggested, Suggestion};
 use beckon_shared::engine::Score;
 use leptos::prelude::*;
 
@@ -40,7 +40,12 @@ pub fn Column(
             {move || state.failure.get().map(|text| view! {
                 <p class="error" role="alert" data-testid="engine-failure">
                     {text} " "
-                    <button type="button" data-testid="engine-retry" on:click=move |_| engine.retry(side)>"Try again"</button>
+                    <button type="button" data-testid="engine-retry" on:click=move |_| engine.retry(side, false)>"Try again"</button>
+                    {move || state.has_whole.get().then(|| view! {
+                        <button type="button" data-testid="engine-whole" on:click=move |_| engine.retry(side, true)>
+                            "Load the whole file instead"
+                        </button>
+                    })}
                 </p>
             })}
             {move || state.loaded.get().map(|loaded| view! { <Status loaded=loaded/> })}
@@ -99,20 +104,41 @@ fn Status(loaded: Loaded) -> impl IntoView {
             t.tolerance
         )
     });
-    let from = if loaded.from_cache { "from this browser's cache" } else { "downloaded" };
+    let from = match loaded.n_fetched_bytes {
+        0 => "from this browser's cache".to_owned(),
+        n => format!("{} fetched", format::bytes(n)),
+    };
+    let quota = loaded.quota.map(|[used, allowed]| {
+        format!("This browser keeps {} of at most {}. ", format::bytes(used as u64), format::bytes(allowed as u64))
+    });
+    let over = loaded.over.map(|Over { adapter, base }| {
+        let saved = format::bytes(c.n_bytes.saturating_sub(adapter.n_bytes));
+        let size = format::bytes(adapter.n_bytes);
+        view! {
+            <p data-testid="adapter-status" data-base=base.id.clone() data-adapter=adapter.id.clone()>
+                <span class="badge">"Adapter"</span> " "
+                <code title=adapter.id.clone()>{format::short_id(&adapter.id).to_owned()}</code>
+                {format!(" ({size}) over base ")} <strong>{base.name}</strong> " "
+                <code title=base.id.clone()>{format::short_id(&base.id).to_owned()}</code>
+                {format!(", which is here: {saved} less than the whole checkpoint")}
+            </p>
+        }
+    });
     let n = u64::from(c.simulated);
     view! {
-        <div class="engine" data-testid="engine-status" data-executor=executor data-checkpoint=c.id.clone()>
+        <div class="engine" data-testid="engine-status" data-executor=executor data-checkpoint=c.id.clone()
+            data-fetched=loaded.n_fetched_bytes.to_string()>
             <p>
                 <strong>{c.name.clone()}</strong> " " <code title=c.id.clone()>{format::short_id(&c.id).to_owned()}</code> " "
                 <SimulatedBadge n=n of=1/>
                 {format!(" {:.1} M parameters, {}, {from}, ready in {}", loaded.n_params as f64 / 1e6, format::bytes(c.n_bytes), format::duration(loaded.load_secs))}
             </p>
+            {over}
             <p>
                 <span class="badge">{loaded.executor.label()}</span> " " {loaded.adapter} " · "
                 <span data-testid="executor-why">{loaded.why}</span>
             </p>
-            <p class="muted">{test}{loaded.notice}</p>
+            <p class="muted" data-testid="engine-notice">{test}{quota}{loaded.notice}</p>
         </div>
     }
 }
@@ -136,6 +162,8 @@ fn Suggestions(
         format::millis(suggested.score_secs),
         format::millis(secs),
     );
+    let Memory { wasm_bytes, device_bytes } = suggested.memory;
+    let memory = format!(" · memory {}, GPU {}", format::bytes(wasm_bytes), format::bytes(device_bytes));
     let recording = json_address(&suggested.recording);
     let candidates = suggested.candidates;
     let lists = move || {
@@ -165,7 +193,12 @@ fn Suggestions(
     };
     view! {
         {lists}
-        <p class="muted num" data-testid="timings">{timings}</p>
+        {suggested.fills_context.then(|| view! {
+            <p class="muted" data-testid="context-full">
+                {format!("The conversation fills the model's context of {} tokens: what is older is not read.", suggested.engine.max_seq_len)}
+            </p>
+        })}
+        <p class="muted num" data-testid="timings">{timings}{memory}</p>
         <p class="muted">
             <a href=recording download="replay.json" data-testid="recording">"Save for replay"</a>
             ": " <code>"beckon replay replay.json"</code> " writes the same again."

@@ -1,5 +1,5 @@
-//! One step of each stage on a GPU against the CPU: loss and every gradient, with all weights and with adapters on a
-//! frozen base.
+//! One step of each stage, loss and every gradient, with all weights and with adapters on a frozen base: in micro-batches
+//! against whole batches, and on a GPU against the CPU.
 //!
 //! The gradients are read from the state that a stage saves: after the first step AdamW's first moment is a tenth of
 //! the (clipped) gradient.
@@ -110,13 +110,19 @@ fn world() -> World {
 
 /// Loss and gradients of a stage's first step.
 fn first_step(
-    device: &Device,
+    (device, micro_batch_tokens): (&Device, Option<usize>),
     dir: &Path,
     stage: impl FnOnce(&mut StageContext) -> Result<(), StageError>,
 ) -> (f64, TensorMap) {
     let mut observer = OneStep::default();
-    let mut ctx =
-        StageContext { device: device.clone(), dir: dir.to_owned(), seed: 5, save_every: 0, observer: &mut observer };
+    let mut ctx = StageContext {
+        device: device.clone(),
+        dir: dir.to_owned(),
+        seed: 5,
+        save_every: 0,
+        micro_batch_tokens,
+        observer: &mut observer,
+    };
     let end = stage(&mut ctx);
     assert!(matches!(end, Err(StageError::Cancelled)), "ends after a step: {end:?}");
     let state = TrainState::load(&dir.join("state.safetensors")).expect("readable").expect("saved");
@@ -124,11 +130,16 @@ fn first_step(
     (observer.loss.expect("a loss"), moments)
 }
 
-fn stages(world: &World, device: &Device, lora: Option<LoraConfig>, dir: &Path) -> [(f64, TensorMap); 3] {
+fn stages(
+    world: &World,
+    place: (&Device, Option<usize>),
+    lora: Option<LoraConfig>,
+    dir: &Path,
+) -> [(f64, TensorMap); 3] {
     let World { tokenizer, model, policy, reward, sft, split, prompts } = world;
     let sft_config = SftConfig { n_steps: 2, batch_tokens: 256, n_warmup_steps: 0, ..SftConfig::default() };
     let inputs = SftInputs { tokenizer, model, init: Some(policy), lora, train: sft, held_out: &[] };
-    let one = first_step(device, &dir.join("sft"), |ctx| sft::run(ctx, &inputs, &sft_config).map(|_| ()));
+    let one = first_step(place, &dir.join("sft"), |ctx| sft::run(ctx, &inputs, &sft_config).map(|_| ()));
     // no warm-up: the variance learns from the first step on, and synthetic text is read
     let garm_config =
         GarmConfig { n_steps: 2, batch_pairs: 8, variance_warmup: 0.0, feature_dims: 4, ..GarmConfig::default() };
@@ -144,7 +155,7 @@ fn stages(world: &World, device: &Device, lora: Option<LoraConfig>, dir: &Path) 
         likelihood,
         features: &features,
     };
-    let two = first_step(device, &dir.join("garm"), |ctx| garm::run(ctx, &inputs, &garm_config).map(|_| ()));
+    let two = first_step(place, &dir.join("garm"), |ctx| garm::run(ctx, &inputs, &garm_config).map(|_| ()));
     let rl_config = RlConfig { n_steps: 2, batch_prompts: 2, group_size: 3, max_new_tokens: 6, ..RlConfig::default() };
     let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2 };
     let inputs = RlInputs {
@@ -159,8 +170,38 @@ fn stages(world: &World, device: &Device, lora: Option<LoraConfig>, dir: &Path) 
         judge: None,
         truth: None,
     };
-    let three = first_step(device, &dir.join("rl"), |ctx| rl::run(ctx, &inputs, &rl_config).map(|_| ()));
+    let three = first_step(place, &dir.join("rl"), |ctx| rl::run(ctx, &inputs, &rl_config).map(|_| ()));
     [one, two, three]
+}
+
+/// Both have the same loss and gradients, within `tolerance` of each parameter's largest.
+fn assert_same(what: &str, want: &[(f64, TensorMap); 3], got: &[(f64, TensorMap); 3], tolerance: f32) {
+    for ((stage, want), got) in ["sft", "garm", "rl"].iter().zip(want).zip(got) {
+        let what = format!("{stage}, {what}");
+        let loss_tolerance = f64::from(tolerance) * 0.1 * want.0.abs().max(0.1);
+        assert!((want.0 - got.0).abs() < loss_tolerance, "{what}: loss {} and {}", want.0, got.0);
+        assert!(want.1.len() > 10 && want.1.keys().eq(got.1.keys()), "{what}: the same parameters learn");
+        let largest = want.1.values().flat_map(|t| &t.data).fold(0f32, |m, x| m.max(x.abs()));
+        assert!(largest > 1e-6, "{what}: something is learnt");
+        for (parameter, want) in &want.1 {
+            let size = want.data.iter().fold(1e-3 * largest, |m, x| m.max(x.abs()));
+            for (want, got) in want.data.iter().zip(&got.1[parameter].data) {
+                assert!((want - got).abs() < tolerance * size, "{what}: {parameter}: {want} and {got} of {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_step_in_micro_batches_has_the_loss_and_every_gradient_of_whole_batches() {
+    let (world, cpu) = (world(), Device::flex());
+    for lora in [None, Some(LoraConfig::default())] {
+        let dir = tempfile::tempdir().expect("folder");
+        let whole = stages(&world, (&cpu, None), lora, &dir.path().join("whole"));
+        // two or three rows at once
+        let parts = stages(&world, (&cpu, Some(32)), lora, &dir.path().join("parts"));
+        assert_same(&format!("micro-batches, lora {lora:?}"), &whole, &parts, 1e-3);
+    }
 }
 
 #[test]
@@ -170,20 +211,8 @@ fn one_step_of_each_stage_has_the_loss_and_every_gradient_of_the_cpu() {
     let world = world();
     for lora in [None, Some(LoraConfig::default())] {
         let dir = tempfile::tempdir().expect("folder");
-        let cpu = stages(&world, &Device::flex(), lora, &dir.path().join("cpu"));
-        let gpu = stages(&world, &gpu, lora, &dir.path().join("gpu"));
-        for ((stage, cpu), gpu) in ["sft", "garm", "rl"].iter().zip(&cpu).zip(&gpu) {
-            let what = format!("{stage} on {name}, lora {lora:?}");
-            assert!((cpu.0 - gpu.0).abs() < 1e-3 * cpu.0.abs().max(0.1), "{what}: loss {} and {}", cpu.0, gpu.0);
-            assert!(cpu.1.len() > 10 && cpu.1.keys().eq(gpu.1.keys()), "{what}: the same parameters learn");
-            let largest = cpu.1.values().flat_map(|t| &t.data).fold(0f32, |m, x| m.max(x.abs()));
-            assert!(largest > 1e-6, "{what}: something is learnt");
-            for (parameter, want) in &cpu.1 {
-                let size = want.data.iter().fold(1e-3 * largest, |m, x| m.max(x.abs()));
-                for (want, got) in want.data.iter().zip(&gpu.1[parameter].data) {
-                    assert!((want - got).abs() < 1e-2 * size, "{what}: {parameter}: {want} and {got} of {size}");
-                }
-            }
-        }
+        let cpu = stages(&world, (&Device::flex(), None), lora, &dir.path().join("cpu"));
+        let gpu = stages(&world, (&gpu, None), lora, &dir.path().join("gpu"));
+        assert_same(&format!("{name}, lora {lora:?}"), &cpu, &gpu, 1e-2);
     }
 }

@@ -1,0 +1,143 @@
+//! Whether the tensors of a run fit into memory, asked before it begins: a system that runs out of memory ends the
+//! process, and nobody is left to say what to lower.
+
+use super::lora::n_adapter_weights;
+use beckon_shared::config::{ModelConfig, tensor_names};
+use beckon_shared::control::{RunConfig, Stage};
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+/// Tokens that a text of a log has at least, conversation before it included.
+const SHORTEST_TEXT: usize = 8;
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// A stage that cannot have the memory it needs.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error(
+    "{} needs at least {:.1} GiB of memory and {:.1} GiB are free; {advice}",
+    stage.name(),
+    *need as f64 / GIB,
+    *free as f64 / GIB
+)]
+pub struct MemoryError {
+    /// Which stage.
+    pub stage: Stage,
+    /// Bytes it holds at once, at least.
+    pub need: u64,
+    /// Bytes there are.
+    pub free: u64,
+    /// What to lower.
+    pub advice: String,
+}
+
+/// Refuses a run of which a stage needs more than `free` bytes.
+///
+/// # Errors
+/// [`MemoryError`] for the first such stage.
+pub fn check(model: &ModelConfig, config: &RunConfig, free: u64) -> Result<(), MemoryError> {
+    for (stage, batch) in
+        [(Stage::Sft, "sft.batch_tokens"), (Stage::Garm, "garm.batch_pairs"), (Stage::Rl, "rl.batch_prompts")]
+    {
+        let need = need(model, config, stage);
+        if need.weights + need.activations <= free {
+            continue;
+        }
+        let advice = if need.weights > free && config.lora.is_none() {
+            "train adapters of a base (lora) in place of all weights, or a smaller model".to_owned()
+        } else if need.weights > free {
+            "free some, or take a smaller model".to_owned()
+        } else {
+            format!("set micro_batch_tokens below {} or lower {batch}", need.n_tokens)
+        };
+        return Err(MemoryError { stage, need: need.weights + need.activations, free, advice });
+    }
+    Ok(())
+}
+
+/// Bytes that the system, or the control group that the process is in, has left.
+pub fn free() -> u64 {
+    let system =
+        System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
+    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    system.available_memory().min(group)
+}
+
+/// What a stage holds at once, at least.
+struct Need {
+    /// Bytes of weights, gradients, moments and copies.
+    weights: u64,
+    /// Bytes that the backward pass keeps.
+    activations: u64,
+    /// Padded tokens behind them.
+    n_tokens: usize,
+}
+
+fn need(model: &ModelConfig, config: &RunConfig, stage: Stage) -> Need {
+    let n_all: usize = tensor_names(model).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let n_learning = config.lora.map_or(n_all, |lora| n_adapter_weights(model, &lora));
+    let (n_networks, n_tokens) = match stage {
+        // what it starts from and what learns
+        Stage::Sft => (2, config.sft.batch_tokens),
+        Stage::Garm => (2, 2 * config.garm.batch_pairs * SHORTEST_TEXT),
+        // beside them the reference and the reward model
+        _ => (4, config.rl.batch_prompts * config.rl.group_size * SHORTEST_TEXT),
+    };
+    let n_tokens = config.micro_batch_tokens.map_or(n_tokens, |limit| n_tokens.min(limit));
+    // of a token and layer: residual stream and norms, queries to outputs, gate, up and their product
+    let n_kept = 8 * model.d_model + 3 * model.d_ff;
+    let bytes = |n: usize| 4 * n as u64;
+    Need {
+        weights: bytes(n_networks * n_all + 3 * n_learning),
+        activations: bytes(n_kept * model.n_layers).saturating_mul(n_tokens as u64),
+        n_tokens,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use beckon_shared::config::Preset;
+    use beckon_shared::control::LoraConfig;
+
+    /// The shape of SmolLM2-135M.
+    fn smollm2() -> ModelConfig {
+        let nano = Preset::Nano.model();
+        ModelConfig {
+            vocab_size: 49_152,
+            d_model: 576,
+            n_layers: 30,
+            n_heads: 9,
+            n_kv_heads: 3,
+            head_dim: 64,
+            d_ff: 1_536,
+            ..nano
+        }
+    }
+
+    fn refused(config: &RunConfig, gib: f64) -> Option<MemoryError> {
+        check(&smollm2(), config, (gib * GIB) as u64).err()
+    }
+
+    #[test]
+    fn a_stage_that_cannot_fit_is_refused_with_what_to_lower() {
+        let adapters = RunConfig { lora: Some(LoraConfig::default()), ..RunConfig::default() };
+        assert_eq!(refused(&adapters, 4.0), None, "a run of this size took 3 GiB at 512 tokens");
+        let error = refused(&RunConfig::default(), 2.0).expect("weights, gradients and moments of all").to_string();
+        assert!(error.starts_with("sft needs at least 3.") && error.contains("lora"), "{error}");
+        let mut wide = adapters.clone();
+        wide.sft.batch_tokens = 1 << 20;
+        let error = refused(&wide, 16.0).expect("a million tokens at once").to_string();
+        assert!(error.contains("micro_batch_tokens below 1048576 or lower sft.batch_tokens"), "{error}");
+        wide.micro_batch_tokens = Some(512);
+        assert_eq!(refused(&wide, 4.0), None, "the same step in parts");
+        let mut many = adapters;
+        many.rl.batch_prompts = 1 << 14;
+        assert_eq!(refused(&many, 16.0).map(|error| error.stage), Some(Stage::Rl));
+    }
+
+    #[test]
+    fn this_machine_has_memory_for_the_model_that_ships() {
+        let free = free();
+        assert!(free > 1 << 28, "{free} bytes are free");
+        assert_eq!(check(&Preset::Nano.model(), &RunConfig::default(), free), Ok(()));
+    }
+}

@@ -1,0 +1,180 @@
+//! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it. What is new is
+//! made and tested beside the old one and then exchanged; after a failure the old one goes on.
+
+use super::{Host, Hosted, Order, Progress, cpu_engine, faster, measure};
+use crate::fetch::{self, Fetched};
+use crate::platform::{cache, clock};
+use crate::wire::{ExecutorChoice, ExecutorKind, LoadStep, Loaded, Over};
+use beckon_shared::adapter::AdapterFile;
+use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::control::CheckpointInfo;
+
+/// What engines are made of.
+struct Files {
+    /// The checkpoint, or the base as an adapter wants it.
+    checkpoint: Checkpoint,
+    adapter: Option<AdapterFile>,
+    n_bytes: u64,
+    notice: Option<String>,
+}
+
+impl Host {
+    /// Puts what was ordered in place of the side's old one.
+    pub(super) async fn load(&mut self, id: u32, order: Order) -> Result<Loaded, String> {
+        let begun = clock::now_secs();
+        let name = order.info.name.clone();
+        let progress = Progress { id, name: &name };
+        progress.at(LoadStep::Download).await;
+        let side = order.side.index();
+        if let Some(over) = order.over.as_ref().filter(|over| self.lies_over(&order, over)) {
+            return self.swap(&order, over, &progress, begun).await;
+        }
+        let files = self.files(&order, &progress).await?;
+        let over = order.over.filter(|_| files.adapter.is_some());
+        let (n_fetched_bytes, notice) = (files.n_bytes, files.notice.clone());
+        let mut hosted = self.prepare(files, (order.info, over), order.choice, &progress).await?;
+        let loaded = &mut hosted.loaded;
+        let unscored = "This checkpoint has no reward model yet: suggestions are not scored.".to_owned();
+        let returned = self.lost.take_if(|_| hosted.gpu.is_some());
+        let returned = returned.map(|why| format!("The GPU was lost ({why}) and is back."));
+        let notices = [notice, returned, (!hosted.cpu.has_reward()).then_some(unscored)];
+        let notices = notices.into_iter().flatten().collect::<Vec<_>>();
+        loaded.notice = (!notices.is_empty()).then(|| notices.join(" "));
+        loaded.n_fetched_bytes = n_fetched_bytes;
+        loaded.load_secs = clock::now_secs() - begun;
+        loaded.quota = cache::quota().await;
+        let loaded = loaded.clone();
+        self.sides[side] = Some(hosted);
+        Ok(loaded)
+    }
+
+    /// Whether the side's engines lie over this base already, so that only the adapter has to be exchanged.
+    fn lies_over(&self, order: &Order, over: &Over) -> bool {
+        self.sides[order.side.index()].as_ref().is_some_and(|hosted| {
+            let base = hosted.adapter.as_ref().map(|adapter| &adapter.manifest.base);
+            // a GPU that was lost comes back with engines of its own
+            base == Some(&over.base.id) && hosted.choice == order.choice && self.lost.is_none()
+        })
+    }
+
+    /// Another adapter over the same base, on all executors or on none.
+    async fn swap(
+        &mut self,
+        order: &Order,
+        over: &Over,
+        progress: &Progress<'_>,
+        begun: f64,
+    ) -> Result<Loaded, String> {
+        let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
+        progress.at(LoadStep::Swap).await;
+        let Some(hosted) = &mut self.sides[order.side.index()] else { return Err("it was unloaded".into()) };
+        let old = hosted.adapter.as_ref();
+        file.apply(&mut hosted.cpu, old).await.map_err(|e| e.to_string())?;
+        if let Some(gpu) = &mut hosted.gpu
+            && let Err(error) = file.apply(gpu, old).await
+        {
+            hosted.cpu.set_adapter(old.map(|old| &old.adapter)).await.map_err(|e| e.to_string())?;
+            return Err(error.to_string());
+        }
+        hosted.adapter = Some(file);
+        let loaded = &mut hosted.loaded;
+        loaded.checkpoint = order.info.clone();
+        loaded.over = Some(over.clone());
+        loaded.n_fetched_bytes = n_bytes;
+        loaded.notice = notice;
+        loaded.load_secs = clock::now_secs() - begun;
+        loaded.quota = cache::quota().await;
+        Ok(loaded.clone())
+    }
+
+    /// The adapter over its base where that one is here, else the whole checkpoint.
+    async fn files(&self, order: &Order, progress: &Progress<'_>) -> Result<Files, String> {
+        if let Some(over) = &order.over
+            && let Some(base) = self.base(&over.base, progress).await
+        {
+            let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
+            let checkpoint = file.frame(&base).map_err(|e| e.to_string())?;
+            return Ok(Files { checkpoint, adapter: Some(file), n_bytes, notice });
+        }
+        let on_share = |share| progress.share(LoadStep::Download, Some(share));
+        let Fetched { file, n_bytes, notice } = fetch::checkpoint(&order.info, &on_share).await?;
+        Ok(Files { checkpoint: file, adapter: None, n_bytes, notice })
+    }
+
+    /// A base that needs no server: in memory or kept by the browser.
+    async fn base(&self, info: &CheckpointInfo, progress: &Progress<'_>) -> Option<Checkpoint> {
+        let mut unkept = self.sides.iter().flatten().filter_map(|hosted| hosted.unkept.as_ref());
+        if let Some(held) = unkept.find(|checkpoint| checkpoint.id == info.id) {
+            return Some(held.clone());
+        }
+        let on_share = |share| progress.share(LoadStep::Download, Some(share));
+        fetch::kept_checkpoint(info, &on_share).await
+    }
+
+    /// Engines of `files`, tested and measured.
+    async fn prepare(
+        &mut self,
+        files: Files,
+        (info, over): (CheckpointInfo, Option<Over>),
+        choice: ExecutorChoice,
+        progress: &Progress<'_>,
+    ) -> Result<Hosted, String> {
+        let Files { checkpoint, adapter, notice, .. } = files;
+        progress.at(LoadStep::Compile).await;
+        let mut cpu = cpu_engine(&checkpoint)?;
+        if let Some(adapter) = &adapter {
+            adapter.apply(&mut cpu, None).await.map_err(|e| e.to_string())?;
+        }
+        let mut hosted_gpu = None;
+        let mut self_test = None;
+        let mut measured = Vec::new();
+        let (executor, why) = if choice == ExecutorChoice::Cpu {
+            (ExecutorKind::Cpu, "you chose the CPU".to_owned())
+        } else {
+            match self.tested_gpu(&checkpoint, adapter.as_ref(), progress, &mut self_test).await {
+                Err(why) => (ExecutorKind::Cpu, why),
+                Ok(gpu) => {
+                    let gpu = hosted_gpu.insert(gpu);
+                    if choice == ExecutorChoice::Gpu {
+                        (ExecutorKind::Gpu, "you chose the GPU, and it passed the self-test".to_owned())
+                    } else {
+                        progress.at(LoadStep::Measure).await;
+                        measured = measure(&mut cpu, gpu).await?;
+                        faster(&measured)
+                    }
+                }
+            }
+        };
+        if executor == ExecutorKind::Cpu {
+            hosted_gpu = None;
+        }
+        let loaded = Loaded {
+            n_params: checkpoint.manifest.model.n_params(),
+            max_seq_len: checkpoint.manifest.model.max_seq_len,
+            adapter: hosted_gpu.as_ref().unwrap_or(&cpu).executor().device_name(),
+            checkpoint: info,
+            executor,
+            why,
+            self_test,
+            measured,
+            over,
+            n_fetched_bytes: 0,
+            quota: None,
+            load_secs: 0.0,
+            notice: None,
+        };
+        let unkept = (adapter.is_none() && notice.is_some()).then_some(checkpoint);
+        Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter, unkept })
+    }
+}
+
+/// The adapter of a checkpoint, for the base that it was announced with.
+async fn adapter(info: &CheckpointInfo, over: &Over, progress: &Progress<'_>) -> Result<Fetched<AdapterFile>, String> {
+    let on_share = |share| progress.share(LoadStep::Download, Some(share));
+    let fetched = fetch::adapter(&info.id, &over.adapter, &on_share).await;
+    let fits = fetched.and_then(|fetched| {
+        fetched.file.check_base(&over.base.id).map_err(|e| e.to_string())?;
+        Ok(fetched)
+    });
+    fits.map_err(|e| format!("its adapter over {} was not used: {e}", over.base.name))
+}
