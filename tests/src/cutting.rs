@@ -16,6 +16,8 @@ pub struct Cuts {
     pub n_bytes: usize,
     /// Requests for files.
     pub n_requests: usize,
+    /// Whether the server is gone with the next answer that breaks off.
+    pub goes: bool,
     /// Nothing is answered: the server is gone.
     pub is_gone: bool,
 }
@@ -77,6 +79,10 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
         if is_file {
             cuts.lock().unwrap_or_else(PoisonError::into_inner).n_bytes += n;
         }
+    }
+    if sent >= limit {
+        let mut cuts = cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        cuts.is_gone |= cuts.goes;
     }
     browser.shutdown(std::net::Shutdown::Both)
 }

@@ -76,17 +76,16 @@ fn a_server_that_goes_away_half_way_is_named_and_the_rest_comes_later() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let n_bytes = server.client.checkpoints().remove(0).n_bytes as usize;
-    let cuts = Arc::new(Mutex::new(Cuts { after: vec![n_bytes / 2], ..Cuts::default() }));
+    let cuts = Arc::new(Mutex::new(Cuts { after: vec![n_bytes / 2], goes: true, ..Cuts::default() }));
     let page = open(&cutting::start(&server.client.url, &cuts).unwrap(), WebGpu::Off);
-    page.wait("the break", 60, || cuts.lock().unwrap().after.is_empty().then_some(()));
-    cuts.lock().unwrap().is_gone = true;
+    page.wait("the break", 60, || cuts.lock().unwrap().is_gone.then_some(()));
     let failure = page.wait("the failure", 60, || page.text("engine-failure"));
     assert!(failure.contains("no answer from the server") && failure.contains("goes on from it"), "{failure}");
     assert_eq!(page.text("engine-status"), None);
     assert_eq!(page.text("load-progress"), None, "it still seems to load");
     let before = {
         let mut cuts = cuts.lock().unwrap();
-        cuts.is_gone = false;
+        (cuts.goes, cuts.is_gone) = (false, false);
         cuts.n_bytes
     };
     page.click("engine-retry");

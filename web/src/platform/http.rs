@@ -135,8 +135,11 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
-        // the rest is not wanted; a stream that has ended refuses, which is as good
-        let _ = self.reader.cancel();
+        // the rest is not wanted; a stream that broke refuses, which is as good, but must not go unheard
+        let cancelled = JsFuture::from(self.reader.cancel());
+        wasm_bindgen_futures::spawn_local(async move {
+            let _ = cancelled.await;
+        });
     }
 }
 
