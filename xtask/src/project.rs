@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 pub struct Project {
     /// Root of the clone.
     pub root: PathBuf,
-    /// Cargo's target folder, `CARGO_TARGET_DIR` honoured.
+    /// Cargo's target folder, wherever the environment or Cargo's configuration puts it.
     pub target: PathBuf,
 }
 
@@ -37,10 +37,8 @@ impl Project {
         if !root.join("Cargo.toml").is_file() {
             bail!("{} holds no Cargo.toml; was the clone moved? run `cargo clean -p xtask`", root.display());
         }
-        let target = match std::env::var_os("CARGO_TARGET_DIR") {
-            Some(dir) => std::path::absolute(root.join(dir))?,
-            None => root.join("target"),
-        };
+        let metadata = metadata(&root)?;
+        let target = metadata["target_directory"].as_str().context("cargo metadata without target_directory")?.into();
         Ok(Self { root, target })
     }
 
@@ -50,7 +48,7 @@ impl Project {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut command = cargo();
         command.args(args).current_dir(&self.root);
         self.set_environment(&mut command);
         command
@@ -81,13 +79,20 @@ impl Project {
 
     /// Targets of all workspace members.
     pub fn targets(&self) -> Result<Vec<CargoTarget>> {
-        let output = self
-            .cargo(["metadata", "--no-deps", "--format-version", "1"])
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cargo metadata")?;
-        targets_from_metadata(&serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?)
+        targets_from_metadata(&metadata(&self.root)?)
     }
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// What Cargo knows of the workspace without its dependencies.
+fn metadata(root: &Path) -> Result<serde_json::Value> {
+    let mut command = cargo();
+    command.args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(root).stderr(Stdio::inherit());
+    let output = command.output().context("cargo metadata")?;
+    serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
 fn targets_from_metadata(metadata: &serde_json::Value) -> Result<Vec<CargoTarget>> {
