@@ -147,17 +147,8 @@ impl Trainer {
         mut runner: Box<Runner>,
     ) -> Result<Self, TrainerError> {
         let queue = take_up(&store)?;
-        let shared = Shared {
-            board: Mutex::new(Board { queue, ..Board::default() }),
-            changed: Condvar::new(),
-            store,
-            events,
-            catalog,
-            runs_dir,
-            n_kept: AtomicUsize::new(usize::MAX),
-            elsewhere: false,
-        };
-        let shared = Arc::new(shared);
+        let board = Mutex::new(Board { queue, ..Board::default() });
+        let shared = Arc::new(Shared { board, ..Shared::idle(store, events, catalog, runs_dir) });
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
             while let Some(run) = for_thread.next() {
@@ -172,16 +163,7 @@ impl Trainer {
     /// The trainer of a server that only serves: it shows the runs of the store, as another server trains them, and steers
     /// none.
     pub fn elsewhere(store: Arc<Store>, events: Arc<Events>, catalog: Arc<Catalog>, runs_dir: PathBuf) -> Self {
-        let shared = Shared {
-            board: Mutex::default(),
-            changed: Condvar::new(),
-            store,
-            events,
-            catalog,
-            runs_dir,
-            n_kept: AtomicUsize::new(usize::MAX),
-            elsewhere: true,
-        };
+        let shared = Shared { elsewhere: true, ..Shared::idle(store, events, catalog, runs_dir) };
         Self { shared: Arc::new(shared), thread: Mutex::new(None) }
     }
 
@@ -389,6 +371,20 @@ fn take_up(store: &Store) -> Result<VecDeque<String>, StoreError> {
 }
 
 impl Shared {
+    /// With nothing queued.
+    fn idle(store: Arc<Store>, events: Arc<Events>, catalog: Arc<Catalog>, runs_dir: PathBuf) -> Self {
+        Self {
+            board: Mutex::default(),
+            changed: Condvar::new(),
+            store,
+            events,
+            catalog,
+            runs_dir,
+            n_kept: AtomicUsize::new(usize::MAX),
+            elsewhere: false,
+        }
+    }
+
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }

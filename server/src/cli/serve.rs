@@ -184,10 +184,12 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
     // in microseconds, so that a number of another data folder is not taken for one of this
     let first_seq = u64::try_from(crate::now_millis()).unwrap_or(0) * 1_000;
     let events = Arc::new(Events::open(Arc::clone(&store), first_seq)?);
-    let (of_trainer, runs) = ((Arc::clone(&store), Arc::clone(&events), Arc::clone(&catalog)), data_dir.join("runs"));
-    let trainer = match (args.serve_only, of_trainer) {
-        (true, (store, events, catalog)) => Trainer::elsewhere(store, events, catalog, runs),
-        (false, (store, events, catalog)) => Trainer::start(store, events, catalog, runs, Box::new(run_pipeline))?,
+    let (of_store, of_events, of_catalog) = (Arc::clone(&store), Arc::clone(&events), Arc::clone(&catalog));
+    let runs = data_dir.join("runs");
+    let trainer = if args.serve_only {
+        Trainer::elsewhere(of_store, of_events, of_catalog, runs)
+    } else {
+        Trainer::start(of_store, of_events, of_catalog, runs, Box::new(run_pipeline))?
     };
     if let Some(n_kept) = args.keep_checkpoints {
         trainer.keep_checkpoints(n_kept);

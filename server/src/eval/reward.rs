@@ -225,7 +225,7 @@ pub fn figures_by_source(
         let items: Vec<(Prompt, String)> = pairs.iter().flat_map(texts).collect();
         let mut predictions = vec![Predictions::garm(&garm.score(&items))];
         predictions.extend(rival.map(|rival| Predictions::bradley_terry(&rival.score(&items))));
-        if !train.is_empty() {
+        if !own.is_empty() {
             predictions.extend([Predictions::lexical(&own, &pairs), Predictions::length(&own, &pairs)]);
         }
         predictions.push(Predictions::constant(pairs.len()));
