@@ -3,6 +3,7 @@
 mod ab;
 mod backup;
 mod bench;
+mod device;
 mod eval;
 mod import;
 mod model;
@@ -61,6 +62,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Make, list and remove the tokens that open a server.
     Token(token::TokenArgs),
+    /// Show what this machine can train on, or lend it.
+    Device(device::DeviceArgs),
     /// Measure speed.
     #[command(hide = true)]
     Bench(bench::BenchArgs),
@@ -76,6 +79,8 @@ pub enum DeviceArg {
     Cpu,
     /// GPU (Burn wgpu).
     Gpu,
+    /// Only those that --lent-device names.
+    Lent,
 }
 
 impl From<DeviceArg> for DeviceChoice {
@@ -84,6 +89,7 @@ impl From<DeviceArg> for DeviceChoice {
             DeviceArg::Auto => Self::Auto,
             DeviceArg::Cpu => Self::Cpu,
             DeviceArg::Gpu => Self::Gpu,
+            DeviceArg::Lent => Self::Lent,
         }
     }
 }
@@ -135,6 +141,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Token(args) => token::token(&args),
+        Command::Device(args) => device::device(&args),
         Command::Bench(args) => bench::bench(&args),
     }
 }

@@ -2,26 +2,26 @@
 //! after a restart, misses nothing.
 //!
 //! In the loop: carries curves, run states and new checkpoints to open pages. An event is kept before anyone sees it, so
-//! its number is never given twice. Curve points come many a step: they wait up to [`BATCH_EVERY`] and are kept together
-//! with their events in one transaction; everything else is kept at once, with what waited before it.
+//! its number is never given twice. Curve points come many a step: they and a run's progress wait up to [`BATCH_EVERY`], are kept
+//! together in one transaction, and wake every listener once; everything else is kept at once, with what waited before it.
 //!
 //! In a store that several servers share, the database gives the numbers, and each server reads on from the last one that it
 //! knows, every [`BATCH_EVERY`]: events of all servers come to the listeners of each, in one order.
 //!
 //! A listener is a place in the sequence, not a queue: it reads from there on at its own pace, from the ring in memory or,
-//! behind that, from the store. However slow it is, it costs a few events of memory. Only what has left the store
-//! ([`MAX_KEPT`]) is lost to it, and it is told how many with [`Event::Missed`].
+//! behind that, from the store. However slow it is, it costs a few events of memory, whose bytes all listeners share. Only what
+//! has left the store ([`MAX_KEPT`]) is lost to it, and it is told how many with [`Event::Missed`].
 
 use crate::store::{Kept, Store, StoreError};
+use axum::body::Bytes;
 use beckon_shared::control::{Event, Metric};
+use futures_util::stream::{self, Stream};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Events kept in memory.
 const RING: usize = 1_024;
@@ -29,21 +29,33 @@ const RING: usize = 1_024;
 const MAX_KEPT: u64 = 100_000;
 const MAX_OVER: u64 = 5_000;
 /// How long a curve point may wait for others, and how many may wait.
-const BATCH_EVERY: Duration = Duration::from_millis(50);
+const BATCH_EVERY: Duration = Duration::from_millis(100);
 const MAX_WAITING: usize = 512;
 /// Listeners at a time.
 const MAX_LISTENERS: usize = 4_096;
-/// Events read for a listener at once, and events that may wait for its connection.
+/// Events read for a listener at once.
 const PAGE: usize = 256;
-const CHANNEL: usize = 32;
 
 /// An event with its place in the order of all events of this server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Numbered {
     /// Sequence number; grows by one from event to event, also over restarts.
     pub seq: u64,
     /// What happened, as JSON.
     pub json: String,
+    sse: OnceLock<Bytes>,
+}
+
+impl Numbered {
+    fn new(seq: u64, json: String) -> Arc<Self> {
+        Arc::new(Self { seq, json, sse: OnceLock::new() })
+    }
+
+    /// As a server-sent event; every listener gets the same bytes.
+    pub fn sse(&self) -> Bytes {
+        // JSON of serde_json has no line break
+        self.sse.get_or_init(|| format!("id: {}\ndata: {}\n\n", self.seq, self.json).into()).clone()
+    }
 }
 
 /// The listener limit is reached, or the server is shutting down.
@@ -65,8 +77,8 @@ struct Board {
     /// First number that was ever given in this data folder.
     first_seq: u64,
     ring: VecDeque<Arc<Numbered>>,
-    /// Curve points that wait to be kept.
-    waiting: Vec<Metric>,
+    /// Curve points and progress that wait to be kept.
+    waiting: Vec<Event>,
     /// Events that the store refused, as on a full disk; tried again with the next.
     unkept: Vec<Kept>,
     closed: bool,
@@ -81,7 +93,7 @@ pub struct Events {
 struct Shared {
     store: Arc<Store>,
     board: Mutex<Board>,
-    /// Signalled when the first curve point waits, and at the end.
+    /// Signalled when the first event waits, and at the end.
     waiting: Condvar,
     /// Held while events are read from a store that is shared.
     pulling: Mutex<()>,
@@ -141,13 +153,13 @@ impl Events {
         self.shared.keep(&mut board, Some(event));
     }
 
-    /// Announces a point of a curve and keeps the point itself; may wait a moment for others.
-    pub fn point(&self, metric: Metric) {
+    /// Announces an event, which may wait a moment for others; of [`Event::Metric`] the point itself is kept too.
+    pub fn announce_soon(&self, event: Event) {
         let mut board = self.shared.board();
         if board.closed {
             return;
         }
-        board.waiting.push(metric);
+        board.waiting.push(event);
         if board.waiting.len() >= MAX_WAITING {
             if self.shared.store.is_shared() {
                 drop(board);
@@ -161,7 +173,7 @@ impl Events {
 
     /// Events from now on; with `last_seq` (the last one a returning listener saw) also those in between, led by
     /// [`Event::Missed`] where they are no longer kept. The stream ends after the last event once the hub is closed.
-    /// Has to be called within a Tokio runtime.
+    /// Has to be read within a Tokio runtime.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -177,7 +189,6 @@ impl Events {
             return Err(ListenError::Closed);
         }
         let permit = Arc::clone(&self.shared.listeners).try_acquire_owned().map_err(|_| ListenError::Full)?;
-        let (sender, receiver) = mpsc::channel(CHANNEL);
         let cursor = match last_seq {
             None => Cursor { at: next, strange: false },
             // another server of the same store has told of it already, and this one reads on to it in a moment
@@ -190,8 +201,10 @@ impl Events {
             Some(last) if last + 1 < first => Cursor { at: first, strange: true },
             Some(last) => Cursor { at: last + 1, strange: false },
         };
-        tokio::spawn(follow(Arc::clone(&self.shared), cursor, sender, permit));
-        Ok(ReceiverStream::new(receiver))
+        let shared = Arc::clone(&self.shared);
+        let news = shared.news.subscribe();
+        let listener = Listener { shared, cursor, news, page: VecDeque::new(), _permit: permit };
+        Ok(stream::unfold(listener, async |mut listener| Some((listener.next().await?, listener))))
     }
 
     /// Listeners at this moment.
@@ -235,12 +248,10 @@ impl Shared {
         if board.closed || (board.waiting.is_empty() && event.is_none()) {
             return;
         }
-        let metrics = std::mem::take(&mut board.waiting);
-        let points = metrics.iter().map(|metric| serde_json::to_string(&Event::Metric(metric.clone())));
-        let others = event.iter().map(serde_json::to_string);
+        let waiting = std::mem::take(&mut board.waiting);
+        let jsons = jsons(&waiting, event);
+        let metrics = metrics(waiting);
         let first = board.next_seq;
-        // every event has a JSON form: strings, numbers (finite ones: see `Watch`) and lists of them
-        let jsons: Vec<String> = points.chain(others).filter_map(Result::ok).collect();
         let mut rows = std::mem::take(&mut board.unkept);
         rows.extend(jsons.iter().enumerate().map(|(i, json)| (first + i as u64, json.clone())));
         if let Err(error) = self.store.keep_events(&rows, &metrics) {
@@ -254,7 +265,7 @@ impl Shared {
             if board.ring.len() == RING {
                 board.ring.pop_front();
             }
-            board.ring.push_back(Arc::new(Numbered { seq: first + i as u64, json }));
+            board.ring.push_back(Numbered::new(first + i as u64, json));
         }
         if board.next_seq - board.oldest_seq > MAX_KEPT + MAX_OVER {
             let oldest = board.next_seq - MAX_KEPT;
@@ -268,15 +279,15 @@ impl Shared {
 
     /// Writes what waits, and then `event`, into a store that other servers write to as well, and tells what is new there.
     fn share(&self, event: Option<&Event>) {
-        let (metrics, unkept) = {
+        let (waiting, unkept) = {
             let mut board = self.board();
             if board.closed {
                 return;
             }
             (std::mem::take(&mut board.waiting), std::mem::take(&mut board.unkept))
         };
-        let points = metrics.iter().map(|metric| serde_json::to_string(&Event::Metric(metric.clone())));
-        let new = points.chain(event.iter().map(serde_json::to_string)).filter_map(Result::ok);
+        let new = jsons(&waiting, event);
+        let metrics = metrics(waiting);
         let jsons: Vec<String> = unkept.into_iter().map(|(_, json)| json).chain(new).collect();
         if !jsons.is_empty()
             && let Err(error) = self.store.append_events(&jsons, &metrics)
@@ -326,7 +337,7 @@ impl Shared {
                 if board.ring.len() == RING {
                     board.ring.pop_front();
                 }
-                board.ring.push_back(Arc::new(Numbered { seq, json }));
+                board.ring.push_back(Numbered::new(seq, json));
                 board.next_seq = seq + 1;
             }
             let next = board.next_seq;
@@ -350,7 +361,7 @@ impl Shared {
         }
     }
 
-    /// The thread that keeps curve points for which nothing else came.
+    /// The thread that keeps events that wait and for which nothing else came.
     fn keep_batches(&self) {
         let mut board = self.board();
         while !board.closed {
@@ -391,13 +402,24 @@ impl Shared {
                 page.push(missed(seq - 1, seq - cursor.at));
             }
             cursor.at = seq + 1;
-            page.push(Arc::new(Numbered { seq, json }));
+            page.push(Numbered::new(seq, json));
         }
         Ok(page)
     }
 }
 
+/// Every event has a JSON form: strings, numbers (finite ones: see `Watch`) and lists of them.
+fn jsons(waiting: &[Event], event: Option<&Event>) -> Vec<String> {
+    waiting.iter().chain(event).map(serde_json::to_string).filter_map(Result::ok).collect()
+}
+
+fn metrics(events: Vec<Event>) -> Vec<Metric> {
+    let metric = |event| if let Event::Metric(metric) = event { Some(metric) } else { None };
+    events.into_iter().filter_map(metric).collect()
+}
+
 /// Where a listener is.
+#[derive(Clone, Copy)]
 struct Cursor {
     at: u64,
     /// It named a number that this server never gave.
@@ -408,59 +430,59 @@ struct Cursor {
 /// again.
 fn missed(seq: u64, n_events: u64) -> Arc<Numbered> {
     let json = serde_json::to_string(&Event::Missed { n_events }).unwrap_or_default();
-    Arc::new(Numbered { seq, json })
+    Numbered::new(seq, json)
 }
 
-/// Brings events to one listener until it goes away or the hub closes.
-async fn follow(
+/// Who listens: a place in the sequence, and what was read from there on.
+struct Listener {
     shared: Arc<Shared>,
-    mut cursor: Cursor,
-    sender: mpsc::Sender<Arc<Numbered>>,
+    cursor: Cursor,
+    news: watch::Receiver<Option<u64>>,
+    page: VecDeque<Arc<Numbered>>,
     _permit: OwnedSemaphorePermit,
-) {
-    let mut news = shared.news.subscribe();
-    loop {
-        // looked at before the page is read, so that what comes in between is not slept through
-        let closed = news.borrow_and_update().is_none();
+}
+
+impl Listener {
+    /// The next event; `None` once the hub is closed and everything is told, or where past events cannot be read: the listener
+    /// then comes back with the number it has.
+    async fn next(&mut self) -> Option<Arc<Numbered>> {
+        loop {
+            if let Some(numbered) = self.page.pop_front() {
+                return Some(numbered);
+            }
+            // looked at before the page is read, so that what comes in between is not slept through
+            let closed = self.news.borrow_and_update().is_none();
+            match self.read().await {
+                Ok(page) => self.page = page.into(),
+                Err(error) => {
+                    tracing::error!(%error, "past events cannot be read");
+                    return None;
+                }
+            }
+            if self.page.is_empty() && (closed || self.news.changed().await.is_err()) {
+                return None;
+            }
+        }
+    }
+
+    /// What comes at the cursor, which moves on. What is no longer in memory is read on another thread.
+    async fn read(&mut self) -> Result<Vec<Arc<Numbered>>, StoreError> {
         let behind = {
-            let board = shared.board();
-            cursor.at < board.ring.front().map_or(board.next_seq, |first| first.seq)
+            let board = self.shared.board();
+            self.cursor.at < board.ring.front().map_or(board.next_seq, |first| first.seq)
         };
-        let page = if behind || cursor.strange {
-            let shared = Arc::clone(&shared);
-            let read = tokio::task::spawn_blocking(move || {
-                let page = shared.page(&mut cursor);
-                (page, cursor)
-            });
-            let Ok((page, back)) = read.await else { return };
-            cursor = back;
-            page
-        } else {
-            shared.page(&mut cursor)
-        };
-        let page = match page {
-            Ok(page) => page,
-            Err(error) => {
-                // the listener comes back with the number it has
-                tracing::error!(%error, "past events cannot be read");
-                return;
-            }
-        };
-        if page.is_empty() {
-            if closed {
-                return;
-            }
-            tokio::select! {
-                () = sender.closed() => return,
-                changed = news.changed() => if changed.is_err() { return },
-            }
-            continue;
+        if !behind && !self.cursor.strange {
+            return self.shared.page(&mut self.cursor);
         }
-        for numbered in page {
-            if sender.send(numbered).await.is_err() {
-                return;
-            }
-        }
+        let (shared, mut cursor) = (Arc::clone(&self.shared), self.cursor);
+        let read = tokio::task::spawn_blocking(move || {
+            let page = shared.page(&mut cursor);
+            (page, cursor)
+        });
+        // a runtime that is shutting down
+        let Ok((page, cursor)) = read.await else { return Ok(Vec::new()) };
+        self.cursor = cursor;
+        page
     }
 }
 

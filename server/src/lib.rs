@@ -23,7 +23,6 @@ pub mod report;
 pub mod route;
 pub mod run_config;
 pub mod simulate;
-pub mod socket;
 pub mod stage;
 pub mod store;
 pub mod telemetry;

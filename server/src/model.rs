@@ -7,12 +7,14 @@
 pub mod batch;
 pub mod bench;
 pub mod device;
+pub mod lent;
 pub mod llama;
 pub mod lora;
 pub mod memory;
 pub mod micro;
 pub mod ops;
 pub mod optim;
+pub mod parallel;
 pub mod pretrained;
 pub mod reward;
 pub mod state;

@@ -16,7 +16,8 @@ pub mod tensorboard;
 
 use crate::model::ModelError;
 use crate::model::batch::derived_seed;
-use crate::model::device::{DeviceError, pick_device};
+use crate::model::device::{DeviceError, Devices, pick_devices};
+use crate::model::lent::Lent;
 use crate::model::memory;
 use crate::model::state::{StateError, write_atomic};
 use crate::report::Report;
@@ -34,6 +35,7 @@ use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
 use lineage::{Origin, data_hash};
 use recorder::Recorder;
+use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -169,10 +171,8 @@ pub struct Trained {
     pub tokenizer: Tokenizer,
     /// Shape of both networks, vocabulary as the tokenizer's.
     pub model: ModelConfig,
-    /// Burn device.
-    pub device: Device,
-    /// The device in words.
-    pub device_name: String,
+    /// Where it was trained.
+    pub devices: Devices,
     /// SFT's result.
     pub sft: SftOutcome,
     /// GaRM's result.
@@ -204,10 +204,10 @@ pub fn run(
     records: &[Sourced],
     observer: &mut dyn Observer,
 ) -> Result<PipelineOutcome, PipelineError> {
-    run_as(dir, config, records, &Origin::of(config), observer)
+    run_as(dir, config, records, &Origin::of(config), &Lent::default(), observer)
 }
 
-/// [`run`] with an origin for the lineage.
+/// [`run`] with an origin for the lineage, and devices that it may borrow.
 ///
 /// # Errors
 /// As [`run`].
@@ -216,9 +216,11 @@ pub fn run_as(
     config: &RunConfig,
     records: &[Sourced],
     origin: &Origin,
+    lent: &Lent,
     observer: &mut dyn Observer,
 ) -> Result<PipelineOutcome, PipelineError> {
-    let trained = train(dir, config, records, Baseline::BradleyTerry, None, observer)?;
+    let options = Options { lent, baseline: Baseline::BradleyTerry, truth: None };
+    let trained = train(dir, config, records, &options, observer)?;
     let run = measure::RunFacts { dir, config, records, origin, changes: observer.changes() };
     let checkpoint = export::pack(&run, &trained, &trained.rl.policy)?;
     let report = measure::report(&run, &trained, &checkpoint, observer)?;
@@ -236,7 +238,17 @@ pub fn run_as(
     Ok(PipelineOutcome { checkpoint_path, checkpoint, report })
 }
 
-/// The stages that learn: Data, SFT, GaRM, RL. `truth` is watched during RL where it is known.
+/// What [`train`] has and does beside its configuration.
+pub struct Options<'a> {
+    /// Devices that the run may borrow.
+    pub lent: &'a Lent,
+    /// GaRM's rival.
+    pub baseline: Baseline,
+    /// Watched during RL, where it is known.
+    pub truth: Option<&'a dyn Judge>,
+}
+
+/// The stages that learn: Data, SFT, GaRM, RL.
 ///
 /// # Errors
 /// As [`run`].
@@ -244,8 +256,7 @@ pub fn train(
     dir: &Path,
     config: &RunConfig,
     records: &[Sourced],
-    baseline: Baseline,
-    truth: Option<&dyn Judge>,
+    options: &Options,
     observer: &mut dyn Observer,
 ) -> Result<Trained, PipelineError> {
     // before the folder is claimed for a run that cannot be
@@ -253,8 +264,8 @@ pub fn train(
         return Err(PipelineError::NoBase);
     }
     claim(dir, config, records)?;
-    let (device, device_name) = pick_device(config.device)?;
-    observer.device(&device_name);
+    let devices = pick_devices(config, options.lent)?;
+    observer.device(&devices.name);
     let parent = parent::load(dir, config)?;
     let (dataset, tokenizer) = prepare(dir, config, records, parent.as_ref(), observer)?;
     let model = match &parent {
@@ -262,11 +273,11 @@ pub fn train(
         None => ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() },
     };
     // a GPU does not tell what it has left; its own error is caught where the run is
-    if device == Device::flex() {
+    if devices.first == Device::flex() {
         memory::check(&model, config, memory::free())?;
     }
 
-    let sft = stage(&dir.join("sft"), config, 1, &device, observer, |ctx| {
+    let sft = stage(&dir.join("sft"), config, 1, &devices, observer, |ctx| {
         let inputs = SftInputs {
             tokenizer: &tokenizer,
             model: &model,
@@ -288,25 +299,25 @@ pub fn train(
         likelihood,
         features: &features,
     };
-    let garm = stage(&dir.join("garm"), config, 2, &device, observer, |ctx| {
+    let garm = stage(&dir.join("garm"), config, 2, &devices, observer, |ctx| {
         garm::run(ctx, &garm_inputs(Likelihood::Probit), &config.garm)
     })?;
-    let baseline = match baseline {
+    let baseline = match options.baseline {
         Baseline::None => None,
         Baseline::BradleyTerry => {
             observer.log("garm: the Bradley-Terry baseline of the same network");
             let mut quiet = recorder::Quiet(observer);
-            Some(stage(&dir.join("garm-bt"), config, 2, &device, &mut quiet, |ctx| {
+            Some(stage(&dir.join("garm-bt"), config, 2, &devices, &mut quiet, |ctx| {
                 garm::run(ctx, &garm_inputs(Likelihood::BradleyTerry), &config.garm)
             })?)
         }
     };
     let judge = LexicalModel::judge(&dataset.held_out.pairs);
-    let rl = stage(&dir.join("rl"), config, 3, &device, observer, |ctx| {
+    let rl = stage(&dir.join("rl"), config, 3, &devices, observer, |ctx| {
         let inputs = rl_inputs(&tokenizer, &model, (&sft, &garm), &dataset, judge.as_ref());
-        rl::run(ctx, &RlInputs { lora: config.lora, truth, ..inputs }, &config.rl)
+        rl::run(ctx, &RlInputs { lora: config.lora, truth: options.truth, ..inputs }, &config.rl)
     })?;
-    Ok(Trained { dataset, tokenizer, model, device, device_name, sft, garm, baseline, judge, rl })
+    Ok(Trained { dataset, tokenizer, model, devices, sft, garm, baseline, judge, rl })
 }
 
 /// RL once more, with other settings, from what a run has learnt before it: for ablations. Kept in `dir/NAME`.
@@ -321,8 +332,8 @@ pub fn rl_variant(
     truth: Option<&dyn Judge>,
     observer: &mut dyn Observer,
 ) -> Result<RlOutcome, PipelineError> {
-    let Trained { tokenizer, model, sft, garm, dataset, judge, device, .. } = trained;
-    stage(&dir.join(name), config, 3, device, observer, |ctx| {
+    let Trained { tokenizer, model, sft, garm, dataset, judge, devices, .. } = trained;
+    stage(&dir.join(name), config, 3, devices, observer, |ctx| {
         let inputs = rl_inputs(tokenizer, model, (sft, garm), dataset, judge.as_ref());
         rl::run(ctx, &RlInputs { lora: config.lora, truth, ..inputs }, rl)
     })
@@ -355,7 +366,7 @@ fn stage<T>(
     dir: &Path,
     config: &RunConfig,
     purpose: u64,
-    device: &Device,
+    devices: &Devices,
     observer: &mut dyn Observer,
     work: impl FnOnce(&mut StageContext) -> Result<T, StageError>,
 ) -> Result<T, PipelineError> {
@@ -363,7 +374,8 @@ fn stage<T>(
     let mut recorder = Recorder::open(dir, observer)?;
 
     let mut ctx = StageContext {
-        device: device.clone(),
+        device: devices.first.clone(),
+        lent: devices.others.clone(),
         dir: dir.to_owned(),
         seed: derived_seed(config.seed, purpose),
         save_every: config.save_every,
@@ -380,18 +392,30 @@ fn create_dir(dir: &Path) -> Result<(), PipelineError> {
     std::fs::create_dir_all(dir).map_err(|source| PipelineError::io("create", dir, source))
 }
 
+/// What a folder's run is a function of, as `run.json` has it.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Identity {
+    config: RunConfig,
+    data_hash: String,
+}
+
 /// Makes the folder this run's, or checks that it is.
 fn claim(dir: &Path, config: &RunConfig, records: &[Sourced]) -> Result<(), PipelineError> {
     create_dir(dir)?;
     let path = dir.join("run.json");
-    let identity = serde_json::json!({ "config": config, "data_hash": data_hash(records) });
+    let identity = Identity { config: config.clone(), data_hash: data_hash(records) };
     match std::fs::read(&path) {
-        Ok(bytes) => match serde_json::from_slice::<serde_json::Value>(&bytes) {
+        // settings that a folder of an older version does not name have their defaults
+        Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
             Ok(there) if there == identity => Ok(()),
             Ok(_) => Err(PipelineError::OtherRun { path }),
             Err(e) => Err(PipelineError::Damaged { reason: e.to_string(), path }),
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(write_atomic(&path, format!("{identity:#}\n").as_bytes())?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let text = serde_json::to_string_pretty(&identity)
+                .map_err(|error| PipelineError::io("write", &path, io::Error::other(error)))?;
+            Ok(write_atomic(&path, format!("{text}\n").as_bytes())?)
+        }
         Err(source) => Err(PipelineError::io("read", &path, source)),
     }
 }

@@ -139,6 +139,7 @@ fn validate_counts(config: &RunConfig) -> Result<(), RunConfigError> {
     if let Some(n_tokens) = config.micro_batch_tokens {
         count("micro_batch_tokens", n_tokens, 8, 1 << 22, "8 to 4,194,304")?;
     }
+    count("n_devices", config.n_devices, 1, 64, "1 to 64")?;
     count("sft.batch_tokens", sft.batch_tokens, 8, 1 << 22, "8 to 4,194,304")?;
     count("sft.n_warmup_steps", sft.n_warmup_steps, 0, 10_000_000, "at most 10,000,000")?;
     count("garm.batch_pairs", garm.batch_pairs, 1, 1 << 16, "1 to 65,536")?;
@@ -246,6 +247,7 @@ mod tests {
     #[test]
     fn numbers_that_no_stage_can_work_with_are_refused() {
         check_refused(r#"{"save_every": 0}"#, "save_every is 0");
+        check_refused(r#"{"n_devices": 0}"#, "n_devices is 0");
         check_refused(r#"{"micro_batch_tokens": 1}"#, "micro_batch_tokens is 1");
         check_refused(r#"{"rl": {"group_size": 1}}"#, "rl.group_size is 1");
         check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");

@@ -54,6 +54,8 @@ pub trait Observer {
 pub struct StageContext<'a> {
     /// Burn device, without autodiff; the stage adds it.
     pub device: burn::tensor::Device,
+    /// Others, which take a share of every step.
+    pub lent: Vec<burn::tensor::Device>,
     /// Folder of this stage, `RUN/sft` say: training state and results.
     pub dir: PathBuf,
     /// Seed of this stage, derived from the run's.

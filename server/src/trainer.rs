@@ -9,21 +9,21 @@
 //! aside, and resuming it queues it again. Not here: what a stage does, and how its state is saved.
 
 mod error;
+mod job;
 mod watch;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::events::Events;
+use crate::model::device::check_number;
+use crate::model::lent::Lent;
+use crate::pipeline;
 use crate::pipeline::lineage::Origin;
-use crate::pipeline::{self, PipelineError};
 use crate::registry;
-use crate::stage::Observer;
 use crate::store::{Store, StoreError, StoredRun};
-use beckon_shared::click::Sourced;
 use beckon_shared::control::life::{self, Standing, Step, Wish};
 use beckon_shared::control::tuning::{Change, Tuning};
 use beckon_shared::control::{CheckpointInfo, Event, RunCommand, RunConfig, RunState, RunStatus};
-use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,61 +31,10 @@ use std::thread::JoinHandle;
 use watch::Watch;
 
 pub use error::TrainerError;
+pub use job::{Job, Product, RunError, Runner, guarded, run_pipeline};
 
 /// Runs that may wait.
 pub const MAX_QUEUED: usize = 16;
-
-/// What a run is made from.
-pub struct Job {
-    /// Folder of the run's state and results.
-    pub dir: PathBuf,
-    /// Configuration.
-    pub config: RunConfig,
-    /// The log as it was when the run was asked for.
-    pub records: Vec<Sourced>,
-    /// For the checkpoint's lineage.
-    pub origin: Origin,
-}
-
-/// What a run that reached its end made.
-pub struct Product {
-    /// The checkpoint file, inside the run's folder.
-    pub checkpoint_path: PathBuf,
-    /// Its description.
-    pub checkpoint: CheckpointInfo,
-    /// Evaluation results by name.
-    pub evaluation: BTreeMap<String, f64>,
-}
-
-/// How a run ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The observer said so; state is saved.
-    #[error("cancelled")]
-    Cancelled,
-    /// Anything else, in words for people.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Runs a whole run on the calling thread; [`run_pipeline`] in the product, something quick in tests.
-pub type Runner = dyn FnMut(&Job, &mut dyn Observer) -> Result<Product, RunError> + Send;
-
-/// Runs the real thing, [`crate::pipeline::run`].
-///
-/// # Errors
-/// [`RunError`].
-pub fn run_pipeline(job: &Job, observer: &mut dyn Observer) -> Result<Product, RunError> {
-    match pipeline::run_as(&job.dir, &job.config, &job.records, &job.origin, observer) {
-        Ok(outcome) => Ok(Product {
-            checkpoint_path: outcome.checkpoint_path,
-            checkpoint: outcome.checkpoint,
-            evaluation: outcome.report.key_figures(),
-        }),
-        Err(PipelineError::Cancelled) => Err(RunError::Cancelled),
-        Err(error) => Err(RunError::Failed(error.to_string())),
-    }
-}
 
 /// The run on the thread.
 struct Active {
@@ -113,15 +62,25 @@ impl Board {
     }
 }
 
+/// What the trainer works with.
+pub struct TrainerParts {
+    /// Runs and the log.
+    pub store: Arc<Store>,
+    /// Announcements.
+    pub events: Arc<Events>,
+    /// Where checkpoints go.
+    pub catalog: Arc<Catalog>,
+    /// Holds one folder per run.
+    pub runs_dir: PathBuf,
+    /// Devices that runs may borrow.
+    pub lent: Lent,
+}
+
 struct Shared {
     board: Mutex<Board>,
     /// Signalled at every change of the board.
     changed: Condvar,
-    store: Arc<Store>,
-    events: Arc<Events>,
-    catalog: Arc<Catalog>,
-    /// Holds one folder per run.
-    runs_dir: PathBuf,
+    parts: TrainerParts,
     /// Checkpoints that a finished run leaves beside those that are needed.
     n_kept: AtomicUsize,
     /// Another server of the same store trains.
@@ -139,16 +98,10 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainerError::Store`] where the runs cannot be read.
-    pub fn start(
-        store: Arc<Store>,
-        events: Arc<Events>,
-        catalog: Arc<Catalog>,
-        runs_dir: PathBuf,
-        mut runner: Box<Runner>,
-    ) -> Result<Self, TrainerError> {
-        let queue = take_up(&store)?;
+    pub fn start(parts: TrainerParts, mut runner: Box<Runner>) -> Result<Self, TrainerError> {
+        let queue = take_up(&parts.store)?;
         let board = Mutex::new(Board { queue, ..Board::default() });
-        let shared = Arc::new(Shared { board, ..Shared::idle(store, events, catalog, runs_dir) });
+        let shared = Arc::new(Shared { board, ..Shared::idle(parts) });
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
             while let Some(run) = for_thread.next() {
@@ -162,8 +115,8 @@ impl Trainer {
 
     /// The trainer of a server that only serves: it shows the runs of the store, as another server trains them, and steers
     /// none.
-    pub fn elsewhere(store: Arc<Store>, events: Arc<Events>, catalog: Arc<Catalog>, runs_dir: PathBuf) -> Self {
-        let shared = Shared { elsewhere: true, ..Shared::idle(store, events, catalog, runs_dir) };
+    pub fn elsewhere(parts: TrainerParts) -> Self {
+        let shared = Shared { elsewhere: true, ..Shared::idle(parts) };
         Self { shared: Arc::new(shared), thread: Mutex::new(None) }
     }
 
@@ -171,18 +124,19 @@ impl Trainer {
     /// entry of the audit log returns the run of the first.
     ///
     /// # Errors
-    /// [`TrainerError::NoParent`], `QueueFull`, `Stopping`, `Elsewhere`, `Store`.
+    /// [`TrainerError::NoParent`], `Device`, `QueueFull`, `Stopping`, `Elsewhere`, `Store`.
     pub fn submit(&self, config: RunConfig, draft: bool, audit_id: Option<i64>) -> Result<RunStatus, TrainerError> {
         self.shared.check_here()?;
-        if let Some(id) = config.parent.as_ref().filter(|id| self.shared.catalog.content(id).is_none()) {
+        if let Some(id) = config.parent.as_ref().filter(|id| self.shared.parts.catalog.content(id).is_none()) {
             return Err(TrainerError::NoParent { id: id.clone() });
         }
+        check_number(&config, &self.shared.parts.lent)?;
         let mut board = self.shared.board();
         if !draft {
             board.check_room()?;
         }
         let state = if draft { RunState::Draft } else { RunState::Queued };
-        let status = self.shared.store.add_run(config, state, crate::now_millis(), audit_id)?;
+        let status = self.shared.parts.store.add_run(config, state, crate::now_millis(), audit_id)?;
         let at_work = board.active.as_ref().is_some_and(|active| active.status.id == status.id);
         if status.state == RunState::Queued && !at_work && !board.queue.contains(&status.id) {
             board.queue.push_back(status.id.clone());
@@ -246,9 +200,9 @@ impl Trainer {
 
     fn vanish(&self, board: &mut Board, status: RunStatus) -> Result<RunStatus, TrainerError> {
         let id = status.id.clone();
-        self.shared.store.remove_run(&id)?;
+        self.shared.parts.store.remove_run(&id)?;
         board.unsaved.retain(|unsaved| unsaved.id != id);
-        self.shared.events.announce(&Event::RunDeleted { id: id.clone() });
+        self.shared.parts.events.announce(&Event::RunDeleted { id: id.clone() });
         let path = self.run_dir(&id);
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -285,7 +239,7 @@ impl Trainer {
         let board = self.shared.board();
         match board.newer(id) {
             Some(status) => Ok(status.clone()),
-            None => match self.shared.store.run(id)? {
+            None => match self.shared.parts.store.run(id)? {
                 Some(stored) => Ok(stored.status),
                 None => Err(TrainerError::Unknown { id: id.to_owned() }),
             },
@@ -298,7 +252,7 @@ impl Trainer {
     /// [`TrainerError::Store`].
     pub fn statuses(&self) -> Result<Vec<RunStatus>, TrainerError> {
         let board = self.shared.board();
-        let mut statuses: Vec<RunStatus> = self.shared.store.runs()?.into_iter().map(|run| run.status).collect();
+        let mut statuses: Vec<RunStatus> = self.shared.parts.store.runs()?.into_iter().map(|run| run.status).collect();
         for status in &mut statuses {
             if let Some(newer) = board.newer(&status.id) {
                 *status = newer.clone();
@@ -309,7 +263,7 @@ impl Trainer {
 
     /// Folder of a run's state and report.
     pub fn run_dir(&self, id: &str) -> PathBuf {
-        self.shared.runs_dir.join(id)
+        self.shared.parts.runs_dir.join(id)
     }
 
     /// Asks the running stage to save and stop, and starts nothing more. The run keeps its state, so the next process
@@ -372,14 +326,11 @@ fn take_up(store: &Store) -> Result<VecDeque<String>, StoreError> {
 
 impl Shared {
     /// With nothing queued.
-    fn idle(store: Arc<Store>, events: Arc<Events>, catalog: Arc<Catalog>, runs_dir: PathBuf) -> Self {
+    fn idle(parts: TrainerParts) -> Self {
         Self {
             board: Mutex::default(),
             changed: Condvar::new(),
-            store,
-            events,
-            catalog,
-            runs_dir,
+            parts,
             n_kept: AtomicUsize::new(usize::MAX),
             elsewhere: false,
         }
@@ -395,13 +346,13 @@ impl Shared {
 
     /// Tells listeners about a change, and the thread to look at the board.
     fn announce(&self, status: &RunStatus) {
-        self.events.announce(&Event::Run(status.clone()));
+        self.parts.events.announce(&Event::Run(status.clone()));
         self.changed.notify_all();
     }
 
     /// Stores and announces; on an error nothing has changed.
     fn settle(&self, status: &RunStatus, wish: Option<Wish>) -> Result<(), StoreError> {
-        self.store.set_run(status, wish)?;
+        self.parts.store.set_run(status, wish)?;
         self.announce(status);
         Ok(())
     }
@@ -414,7 +365,7 @@ impl Shared {
         }
         let status = match board.newer(id) {
             Some(status) => status.clone(),
-            None => self.store.run(id)?.ok_or_else(|| TrainerError::Unknown { id: id.to_owned() })?.status,
+            None => self.parts.store.run(id)?.ok_or_else(|| TrainerError::Unknown { id: id.to_owned() })?.status,
         };
         let standing = Standing::off_device(status.state);
         Ok((status, standing))
@@ -468,7 +419,7 @@ impl Shared {
     }
 
     fn begin(&self, board: &mut Board, id: &str) -> Result<Option<StoredRun>, StoreError> {
-        let Some(mut run) = self.store.run(id)? else { return Ok(None) };
+        let Some(mut run) = self.parts.store.run(id)? else { return Ok(None) };
         run.status.state = RunState::Running;
         run.status.error = None;
         self.settle(&run.status, None)?;
@@ -492,10 +443,10 @@ impl Shared {
             Ok(info) if wish != Some(Wish::Cancel) => {
                 status.state = RunState::Finished;
                 status.checkpoint = Some(info.id.clone());
-                match self.store.finish_run(&status, &info) {
+                match self.parts.store.finish_run(&status, &info) {
                     Ok(()) => {
-                        self.catalog.list(info.clone());
-                        self.events.announce(&Event::Checkpoint(info));
+                        self.parts.catalog.list(info.clone());
+                        self.parts.events.announce(&Event::Checkpoint(info));
                         self.announce(&status);
                         drop(board);
                         self.retain();
@@ -516,7 +467,7 @@ impl Shared {
         if let Some(error) = &status.error {
             tracing::error!(run = %id, %error, "the run failed");
             let text = format!("run {id} failed: {error}");
-            self.events.announce(&Event::Alarm { run_id: Some(id.clone()), text });
+            self.parts.events.announce(&Event::Alarm { run_id: Some(id.clone()), text });
         }
         if let Err(error) = self.settle(&status, None) {
             tracing::error!(run = %id, %error, "the end of the run could not be stored");
@@ -530,7 +481,7 @@ impl Shared {
         if n_kept == usize::MAX {
             return;
         }
-        match registry::retain(&self.catalog, &self.store, &self.events, n_kept) {
+        match registry::retain(&self.parts.catalog, &self.parts.store, &self.parts.events, n_kept) {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!(n = gone.len(), "old checkpoints were deleted"),
             Err(error) => tracing::error!(%error, "old checkpoints are not deleted"),
@@ -539,25 +490,25 @@ impl Shared {
 
     fn job(&self, run: &StoredRun) -> Result<Job, RunError> {
         let failed = |error: &dyn std::fmt::Display| RunError::Failed(error.to_string());
-        let dir = self.runs_dir.join(&run.status.id);
+        let dir = self.parts.runs_dir.join(&run.status.id);
         std::fs::create_dir_all(&dir)
             .map_err(|error| RunError::Failed(format!("cannot make the run's folder: {error}: {}", dir.display())))?;
-        let records = self.store.records_up_to(run.last_record_id).map_err(|error| failed(&error))?;
+        let records = self.parts.store.records_up_to(run.last_record_id).map_err(|error| failed(&error))?;
         let config = run.status.config.clone();
         if let Some(parent) = &config.parent {
-            let bytes = self.catalog.read(parent).map_err(|error| failed(&error))?;
+            let bytes = self.parts.catalog.read(parent).map_err(|error| failed(&error))?;
             pipeline::parent::place(&dir, &bytes).map_err(|error| failed(&error))?;
         }
-        Ok(Job { dir, origin: Origin::of(&config), config, records })
+        Ok(Job { dir, origin: Origin::of(&config), config, records, lent: self.parts.lent.clone() })
     }
 
     /// Puts the checkpoint where it is served from.
     fn deliver(&self, id: &str, product: &Product) -> Result<CheckpointInfo, RunError> {
         let info = CheckpointInfo { run_id: Some(id.to_owned()), built_in: false, ..product.checkpoint.clone() };
-        self.catalog.install(&product.checkpoint_path, &info).map_err(|error: CatalogError| {
+        self.parts.catalog.install(&product.checkpoint_path, &info).map_err(|error: CatalogError| {
             RunError::Failed(format!("{error}; the run's own copy is {}", product.checkpoint_path.display()))
         })?;
-        if let Err(error) = self.store.set_evaluation(&info.id, &product.evaluation) {
+        if let Err(error) = self.parts.store.set_evaluation(&info.id, &product.evaluation) {
             tracing::warn!(run = %id, %error, "the evaluation is not in the registry; the run's report has it");
         }
         Ok(info)
@@ -567,28 +518,6 @@ impl Shared {
 fn fail(status: &mut RunStatus, error: String) {
     status.state = RunState::Failed;
     status.error = Some(error);
-}
-
-/// A panic of a run as its error. The run's own state is on disk and written atomically, so nothing half-done survives it.
-///
-/// # Errors
-/// What `run` fails with, or its panic in words.
-pub fn guarded<T>(run: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(RunError::Failed(panic_text(&*panic))))
-}
-
-/// Graphics drivers have no other way than a panic of Burn's to say that memory is out.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let text = text.unwrap_or("a panic without a text");
-    let folded = text.to_lowercase().replace([' ', '_'], "");
-    if ["outofmemory", "notenoughmemory"].iter().any(|sign| folded.contains(sign)) {
-        return format!(
-            "the device has no memory left: set or lower micro_batch_tokens, train adapters of a base (lora), or choose \
-             device cpu ({text})"
-        );
-    }
-    format!("internal error (please report it): {text}")
 }
 
 #[cfg(test)]

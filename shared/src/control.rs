@@ -74,6 +74,8 @@ pub enum DeviceChoice {
     Cpu,
     /// Burn wgpu, WGSL flavour.
     Gpu,
+    /// Only those that other processes lend to the server.
+    Lent,
 }
 
 /// Supervised fine-tuning, method B.1.5 and B.7.
@@ -250,6 +252,9 @@ pub struct RunConfig {
     pub seed: u64,
     /// Where Burn computes.
     pub device: DeviceChoice,
+    /// Over how many devices each step's rows are split: `device`, then those that other processes lend to the server, in its
+    /// order.
+    pub n_devices: usize,
     /// From the log to what the stages learn from.
     pub preferences: PreferenceConfig,
     /// SFT stage.
@@ -287,6 +292,7 @@ impl RunConfig {
             preset,
             seed: 0,
             device: DeviceChoice::Auto,
+            n_devices: 1,
             preferences: PreferenceConfig::default(),
             // more than small data need: the policy with the lowest validation loss is kept
             sft: SftConfig { n_steps: 2_500, ..SftConfig::default() },

@@ -6,6 +6,7 @@
 pub mod browser;
 pub mod client;
 pub mod cutting;
+pub mod lender;
 pub mod moto;
 pub mod npm;
 pub mod postgres;

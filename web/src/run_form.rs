@@ -58,6 +58,13 @@ pub const FIELDS: &[Field] = &[
         FieldKind::Real,
     ),
     field("rl.aleatoric_penalty", "RL", "Aleatoric penalty", "Pessimism where users disagree.", FieldKind::Real),
+    field(
+        "n_devices",
+        "Run",
+        "Devices",
+        "Each step is split over this many: the one above, then those lent to the server.",
+        FieldKind::Whole(1),
+    ),
     field("save_every", "Run", "Save every", "Steps between saves of the training state.", FieldKind::Whole(1)),
 ];
 

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::limit::Rate;
+use crate::model::lent::Lent;
 use crate::stage::Observer;
-use crate::trainer::{Job, Product, RunError};
+use crate::trainer::{Job, Product, RunError, TrainerParts};
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode};
 use axum::response::Response;
@@ -41,13 +42,14 @@ pub(crate) fn bench_with(doors: Doors) -> Bench {
     let store = Arc::new(Store::open(&dir.path().join("beckon.sqlite")).expect("a fresh store"));
     let (catalog, _) = Catalog::open(&dir.path().join("checkpoints"), None, &store, None).expect("a fresh catalog");
     let (events, catalog) = (Arc::new(Events::open(Arc::clone(&store), 100).expect("opens")), Arc::new(catalog));
-    let trainer = Trainer::start(
-        Arc::clone(&store),
-        Arc::clone(&events),
-        Arc::clone(&catalog),
-        dir.path().join("runs"),
-        Box::new(waits_for_cancel),
-    );
+    let parts = TrainerParts {
+        store: Arc::clone(&store),
+        events: Arc::clone(&events),
+        catalog: Arc::clone(&catalog),
+        runs_dir: dir.path().join("runs"),
+        lent: Lent::default(),
+    };
+    let trainer = Trainer::start(parts, Box::new(waits_for_cancel));
     let app = App::new(Parts {
         store,
         events,

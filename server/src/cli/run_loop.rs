@@ -1,5 +1,6 @@
 //! `beckon loop`: the whole loop in the terminal, over files instead of the database.
 
+use super::device::LentArgs;
 use super::terminal::{Terminal, interrupt_flag};
 use super::{DeviceArg, Interrupted, typed};
 use crate::import::{files_of_folder, in_words, write_rejects};
@@ -52,6 +53,8 @@ pub struct LoopArgs {
     /// Where Burn computes.
     #[arg(long, value_enum)]
     pub device: Option<DeviceArg>,
+    #[command(flatten)]
+    pub lent: LentArgs,
     /// Checkpoint to start from (*.beckon, as from `beckon model import` or an earlier loop) in place of random weights;
     /// the run then has its shape and its tokenizer.
     #[arg(long)]
@@ -81,7 +84,7 @@ pub fn run_loop(args: &LoopArgs) -> anyhow::Result<()> {
     let interrupted = interrupt_flag().context("cannot listen for Ctrl-C")?;
     let mut terminal = Terminal::new(interrupted);
     let origin = Origin { command: typed(), ..Origin::of(&config) };
-    let job = Job { dir: args.out.clone(), config, records, origin };
+    let job = Job { dir: args.out.clone(), config, records, origin, lent: args.lent.open()? };
     let end = guarded(|| run_pipeline(&job, &mut terminal));
     terminal.finish();
     match end {

@@ -3,6 +3,7 @@
 mod settings;
 
 use super::DeviceArg;
+use super::device::LentArgs;
 use crate::accept::{self, Limits, tls_from_files};
 use crate::app::{App, Doors, MAX_IMPORTS, Parts, router};
 use crate::assets;
@@ -16,7 +17,7 @@ use crate::limit::{Limiter, Rate};
 use crate::replica;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Telemetry, start_logging};
-use crate::trainer::{Trainer, run_pipeline};
+use crate::trainer::{Trainer, TrainerParts, run_pipeline};
 use anyhow::{Context, bail};
 use beckon_shared::import::Format;
 use clap::Args;
@@ -45,6 +46,8 @@ pub struct ServeArgs {
     /// Where runs compute unless their configuration says otherwise [default: auto]
     #[arg(long, env = "BECKON_DEVICE", value_enum)]
     pub device: Option<DeviceArg>,
+    #[command(flatten)]
+    pub lent: LentArgs,
     /// Open the page in the default browser.
     #[arg(long)]
     pub open: bool,
@@ -120,7 +123,10 @@ async fn serve_until_signal(args: &Settings, open: bool) -> anyhow::Result<()> {
         false => super::default_data_dir(),
     });
     let _lock = lock_folder(&data_dir)?;
-    let (_, device) = crate::model::device::pick_device(args.device.into())?;
+    let device = match args.device {
+        DeviceArg::Lent => "lent".to_owned(),
+        here => crate::model::device::pick_device(here.into())?.1,
+    };
     println!("device: {device}");
 
     // store and storage wait for their answers, so not on a thread of the runtime
@@ -184,12 +190,16 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
     // in microseconds, so that a number of another data folder is not taken for one of this
     let first_seq = u64::try_from(crate::now_millis()).unwrap_or(0) * 1_000;
     let events = Arc::new(Events::open(Arc::clone(&store), first_seq)?);
-    let (of_store, of_events, of_catalog) = (Arc::clone(&store), Arc::clone(&events), Arc::clone(&catalog));
-    let runs = data_dir.join("runs");
-    let trainer = if args.serve_only {
-        Trainer::elsewhere(of_store, of_events, of_catalog, runs)
-    } else {
-        Trainer::start(of_store, of_events, of_catalog, runs, Box::new(run_pipeline))?
+    let parts = TrainerParts {
+        store: Arc::clone(&store),
+        events: Arc::clone(&events),
+        catalog: Arc::clone(&catalog),
+        runs_dir: data_dir.join("runs"),
+        lent: args.lent.open()?,
+    };
+    let trainer = match args.serve_only {
+        true => Trainer::elsewhere(parts),
+        false => Trainer::start(parts, Box::new(run_pipeline))?,
     };
     if let Some(n_kept) = args.keep_checkpoints {
         trainer.keep_checkpoints(n_kept);

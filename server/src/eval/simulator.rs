@@ -6,10 +6,11 @@
 
 use super::mean_and_t_interval;
 use crate::model::batch::derived_seed;
+use crate::model::lent::Lent;
 use crate::model::llama::Llama;
 use crate::model::reward::Scorer;
 use crate::pipeline::recorder::curves;
-use crate::pipeline::{self, Baseline, PipelineError, Trained};
+use crate::pipeline::{self, Baseline, Options, PipelineError, Trained};
 use crate::report::Curve;
 use crate::simulate::World;
 use crate::simulate::gold::Gold;
@@ -166,15 +167,17 @@ pub fn run_seed(
     let log = world.generate_log(config.n_impressions, config.n_users, run_config.seed);
     let records: Vec<Sourced> =
         log.into_iter().map(|i| Sourced { source: "simulated".into(), record: Record::Impression(i) }).collect();
-    let trained = pipeline::train(dir, run_config, &records, Baseline::None, Some(&Truth(&world)), observer)?;
+    let truth = Truth(&world);
+    let options = Options { lent: &Lent::default(), baseline: Baseline::None, truth: Some(&truth) };
+    let trained = pipeline::train(dir, run_config, &records, &options, observer)?;
     let prompts = world.sample_prompts(config.n_prompts, run_config.seed);
     let gold = |policy: &TensorMap| {
-        let model = Llama::from_tensors(&trained.model, policy, &trained.device)?;
+        let model = Llama::from_tensors(&trained.model, policy, &trained.devices.first)?;
         Ok::<_, PipelineError>(gold_of(&world, &prompts, &model, &trained))
     };
     // the network that SFT started from
     let init_seed = derived_seed(derived_seed(run_config.seed, 1), 1);
-    let untrained = Llama::init(&trained.model, init_seed, &trained.device)?;
+    let untrained = Llama::init(&trained.model, init_seed, &trained.devices.first)?;
     let (reward_mean_spearman, aleatoric_std_spearman) = against_truth(&world, &prompts, &trained)?;
     let mut without = Vec::new();
     for (name, rl) in ablations(&run_config.rl).into_iter().filter(|_| config.ablations) {
@@ -225,8 +228,13 @@ fn gold_of(world: &World, prompts: &[Prompt], model: &Llama, trained: &Trained) 
 fn against_truth(world: &World, prompts: &[Prompt], trained: &Trained) -> Result<(f64, f64), PipelineError> {
     /// Prompts compared; each brings 57 suggestions.
     const N_PROMPTS: usize = 24;
-    let scorer =
-        Scorer::new(&trained.model, &trained.garm.reward, &trained.garm.config, &trained.tokenizer, &trained.device)?;
+    let scorer = Scorer::new(
+        &trained.model,
+        &trained.garm.reward,
+        &trained.garm.config,
+        &trained.tokenizer,
+        &trained.devices.first,
+    )?;
     let mut items = Vec::new();
     let (mut means, mut stds) = (Vec::new(), Vec::new());
     for prompt in prompts.iter().take(N_PROMPTS) {

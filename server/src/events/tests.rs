@@ -3,7 +3,7 @@
 use super::*;
 use beckon_shared::config::Preset;
 use beckon_shared::control::{RunConfig, RunState, Stage};
-use tokio_stream::StreamExt;
+use futures_util::StreamExt;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -124,11 +124,11 @@ async fn curve_points_are_kept_with_their_events_and_in_order() {
     let (store, events) = bench.open(0);
     let run_id = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored").id;
     let metric = |step| Metric { run_id: run_id.clone(), stage: Stage::Sft, step, name: "loss".into(), value: 1.0 };
-    (1..=3).for_each(|step| events.point(metric(step)));
+    (1..=3).for_each(|step| events.announce_soon(Event::Metric(metric(step))));
     events.announce(&changed(7));
     // an event that is not a point carries the ones before it along
     assert_eq!(store.metrics(&run_id).expect("read").len(), 3);
-    events.point(metric(4));
+    events.announce_soon(Event::Metric(metric(4)));
     let stream = events.listen(Some(0)).expect("open");
     let got: Vec<_> = stream.take(4).map(|numbered| parsed(&numbered)).collect().await;
     let steps: Vec<_> = got.iter().map(|(_, event)| if let Event::Metric(m) = event { m.step } else { 0 }).collect();

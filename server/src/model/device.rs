@@ -1,10 +1,11 @@
-//! Where Burn computes: the CPU backend (flex) or a GPU through wgpu (WGSL flavour).
+//! Where Burn computes: the CPU backend (flex), a GPU through wgpu (WGSL flavour), or devices that are lent.
 //!
 //! `auto` takes a GPU only where a real one answers; a software adapter such as lavapipe is a
 //! Vulkan device too, but slower than flex, so it is used only when asked for by name. All Burn
 //! calls of a run stay on the thread that calls them (Burn orders work by OS thread).
 
-use beckon_shared::control::DeviceChoice;
+use super::lent::{Lent, LentError};
+use beckon_shared::control::{DeviceChoice, RunConfig};
 use burn::tensor::{Device, DeviceKind};
 use std::future::Future;
 use std::pin::pin;
@@ -17,6 +18,31 @@ pub enum DeviceError {
     /// A GPU was asked for and the graphics driver shows none.
     #[error("no GPU adapter found (looked for Vulkan, Metal and DirectX 12); install a driver or choose device cpu")]
     NoAdapter,
+    /// A run wants more devices than there are.
+    #[error(
+        "the run wants {n_wanted} devices and there are {n_there}, those that are lent included; lower n_devices, or name more with \
+         --lent-device"
+    )]
+    TooFew {
+        /// How many it wants.
+        n_wanted: usize,
+        /// How many it could have.
+        n_there: usize,
+    },
+    /// A device is not lent.
+    #[error(transparent)]
+    Lent(#[from] LentError),
+}
+
+/// Where a run computes.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// Of the weights that learn, and their optimiser.
+    pub first: Device,
+    /// Each takes a share of every step.
+    pub others: Vec<Device>,
+    /// In words.
+    pub name: String,
 }
 
 /// What a graphics driver offers, without opening it.
@@ -49,12 +75,42 @@ impl Adapter {
     }
 }
 
-/// Picks a device and describes it in words, as `cpu (Burn flex, 2 threads)`.
+/// How many devices a run can have: its own and those that are lent, or the latter alone.
 ///
 /// # Errors
-/// [`DeviceError::NoAdapter`] for `gpu` without any adapter. `auto` and `cpu` always succeed.
+/// [`DeviceError::TooFew`] where it wants more.
+pub fn check_number(config: &RunConfig, lent: &Lent) -> Result<(), DeviceError> {
+    let n_there = usize::from(config.device != DeviceChoice::Lent) + lent.n_devices();
+    if config.n_devices > n_there { Err(DeviceError::TooFew { n_wanted: config.n_devices, n_there }) } else { Ok(()) }
+}
+
+/// The devices of a run; those that are lent are connected.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn pick_devices(config: &RunConfig, lent: &Lent) -> Result<Devices, DeviceError> {
+    check_number(config, lent)?;
+    let mut devices = Vec::new();
+    if config.device != DeviceChoice::Lent {
+        devices.push(pick_device(config.device)?);
+    }
+    let borrowed = lent.borrow(config.n_devices - devices.len())?;
+    devices.extend(borrowed.into_iter().map(|(device, url)| (device, format!("lent by {url}"))));
+    let name = devices.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(" + ");
+    let mut devices = devices.into_iter().map(|(device, _)| device);
+    // a configuration has at least one
+    let first = devices.next().ok_or(DeviceError::TooFew { n_wanted: 1, n_there: 0 })?;
+    Ok(Devices { first, others: devices.collect(), name })
+}
+
+/// Picks a device of this machine and describes it in words, as `cpu (Burn flex, 2 threads)`.
+///
+/// # Errors
+/// [`DeviceError::NoAdapter`] for `gpu` without any adapter, [`DeviceError::TooFew`] for one that is lent. `auto` and `cpu` always
+/// succeed.
 pub fn pick_device(choice: DeviceChoice) -> Result<(Device, String), DeviceError> {
     match choice {
+        DeviceChoice::Lent => Err(DeviceError::TooFew { n_wanted: 1, n_there: 0 }),
         DeviceChoice::Cpu => Ok(cpu()),
         DeviceChoice::Auto => Ok(best(&adapters()).filter(|a| !a.is_software()).map_or_else(cpu, gpu)),
         DeviceChoice::Gpu => best(&adapters()).map(gpu).ok_or(DeviceError::NoAdapter),
@@ -133,6 +189,20 @@ mod tests {
         assert!(gpu(&software).1.contains("software adapter"));
         assert!(!gpu(&real).1.contains("software"));
         assert_eq!(best(&[]), None);
+    }
+
+    #[test]
+    fn a_run_cannot_have_more_devices_than_there_are() {
+        let lent = Lent::new(&["ws://127.0.0.1:9".into()], None).expect("an address");
+        let config = |device, n_devices| RunConfig { device, n_devices, ..RunConfig::default() };
+        assert!(check_number(&config(DeviceChoice::Cpu, 2), &lent).is_ok());
+        assert!(check_number(&config(DeviceChoice::Lent, 1), &lent).is_ok());
+        for (device, n_wanted) in [(DeviceChoice::Cpu, 3), (DeviceChoice::Lent, 2)] {
+            let text = check_number(&config(device, n_wanted), &lent).expect_err("too many").to_string();
+            assert!(text.contains(&format!("{n_wanted} devices")) && text.contains("--lent-device"), "{text}");
+        }
+        let devices = pick_devices(&config(DeviceChoice::Cpu, 1), &lent).expect("nothing is borrowed");
+        assert!(devices.first == Device::flex() && devices.others.is_empty() && !devices.name.contains("lent"));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn pack(run: &RunFacts, trained: &Trained, policy: &TensorMap) -> Result<Che
             seed: run.config.seed,
             commit: run.origin.commit.clone(),
             command: run.origin.command.clone(),
-            device: trained.device_name.clone(),
+            device: trained.devices.name.clone(),
             simulated: is_simulated(run.records),
         },
         tokenizer: &trained.tokenizer,

@@ -147,7 +147,7 @@ fn lineage(run: &RunFacts, trained: &Trained) -> Result<RunLineage, PipelineErro
     Ok(RunLineage {
         data_hash: data_hash(run.records),
         config: run.config.clone(),
-        device: trained.device_name.clone(),
+        device: trained.devices.name.clone(),
         commit: run.origin.commit.clone(),
         command: run.origin.command.clone(),
         simulated: is_simulated(run.records),
@@ -196,7 +196,7 @@ fn sft_report(run: &RunFacts, trained: &Trained) -> Result<SftReport, PipelineEr
 
 fn garm_report(run: &RunFacts, trained: &Trained, seed: u64) -> Result<GarmReport, PipelineError> {
     let scorer = |outcome: &GarmOutcome| {
-        Scorer::new(&trained.model, &outcome.reward, &outcome.config, &trained.tokenizer, &trained.device)
+        Scorer::new(&trained.model, &outcome.reward, &outcome.config, &trained.tokenizer, &trained.devices.first)
     };
     let garm = scorer(&trained.garm)?;
     let rival = trained.baseline.as_ref().map(scorer).transpose()?;

@@ -7,21 +7,25 @@ use super::problem::ApiError;
 use crate::app::{App, router};
 use crate::audit::KEY_HEADER;
 use crate::events::Numbered;
-use crate::socket::{Socket, accept};
+use axum::Extension;
 use axum::body::{Body, to_bytes};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
 use beckon_shared::control::Problem;
 use beckon_shared::control::command::{Order, Reply};
+use futures_util::stream::{Stream, StreamExt};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio_stream::{Stream, StreamExt};
 use tower::ServiceExt;
 
 use super::events::ListenParams;
 
+/// Largest message of a client, bytes.
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
 /// Largest answer to an order.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// What is taken over from the request that opened the connection.
@@ -35,27 +39,22 @@ const IDENTITY: [header::HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE
 pub async fn open(
     State(app): State<App>,
     Query(params): Query<ListenParams>,
-    mut request: axum::extract::Request,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (response, upgrade) = accept(&mut request).map_err(|error| {
+    let upgrade = upgrade.map_err(|error| {
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "no upgrade", format!("this path speaks WebSocket only: {error}"))
     })?;
     let events = app
         .events
         .listen(params.after)
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no room", error.to_string()))?;
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().copied();
-    let headers = request.headers();
     let identity =
         IDENTITY.iter().flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
-    let client = Client { app, identity: identity.collect(), peer };
-    tokio::spawn(async move {
-        match upgrade.await {
-            Ok(stream) => client.serve(Socket::new(stream), events).await,
-            Err(error) => tracing::debug!(%error, "no WebSocket"),
-        }
-    });
-    Ok(response)
+    let client = Client { app, identity: identity.collect(), peer: peer.map(|peer| peer.0) };
+    let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).on_failed_upgrade(|error| tracing::debug!(%error, "no WebSocket"));
+    Ok(upgrade.on_upgrade(move |socket| client.serve(socket, events)))
 }
 
 struct Client {
@@ -65,7 +64,7 @@ struct Client {
 }
 
 impl Client {
-    async fn serve(self, mut socket: Socket, events: impl Stream<Item = Arc<Numbered>>) {
+    async fn serve(self, mut socket: WebSocket, events: impl Stream<Item = Arc<Numbered>>) {
         tokio::pin!(events);
         loop {
             let reply = tokio::select! {
@@ -73,18 +72,22 @@ impl Client {
                     Some(numbered) => event_reply(&numbered),
                     None => break,
                 },
-                text = socket.receive() => match text {
-                    Some(text) => self.answer(&text).await,
-                    None => break,
+                message = socket.recv() => match message {
+                    Some(Ok(Message::Text(text))) => self.answer(&text).await,
+                    Some(Ok(Message::Binary(_))) => refusal("", "an order is a text message"),
+                    // answered by the protocol itself
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
                 },
             };
             // a reply is strings, numbers and lists of them, so it has a JSON form
             let text = serde_json::to_string(&reply).unwrap_or_default();
-            if socket.send(text).await.is_err() {
+            if socket.send(Message::Text(text.into())).await.is_err() {
                 return;
             }
         }
-        socket.close().await;
+        // an error means that the client is gone already
+        let _ = socket.send(Message::Close(None)).await;
     }
 
     async fn answer(&self, text: &str) -> Reply {

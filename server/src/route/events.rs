@@ -3,13 +3,13 @@
 use super::problem::ApiError;
 use crate::app::App;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Sse;
-use axum::response::sse::{Event, KeepAlive};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::time::Duration;
-use tokio_stream::{Stream, StreamExt};
 use utoipa::IntoParams;
 
 /// Time between comments on a quiet stream, so that neither side takes the connection for dead.
@@ -35,7 +35,7 @@ pub async fn listen(
     State(app): State<App>,
     Query(params): Query<ListenParams>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+) -> Result<Response, ApiError> {
     // a number that does not parse is no number of ours: the listener is told that it missed events
     let last_seq = headers
         .get("last-event-id")
@@ -45,6 +45,13 @@ pub async fn listen(
         .events
         .listen(last_seq)
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no room", error.to_string()))?;
-    let stream = stream.map(|numbered| Ok(Event::default().id(numbered.seq.to_string()).data(numbered.json.as_str())));
-    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let frames = stream::unfold(Box::pin(stream), async |mut stream| {
+        let frame = match tokio::time::timeout(KEEP_ALIVE, stream.next()).await {
+            Ok(numbered) => numbered?.sse(),
+            Err(_) => Bytes::from_static(b": still here\n\n"),
+        };
+        Some((Ok::<_, Infallible>(frame), stream))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(frames)).into_response())
 }

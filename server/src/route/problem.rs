@@ -114,7 +114,7 @@ impl From<TrainerError> for ApiError {
             TrainerError::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue full"),
             TrainerError::Unknown { .. } => (StatusCode::NOT_FOUND, "not found"),
             TrainerError::NotPossible { .. } => (StatusCode::CONFLICT, "not possible now"),
-            TrainerError::Tuning { .. } | TrainerError::NoParent { .. } => {
+            TrainerError::Tuning { .. } | TrainerError::NoParent { .. } | TrainerError::Device(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused")
             }
             TrainerError::Folder { .. } => return Self::internal(&text),

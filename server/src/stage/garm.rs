@@ -37,6 +37,7 @@ use crate::model::batch::{Sequence, derived_seed};
 use crate::model::lora;
 use crate::model::micro::Features;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
+use crate::model::parallel::Replicas;
 pub use crate::model::reward::likelihood::Likelihood;
 use crate::model::reward::likelihood::{bradley_terry_loss, ordinal_loss, pair_loss, prior_loss};
 use crate::model::reward::{Reading, RewardModel};
@@ -207,6 +208,7 @@ struct State {
     best: TensorMap,
     /// Factor on the learning rate, after rollbacks.
     rate: f64,
+    replicas: Replicas<RewardModel>,
 }
 
 impl State {
@@ -245,7 +247,9 @@ impl Trainer<'_> {
         ctx.observer.log(&self.data.summary());
         self.start_mean_head(&mut model, base, ctx);
         let optimizer = AdamW::new(self.adamw());
-        let mut state = State { model, optimizer, progress: Progress::default(), best: TensorMap::new(), rate: 1.0 };
+        let replicas = Replicas::new(&model, &self.device, &ctx.lent);
+        let (progress, best) = (Progress::default(), TensorMap::new());
+        let mut state = State { model, optimizer, progress, best, rate: 1.0, replicas };
         self.look(&mut state, ctx);
         Ok(state)
     }
@@ -290,7 +294,8 @@ impl Trainer<'_> {
         let model = RewardModel::from_tensors(self.inputs.model, &tensors, self.config.variance_floor, &self.device)?;
         let optimizer = AdamW::restore(self.adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("garm: going on after step {}", progress.step));
-        Ok(State { model, optimizer, progress, best, rate: 1.0 })
+        let replicas = Replicas::new(&model, &self.device, &ctx.lent);
+        Ok(State { model, optimizer, progress, best, rate: 1.0, replicas })
     }
 
     fn adamw(&self) -> AdamWConfig {
@@ -313,7 +318,7 @@ impl Trainer<'_> {
         if !self.is_case_v(step) && (state.progress.prior.is_none() || self.data.begins_pass(step)) {
             state.progress.prior = Some(self.prior(&state.model));
         }
-        let terms = self.terms(&state.model, step, state.progress.prior, ctx.micro_batch_tokens);
+        let terms = self.terms(&state, ctx.micro_batch_tokens);
         let weights = [1.0, self.config.anchor_weight, self.config.synthetic_weight];
         let named = [("pair_loss", terms.pair), ("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)];
         let weighted = named.iter().zip(weights).filter_map(|((_, term), w)| Some(term.clone()?.mul_scalar(w)));
@@ -321,7 +326,7 @@ impl Trainer<'_> {
         let Some(loss) = weighted.reduce(|sum, term| sum + term) else { return Ok(state) };
         let gradients = loss.backward();
         let mut sum = GradientsAccumulator::new();
-        terms.features.iter().for_each(|f| f.carry(&state.model, &gradients, &self.device, &mut sum));
+        terms.features.iter().for_each(|f| f.carry(&state.model, &state.replicas, &gradients, &mut sum));
         sum.accumulate(&state.model, GradientsParams::from_grads(gradients, &state.model));
         let grads = sum.grads();
         let loss = scalar(loss);
@@ -337,6 +342,7 @@ impl Trainer<'_> {
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));
         }
+        state.replicas.refresh(&model);
         state.model = model;
         state.progress.step += 1;
 
@@ -353,10 +359,11 @@ impl Trainer<'_> {
         Ok(state)
     }
 
-    fn terms(&self, model: &RewardModel, step: usize, prior: Option<Prior>, limit: Option<usize>) -> Terms {
+    fn terms(&self, state: &State, limit: Option<usize>) -> Terms {
+        let (model, step, prior) = (&state.model, state.progress.step, state.progress.prior);
         let lesson = self.data.lesson(step);
         let mut n_tokens = lesson.texts.iter().map(|text| text.tokens.len()).sum();
-        let read = |texts: &[&Sequence]| Features::read(model, texts, limit, &self.device);
+        let read = |texts: &[&Sequence]| Features::read(model, &state.replicas, texts, limit);
         let mut features = vec![read(&lesson.texts)];
         let heads = self.heads(model, features[0].rows.clone(), step);
         let pair = (!lesson.pairs.is_empty()).then(|| self.pair_term(&heads, &lesson));

@@ -1,5 +1,5 @@
 //! One step of each stage, loss and every gradient, with all weights and with adapters on a frozen base: in micro-batches
-//! against whole batches, and on a GPU against the CPU.
+//! against whole batches, split over devices against one, and on a GPU against the CPU.
 //!
 //! The gradients are read from the state that a stage saves: after the first step AdamW's first moment is a tenth of
 //! the (clipped) gradient.
@@ -108,19 +108,33 @@ fn world() -> World {
     World { prompts: TOPICS.map(Prompt::from_query).to_vec(), tokenizer, model, policy, reward, sft, split }
 }
 
+/// Where and in which parts a step is computed.
+struct Place<'a> {
+    device: &'a Device,
+    lent: &'a [Device],
+    micro_batch_tokens: Option<usize>,
+}
+
+impl<'a> Place<'a> {
+    fn whole(device: &'a Device) -> Self {
+        Self { device, lent: &[], micro_batch_tokens: None }
+    }
+}
+
 /// Loss and gradients of a stage's first step.
 fn first_step(
-    (device, micro_batch_tokens): (&Device, Option<usize>),
+    place: &Place,
     dir: &Path,
     stage: impl FnOnce(&mut StageContext) -> Result<(), StageError>,
 ) -> (f64, TensorMap) {
     let mut observer = OneStep::default();
     let mut ctx = StageContext {
-        device: device.clone(),
+        device: place.device.clone(),
+        lent: place.lent.to_vec(),
         dir: dir.to_owned(),
         seed: 5,
         save_every: 0,
-        micro_batch_tokens,
+        micro_batch_tokens: place.micro_batch_tokens,
         observer: &mut observer,
     };
     let end = stage(&mut ctx);
@@ -130,12 +144,7 @@ fn first_step(
     (observer.loss.expect("a loss"), moments)
 }
 
-fn stages(
-    world: &World,
-    place: (&Device, Option<usize>),
-    lora: Option<LoraConfig>,
-    dir: &Path,
-) -> [(f64, TensorMap); 3] {
+fn stages(world: &World, place: &Place, lora: Option<LoraConfig>, dir: &Path) -> [(f64, TensorMap); 3] {
     let World { tokenizer, model, policy, reward, sft, split, prompts } = world;
     let sft_config = SftConfig { n_steps: 2, batch_tokens: 256, n_warmup_steps: 0, ..SftConfig::default() };
     let inputs = SftInputs { tokenizer, model, init: Some(policy), lora, train: sft, held_out: &[] };
@@ -197,10 +206,25 @@ fn one_step_in_micro_batches_has_the_loss_and_every_gradient_of_whole_batches() 
     let (world, cpu) = (world(), Device::flex());
     for lora in [None, Some(LoraConfig::default())] {
         let dir = tempfile::tempdir().expect("folder");
-        let whole = stages(&world, (&cpu, None), lora, &dir.path().join("whole"));
+        let whole = stages(&world, &Place::whole(&cpu), lora, &dir.path().join("whole"));
         // two or three rows at once
-        let parts = stages(&world, (&cpu, Some(32)), lora, &dir.path().join("parts"));
+        let parts = Place { micro_batch_tokens: Some(32), ..Place::whole(&cpu) };
+        let parts = stages(&world, &parts, lora, &dir.path().join("parts"));
         assert_same(&format!("micro-batches, lora {lora:?}"), &whole, &parts, 1e-3);
+    }
+}
+
+#[test]
+fn one_step_split_over_devices_has_the_loss_and_every_gradient_of_one() {
+    let (world, cpu) = (world(), Device::flex());
+    // copies on the CPU itself; the end-to-end tests have other processes
+    let lent = [Device::flex(), Device::flex()];
+    for (lora, micro_batch_tokens) in [(None, None), (Some(LoraConfig::default()), None), (None, Some(32))] {
+        let dir = tempfile::tempdir().expect("folder");
+        let one = stages(&world, &Place::whole(&cpu), lora, &dir.path().join("one"));
+        let split = Place { device: &cpu, lent: &lent, micro_batch_tokens };
+        let split = stages(&world, &split, lora, &dir.path().join("split"));
+        assert_same(&format!("three devices, lora {lora:?}, {micro_batch_tokens:?}"), &one, &split, 1e-3);
     }
 }
 
@@ -211,8 +235,8 @@ fn one_step_of_each_stage_has_the_loss_and_every_gradient_of_the_cpu() {
     let world = world();
     for lora in [None, Some(LoraConfig::default())] {
         let dir = tempfile::tempdir().expect("folder");
-        let cpu = stages(&world, (&Device::flex(), None), lora, &dir.path().join("cpu"));
-        let gpu = stages(&world, (&gpu, None), lora, &dir.path().join("gpu"));
+        let cpu = stages(&world, &Place::whole(&Device::flex()), lora, &dir.path().join("cpu"));
+        let gpu = stages(&world, &Place::whole(&gpu), lora, &dir.path().join("gpu"));
         assert_same(&format!("{name}, lora {lora:?}"), &cpu, &gpu, 1e-2);
     }
 }

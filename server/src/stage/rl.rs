@@ -33,9 +33,10 @@ use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::sft::token_logps;
 use super::{StageContext, StageError};
 use crate::model::ModelError;
-use crate::model::batch::{Batch, Sequence, derived_seed, plan_sorted};
+use crate::model::batch::{Batch, Sequence, derived_seed};
 use crate::model::llama::Llama;
 use crate::model::optim::{AdamW, AdamWConfig};
+use crate::model::parallel::Replicas;
 use crate::model::reward::Scorer;
 use crate::model::state::Fingerprint;
 use crate::model::{lora, micro};
@@ -189,6 +190,7 @@ struct State {
     progress: Progress,
     /// Factor on the learning rate, after rollbacks.
     rate: f64,
+    replicas: Replicas<Llama>,
 }
 
 impl State {
@@ -264,7 +266,9 @@ impl<'a> Trainer<'a> {
         ctx.observer.log(&calibration.summary());
         let kl = (Exact(self.config.kl_beta), Exact(0.0), 0);
         let progress = Progress { step: 0, kl, calibration, looks: Looks::default(), curve: Vec::new() };
-        let mut state = State { model, optimizer: AdamW::new(adamw()), best: TensorMap::new(), progress, rate: 1.0 };
+        let replicas = Replicas::new(&model, &self.device, &ctx.lent);
+        let (optimizer, best) = (AdamW::new(adamw()), TensorMap::new());
+        let mut state = State { model, optimizer, best, progress, rate: 1.0, replicas };
         self.look(&mut state, ctx)?;
         Ok(state)
     }
@@ -273,7 +277,9 @@ impl<'a> Trainer<'a> {
         let (tensors, best) = split_best(tensors);
         let optimizer = AdamW::restore(adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("rl: going on after step {}", progress.step));
-        Ok(State { model: self.policy(&tensors)?, optimizer, best, progress, rate: 1.0 })
+        let model = self.policy(&tensors)?;
+        let replicas = Replicas::new(&model, &self.device, &ctx.lent);
+        Ok(State { model, optimizer, best, progress, rate: 1.0, replicas })
     }
 
     fn policy(&self, tensors: &TensorMap) -> Result<Llama, ModelError> {
@@ -355,7 +361,7 @@ impl<'a> Trainer<'a> {
         let groups = self.write(&lora::merge(state.model.to_tensors()), &prompts, rand::Rng::random(&mut rng_seed))?;
         let written = begun.elapsed().as_secs_f64();
 
-        let parts = self.parts(&state.model, &groups, &ctx.device);
+        let parts = self.parts(&state, &groups, &ctx.device);
         let logps = Logps::gather(&parts);
         let scores = self.score_groups(&groups);
         let configured = self.config.weights.to_array();
@@ -369,7 +375,7 @@ impl<'a> Trainer<'a> {
         };
         let advantages = fused.advantages(&logps.k1(), in_reward, self.config);
 
-        let losses = self.losses(&state.model, parts, &advantages, in_loss, step);
+        let losses = self.losses(&state, parts, &advantages, in_loss, step);
         let point = self.point(step + 1, &groups, &scores, &fused, &logps);
         let diverged = |what| StageError::Diverged { stage: "rl", step, what };
         if !losses.total.is_finite() {
@@ -381,6 +387,7 @@ impl<'a> Trainer<'a> {
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));
         }
+        state.replicas.refresh(&model);
         state.model = model;
         self.advance(&mut state.progress, point);
         if state.progress.step.is_multiple_of(LOOK_EVERY) || state.progress.step == self.config.n_steps {
@@ -404,50 +411,57 @@ impl<'a> Trainer<'a> {
 
     /// All rollouts in batches of like length, with their log-probabilities under policy and reference. A
     /// long conversation would otherwise pad every other prompt of the step to its length.
-    fn parts(&self, model: &Llama, groups: &[Group], device: &Device) -> Vec<Part> {
+    fn parts(&self, state: &State, groups: &[Group], device: &Device) -> Vec<Part> {
         let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
         let drawn: Vec<&Vec<f32>> = groups.iter().flat_map(|g| &g.logps).collect();
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         // graphs of all parts wait until the advantages are known, unless memory is short
-        let bare = self.micro_batch_tokens.map(|_| model.valid());
-        let part = |rows: Vec<usize>| {
+        let bare = self.micro_batch_tokens.map(|_| state.model.valid());
+        let n_tokens = self.micro_batch_tokens.unwrap_or(PART_TOKENS).min(PART_TOKENS);
+        let plan = state.replicas.split(&lengths, Some(n_tokens));
+        let mut parts = Vec::with_capacity(plan.len());
+        let read = |weights: &Llama, place: &Device, rows: Vec<usize>| {
             let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
+            let logps = match &bare {
+                Some(bare) => token_logps(bare, &batch, device),
+                None => token_logps(weights, &batch, place),
+            };
+            (rows, batch, logps)
+        };
+        state.replicas.each(&state.model, plan, read, |(rows, batch, logps)| {
             let reference = host(token_logps(&self.reference, &batch, device)); // [N]
             let rollout = rows.iter().flat_map(|&i| drawn[i]).copied().collect();
             let (now, logps) = match &bare {
-                Some(bare) => (host(token_logps(bare, &batch, device)), None),
-                None => {
-                    let logps = token_logps(model, &batch, &self.device);
-                    (host(logps.clone().inner()), Some(logps))
-                }
+                Some(_) => (host(logps), None),
+                None => (host(logps.clone().inner()), Some(logps)),
             };
-            Part { now, reference, rollout, logps, batch, rows }
-        };
-        let n_tokens = self.micro_batch_tokens.unwrap_or(PART_TOKENS).min(PART_TOKENS);
-        plan_sorted(&lengths, n_tokens).into_iter().map(part).collect()
+            parts.push(Part { now, reference, rollout, logps, batch, rows });
+        });
+        parts
     }
 
     /// -Σ_i w_i Σ_t c_it A_i log pi(y_it), plus the k2 term where the KL stands in the loss, plus eta times the
     /// cross-entropy of logged examples. w is the algorithm's normaliser, by default 1/(n G L_max): a mean over a
     /// rollout's own length would make long bad ones cheap.
-    fn losses(&self, model: &Llama, parts: Vec<Part>, advantages: &[f64], beta: f64, step: usize) -> Losses {
-        let constants = |values: Vec<f32>| {
-            let n = values.len();
-            Tensor::<1>::from_data(TensorData::new(values, [n]), &self.device).inner()
-        };
+    fn losses(&self, state: &State, parts: Vec<Part>, advantages: &[f64], beta: f64, step: usize) -> Losses {
+        let State { model, replicas, .. } = state;
         let mut lengths = vec![0; advantages.len()];
         for part in &parts {
             part.rows.iter().zip(&part.batch.spans).for_each(|(&i, span)| lengths[i] = span.len());
         }
         let normaliser = self.config.advantage.token_weights(&lengths, self.config.max_new_tokens);
-        let (mut total, mut grads) = micro::summed(model, parts, |part| {
+        let (mut total, mut grads) = micro::summed(model, replicas, parts, |weights, device, part| {
+            let constants = |values: Vec<f32>| {
+                let n = values.len();
+                Tensor::<1>::from_data(TensorData::new(values, [n]), device).inner()
+            };
             let of_tokens = |value: &dyn Fn(usize) -> f64| {
                 part.batch.per_target(&part.rows.iter().map(|&i| value(i) as f32).collect::<Vec<f32>>()) // [N]
             };
             let scale = of_tokens(&|i| -advantages[i] * normaliser[i]);
             let scale = scale.iter().zip(part.importance()).map(|(s, c)| s * c).collect();
             let weight = of_tokens(&|i| 0.5 * beta * normaliser[i]);
-            let logps = part.logps.unwrap_or_else(|| token_logps(model, &part.batch, &self.device));
+            let logps = part.logps.unwrap_or_else(|| token_logps(weights, &part.batch, device));
             let loss = (logps.clone() * constants(scale)).sum();
             if beta == 0.0 {
                 return loss;
@@ -464,9 +478,10 @@ impl<'a> Trainer<'a> {
         let lengths: Vec<usize> = rows.iter().map(|&i| self.bc[i].tokens.len()).collect();
         let n_targets: usize = rows.iter().map(|&i| self.bc[i].n_suggestion()).sum();
         let share = -self.config.bc_weight / n_targets as f64;
-        let (weighted, of_bc) = micro::summed(model, micro::split(&lengths, self.micro_batch_tokens), |part| {
+        let parts = replicas.split(&lengths, self.micro_batch_tokens);
+        let (weighted, of_bc) = micro::summed(model, replicas, parts, |weights, device, part| {
             let batch = Batch::pack(part.iter().map(|&k| &self.bc[rows[k]]));
-            token_logps(model, &batch, &self.device).sum().mul_scalar(share)
+            token_logps(weights, &batch, device).sum().mul_scalar(share)
         });
         total += weighted;
         let mut sum = GradientsAccumulator::new();

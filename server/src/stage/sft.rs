@@ -13,6 +13,7 @@ use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
 use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
+use crate::model::parallel::Replicas;
 use crate::model::state::Fingerprint;
 use crate::model::{lora, micro};
 use beckon_shared::config::{ConfigError, ModelConfig};
@@ -266,7 +267,7 @@ struct SftRun {
     progress: Progress,
     /// Factor on the learning rate, after rollbacks.
     rate: f64,
-    device: Device,
+    replicas: Replicas<Llama>,
 }
 
 impl SftRun {
@@ -298,7 +299,9 @@ impl SftRun {
             held_out_nll: None,
             best: None,
         };
-        Ok(Self { model, optimizer: AdamW::new(adamw(config)), best: TensorMap::new(), progress, rate: 1.0, device })
+        let replicas = Replicas::new(&model, &device, &ctx.lent);
+        let optimizer = AdamW::new(adamw(config));
+        Ok(Self { model, optimizer, best: TensorMap::new(), progress, rate: 1.0, replicas })
     }
 
     fn resume(
@@ -313,7 +316,8 @@ impl SftRun {
         let model = Llama::from_tensors(inputs.model, &tensors, &device)?;
         let optimizer = AdamW::restore(adamw(config), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("sft: going on after step {}", progress.step));
-        Ok(Self { model, optimizer, best, progress, rate: 1.0, device })
+        let replicas = Replicas::new(&model, &device, &ctx.lent);
+        Ok(Self { model, optimizer, best, progress, rate: 1.0, replicas })
     }
 
     fn to_tensors(&self) -> TensorMap {
@@ -369,11 +373,11 @@ impl SftRun {
         let n_targets: usize = rows.iter().map(|&i| data.train[i].n_suggestion()).sum();
         let weight = rows.iter().map(|&i| data.weights[i]).sum::<f32>() / rows.len() as f32;
 
-        let parts = micro::split(&lengths, ctx.micro_batch_tokens);
-        let (loss, grads) = micro::summed(&self.model, parts, |part| {
+        let parts = self.replicas.split(&lengths, ctx.micro_batch_tokens);
+        let (loss, grads) = micro::summed(&self.model, &self.replicas, parts, |model, device, part| {
             let batch = Batch::pack(part.iter().map(|&k| &data.train[rows[k]]));
             let weights: Vec<f32> = part.iter().map(|&k| data.weights[rows[k]]).collect();
-            part_of_loss(&self.model, &batch, &weights, weight * n_targets as f32, &self.device)
+            part_of_loss(model, &batch, &weights, weight * n_targets as f32, device)
         });
         let diverged = |what| StageError::Diverged { stage: "sft", step, what };
         if !loss.is_finite() {
@@ -385,6 +389,7 @@ impl SftRun {
         if !norm.is_finite() {
             return Err(diverged("gradient norm"));
         }
+        self.replicas.refresh(&model);
         self.model = model;
         self.progress.step += 1;
         self.progress.n_tokens_seen += n_tokens as u64;

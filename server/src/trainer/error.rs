@@ -1,6 +1,7 @@
 //! What can keep a request to the trainer from being done.
 
 use super::MAX_QUEUED;
+use crate::model::device::DeviceError;
 use crate::store::StoreError;
 use beckon_shared::control::life::Refusal;
 use beckon_shared::control::tuning::TuningError;
@@ -50,6 +51,9 @@ pub enum TrainerError {
         /// Id of the checkpoint.
         id: String,
     },
+    /// The run wants devices that are not there.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The server is stopping.
     #[error("the server is shutting down; ask again after its restart")]
     Stopping,

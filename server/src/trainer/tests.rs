@@ -28,7 +28,9 @@ impl Bench {
         let (catalog, _) =
             Catalog::open(&self.dir.path().join("checkpoints"), None, &store, None).expect("a fresh catalog");
         let events = Arc::new(Events::open(Arc::clone(&store), 0).expect("opens"));
-        Trainer::start(store, events, Arc::new(catalog), self.dir.path().join("runs"), runner).expect("starts")
+        let (catalog, runs_dir) = (Arc::new(catalog), self.dir.path().join("runs"));
+        let parts = TrainerParts { store, events, catalog, runs_dir, lent: Lent::default() };
+        Trainer::start(parts, runner).expect("starts")
     }
 }
 
@@ -153,16 +155,19 @@ fn a_panic_or_an_error_fails_the_run_and_the_next_one_runs() {
             1 => panic!("tensor q_proj has shape [1]"),
             2 => Err(RunError::Failed("sft has no data".into())),
             3 => panic!("wgpu error: Out of Memory"),
+            4 => panic!("Failed to read tensor: RecvError(())"),
             _ => stepper(job, observer),
         }
     }));
-    let ids: Vec<String> = (0..4).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
+    let ids: Vec<String> = (0..5).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
     let error = wait_for(&trainer, &ids[0], RunState::Failed).error.unwrap_or_default();
     assert!(error.contains("tensor q_proj has shape [1]"), "{error}");
     assert_eq!(wait_for(&trainer, &ids[1], RunState::Failed).error.as_deref(), Some("sft has no data"));
     let error = wait_for(&trainer, &ids[2], RunState::Failed).error.unwrap_or_default();
     assert!(error.contains("micro_batch_tokens") && error.contains("wgpu error"), "{error}");
-    wait_for(&trainer, &ids[3], RunState::Running);
+    let error = wait_for(&trainer, &ids[3], RunState::Failed).error.unwrap_or_default();
+    assert!(error.contains("lent device") && error.contains("RecvError"), "{error}");
+    wait_for(&trainer, &ids[4], RunState::Running);
 }
 
 #[test]

@@ -46,13 +46,13 @@ impl Observer for Watch<'_> {
         if due {
             self.told = Some(Instant::now());
             // under the lock, so that it cannot overwrite what a command stores
-            stored = self.shared.store.set_progress(status);
-            self.shared.events.announce(&Event::Run(status.clone()));
+            stored = self.shared.parts.store.set_progress(status);
+            self.shared.parts.events.announce_soon(Event::Run(status.clone()));
         }
         drop(board);
         self.complain(stored);
         if value.is_finite() {
-            self.shared.events.point(metric);
+            self.shared.parts.events.announce_soon(Event::Metric(metric));
         }
     }
 
@@ -61,13 +61,13 @@ impl Observer for Watch<'_> {
         let run_id = board.active.as_ref().map_or_else(String::new, |active| active.status.id.clone());
         drop(board);
         tracing::info!(run = %run_id, "{text}");
-        self.shared.events.announce(&Event::Line { run_id, text: text.to_owned() });
+        self.shared.parts.events.announce(&Event::Line { run_id, text: text.to_owned() });
     }
 
     fn alarm(&mut self, text: &str) {
         let run_id = self.shared.board().active.as_ref().map(|active| active.status.id.clone());
         tracing::warn!(run = run_id.as_deref().unwrap_or_default(), "{text}");
-        self.shared.events.announce(&Event::Alarm { run_id, text: text.to_owned() });
+        self.shared.parts.events.announce(&Event::Alarm { run_id, text: text.to_owned() });
     }
 
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
@@ -100,8 +100,8 @@ impl Observer for Watch<'_> {
         let mut board = self.shared.board();
         let Some(active) = &mut board.active else { return };
         active.status.device = Some(description.to_owned());
-        let stored = self.shared.store.set_progress(&active.status);
-        self.shared.events.announce(&Event::Run(active.status.clone()));
+        let stored = self.shared.parts.store.set_progress(&active.status);
+        self.shared.parts.events.announce(&Event::Run(active.status.clone()));
         drop(board);
         self.complain(stored);
     }

@@ -6,6 +6,7 @@ mod control;
 mod damage;
 mod endurance;
 mod experiment;
+mod lent;
 mod loading;
 mod page;
 mod parity;

@@ -5,6 +5,7 @@
 use super::{ServeArgs, rate};
 use crate::catalog::bucket::Address;
 use crate::cli::DeviceArg;
+use crate::cli::device::LentArgs;
 use anyhow::Context;
 use serde::{Deserialize, Deserializer};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,6 +22,7 @@ struct SettingsFile {
     addr: Option<SocketAddr>,
     data_dir: Option<PathBuf>,
     device: Option<DeviceArg>,
+    lent_device: Option<Vec<String>>,
     demo: Option<bool>,
     require_token: Option<bool>,
     tls_cert: Option<PathBuf>,
@@ -51,6 +53,8 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// Where runs compute.
     pub device: DeviceArg,
+    /// What runs may borrow.
+    pub lent: LentArgs,
     /// Fill an empty log with the sample.
     pub demo: bool,
     /// Ask for a token everywhere.
@@ -103,6 +107,7 @@ impl Settings {
             addr: args.addr.or(file.addr).unwrap_or(DEFAULT_ADDR),
             data_dir: args.data_dir.clone().or(file.data_dir),
             device: args.device.or(file.device).unwrap_or(DeviceArg::Auto),
+            lent: args.lent.or(file.lent_device),
             demo: args.demo || file.demo.unwrap_or(false),
             require_token: args.require_token.or(file.require_token).unwrap_or(false),
             tls,

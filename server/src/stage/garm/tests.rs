@@ -131,6 +131,7 @@ fn train(
     };
     let mut ctx = StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir: dir.to_owned(),
         seed: 5,
         save_every: 5,
@@ -239,6 +240,7 @@ fn bad_inputs_are_named() {
     let mut watcher = Watcher::default();
     let mut ctx = StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir: dir.path().to_owned(),
         seed: 5,
         save_every: 0,

@@ -78,6 +78,7 @@ impl World {
 fn context<'a>(dir: &Path, observer: &'a mut Watcher) -> StageContext<'a> {
     StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir: dir.to_owned(),
         seed: 11,
         save_every: 3,

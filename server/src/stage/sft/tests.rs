@@ -114,6 +114,7 @@ fn train_from(
     let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init, lora: None, train: learn, held_out };
     let mut ctx = StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir: folder.to_owned(),
         seed: 7,
         save_every: 4,
@@ -158,6 +159,7 @@ fn a_chat_format_trains_like_our_own() {
     let dir = folder.path().to_owned();
     let mut ctx = StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir,
         seed: 7,
         save_every: 0,
@@ -234,6 +236,7 @@ fn the_policy_with_the_lowest_validation_loss_is_kept() {
     let run_in = |dir: &Path, watcher: &mut Watcher| {
         let ctx = &mut StageContext {
             device: Device::flex(),
+            lent: Vec::new(),
             dir: dir.to_owned(),
             seed: 7,
             save_every: 0,
@@ -317,6 +320,7 @@ fn no_examples_and_a_small_vocabulary_are_errors() {
     let mut watcher = Watcher::default();
     let mut ctx = StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir: folder.path().into(),
         seed: 0,
         save_every: 4,
@@ -346,6 +350,7 @@ fn without_held_out_examples_the_outcome_says_so() {
         SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &examples, held_out: &[] };
     let mut ctx = StageContext {
         device: Device::flex(),
+        lent: Vec::new(),
         dir: folder.path().into(),
         seed: 0,
         save_every: 0,
@@ -383,6 +388,7 @@ fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
     let run_in = |dir: &Path, watcher: &mut Watcher| {
         let ctx = &mut StageContext {
             device: Device::flex(),
+            lent: Vec::new(),
             dir: dir.to_owned(),
             seed: 7,
             save_every: 4,

@@ -6,7 +6,7 @@ use crate::events::Events;
 use crate::store::{Begun, Store, StoreError};
 use beckon_shared::control::Event;
 use std::sync::Arc;
-use tokio_stream::StreamExt;
+use futures_util::{Stream, StreamExt};
 
 #[test]
 #[ignore = "needs PostgreSQL"]
@@ -110,7 +110,7 @@ fn events(url: &str) {
         let hub = if n_records % 2 == 0 { &a } else { &b };
         hub.announce(&Event::LogChanged { n_records });
     }
-    let heard = |stream: std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Arc<crate::events::Numbered>>>>| {
+    let heard = |stream: std::pin::Pin<Box<dyn Stream<Item = Arc<crate::events::Numbered>>>>| {
         runtime.block_on(async { stream.take(10).map(|numbered| (*numbered).clone()).collect::<Vec<_>>().await })
     };
     let (at_a, at_b) = (heard(Box::pin(at_a)), heard(Box::pin(at_b)));

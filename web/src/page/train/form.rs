@@ -53,6 +53,7 @@ pub fn RunFormCard() -> impl IntoView {
         let device = match event_target_value(&ev).as_str() {
             "cpu" => DeviceChoice::Cpu,
             "gpu" => DeviceChoice::Gpu,
+            "lent" => DeviceChoice::Lent,
             _ => DeviceChoice::Auto,
         };
         form.update(|f| f.device = device);
@@ -80,6 +81,7 @@ pub fn RunFormCard() -> impl IntoView {
                         <option value="auto">"GPU if there is one"</option>
                         <option value="cpu">"CPU"</option>
                         <option value="gpu">"GPU"</option>
+                        <option value="lent">"Lent to the server"</option>
                     </select>
                 </label>
             </div>
