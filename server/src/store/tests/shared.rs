@@ -5,8 +5,8 @@ use super::{asked, running, shown};
 use crate::events::Events;
 use crate::store::{Begun, Store, StoreError};
 use beckon_shared::control::Event;
-use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
+use std::sync::Arc;
 
 #[test]
 #[ignore = "needs PostgreSQL"]
