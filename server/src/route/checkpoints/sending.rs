@@ -187,7 +187,7 @@ mod tests {
 
     fn file() -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
         let dir = tempfile::tempdir().expect("a folder");
-        let (path, bytes) = (dir.path().join("file"), (0..N_BYTES).map(|i| (i * i >> 7) as u8).collect::<Vec<u8>>());
+        let (path, bytes) = (dir.path().join("file"), (0..N_BYTES).map(|i| ((i * i) >> 7) as u8).collect::<Vec<u8>>());
         std::fs::write(&path, &bytes).expect("written");
         (dir, path, bytes)
     }
