@@ -51,7 +51,9 @@ fn main() {
 /// Median over the steps of a run that is then ended.
 fn tokens_per_sec(server: &Server, setting: &Value) -> f64 {
     let mut config = json!({"preset": "nano", "sft": {"n_steps": 100_000}});
-    config.as_object_mut().zip(setting.as_object()).map(|(config, setting)| config.extend(setting.clone()));
+    for key in ["device", "n_devices"] {
+        config[key] = setting[key].clone();
+    }
     let id = server.client.start_run(&config).id;
     let mut speeds = beckon_tests::wait_for("the steps", Duration::from_secs(600), || {
         let metrics: Vec<Metric> = server.client.metrics(&id);
