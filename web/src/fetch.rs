@@ -10,6 +10,8 @@ use beckon_shared::checkpoint::{Checkpoint, Chunk, PREFIX_BYTES, decode_header};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::control::registry::AdapterInfo;
 use beckon_shared::digest::sha256_hex;
+use beckon_shared::gguf::{Bytes, Ranges};
+use std::ops::Range;
 
 /// Pauses before a broken connection is tried again, milliseconds.
 const RETRY_MILLIS: [i32; 3] = [500, 1_500, 3_000];
@@ -79,6 +81,38 @@ pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Re
     let payload = source.payload(&header.chunks, on_share).await?;
     let file = header.assemble(&payload).map_err(|e| e.to_string())?;
     Ok(Fetched { file, n_bytes: source.n_fetched, notice: source.notice })
+}
+
+/// A file of this origin that nobody announced, as a GGUF: read by ranges, and not kept, because nothing fixes its content.
+pub struct Unannounced(Source<'static>);
+
+impl Unannounced {
+    /// Asks for its beginning, and learns how long it is.
+    ///
+    /// # Errors
+    /// In words: no answer, no such file, or a server that does not say how long it is.
+    pub async fn open(url: &str) -> Result<Self, String> {
+        let download = Download::open(url, 0).await.map_err(|e| e.to_string())?;
+        let n_bytes = download.n_bytes().ok_or_else(|| format!("the server does not say how long {url} is"))?;
+        let mut source = Source::new(url.to_owned(), String::new(), "", n_bytes);
+        source.download = Some((download, 0));
+        Ok(Self(source))
+    }
+
+    /// Bytes that came over the network.
+    pub fn n_fetched(&self) -> u64 {
+        self.0.n_fetched
+    }
+}
+
+impl Ranges for Unannounced {
+    fn n_bytes(&self) -> u64 {
+        self.0.n_bytes
+    }
+
+    fn read(&mut self, range: Range<u64>) -> Bytes<'_> {
+        Box::pin(self.0.bytes(range.start, (range.end - range.start) as usize))
+    }
 }
 
 impl<'a> Source<'a> {

@@ -2,13 +2,14 @@
 //! (events arrive through Leptos and are read here).
 //!
 //! The page and the worker share [`http`], [`cache`] and [`clock`]; [`dom`], [`storage`], [`stream`] and [`worker_link`]
-//! need a document, [`worker_scope`] needs a worker; [`kernels`] is the worker's.
+//! need a document, [`worker_scope`] needs a worker; [`kernels`] and [`picked`] are the worker's.
 
 pub mod cache;
 pub mod clock;
 pub mod dom;
 pub mod http;
 pub mod kernels;
+pub mod picked;
 pub mod promise;
 pub mod storage;
 pub mod stream;
