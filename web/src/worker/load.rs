@@ -4,7 +4,7 @@
 use super::{Host, Hosted, Order, Progress, cpu_engine, faster, measure};
 use crate::fetch::{self, Fetched, Unannounced};
 use crate::platform::picked::Picked;
-use crate::platform::{cache, clock};
+use crate::platform::{clock, kept};
 use crate::wire::{ExecutorChoice, ExecutorKind, Gguf, LoadStep, Loaded, Over};
 use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::Checkpoint;
@@ -60,7 +60,7 @@ impl Host {
         loaded.gguf = order.gguf;
         loaded.n_fetched_bytes = n_fetched_bytes;
         loaded.load_secs = clock::now_secs() - begun;
-        loaded.quota = cache::quota().await;
+        loaded.quota = kept::quota().await;
         let loaded = loaded.clone();
         self.sides[side] = Some(hosted);
         Ok(loaded)
@@ -101,7 +101,7 @@ impl Host {
         loaded.n_fetched_bytes = n_bytes;
         loaded.notice = notice;
         loaded.load_secs = clock::now_secs() - begun;
-        loaded.quota = cache::quota().await;
+        loaded.quota = kept::quota().await;
         Ok(loaded.clone())
     }
 
