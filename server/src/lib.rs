@@ -15,6 +15,7 @@ pub mod import;
 pub mod limit;
 pub mod model;
 pub mod openapi;
+mod outbound;
 pub mod pipeline;
 pub mod registry;
 pub mod remote;

@@ -32,3 +32,11 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// The processor in words, for figures.
+pub fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{n} cores of {}", model.trim_start_matches([':', ' ', '\t']))
+}

@@ -12,7 +12,7 @@ pub struct Moto {
     agent: ureq::Agent,
 }
 
-/// The key that a client needs, of which Moto only looks at the form: it checks no signature in an address.
+/// The key that a client needs, of which Moto only looks at the form: it checks no signature.
 pub const KEY: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "beckon-test"), ("AWS_SECRET_ACCESS_KEY", "not-a-secret")];
 /// Its bucket.
 pub const BUCKET: &str = "lab";

@@ -88,6 +88,31 @@ impl Postgres {
         self
     }
 
+    /// Starts it again with TLS, by a certificate and its key in PEM form.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    #[allow(dead_code, reason = "each crate that has this file uses another part of it")]
+    pub fn with_tls(self, certificate: &str, key: &str) -> Self {
+        let data = self.dir.path().join("data");
+        self.restart(|| {
+            for (name, text) in
+                [("server.crt", certificate), ("server.key", key), ("postgresql.auto.conf", "ssl = on\n")]
+            {
+                let path = data.join(name);
+                std::fs::write(&path, text).expect("written");
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::{PermissionsExt, chown};
+                    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("its own");
+                    if is_root(&path) {
+                        chown(&path, Some(NOBODY), Some(NOBODY)).expect("it becomes another user's");
+                    }
+                }
+            }
+        })
+    }
+
     fn wait(&self) {
         let start = Instant::now();
         loop {

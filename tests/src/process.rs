@@ -26,7 +26,14 @@ pub fn binary() -> &'static Path {
         let own = std::env::current_exe().expect("path of the test binary");
         let release = own.ancestors().nth(2).expect("the test binary lies in TARGET/release/deps");
         let target = release.parent().expect("TARGET");
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // what Cargo says of this package is none of the build scripts' business: ring's would run again for it, and all that
+        // stands on ring, Burn with it, would be compiled again
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for (name, _) in std::env::vars().filter(|(name, _)| of_package(name)) {
+            cargo.env_remove(name);
+        }
+        let status = cargo
             .args(["build", "--quiet", "--release", "--workspace", "--bin", "beckon", "--target-dir"])
             .arg(target)
             .current_dir(root())

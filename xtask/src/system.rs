@@ -31,6 +31,8 @@ pub enum Part {
     Moto,
     /// PostgreSQL's programs, of the system or from PyPI.
     Postgres,
+    /// The same, built with TLS, as distributions do.
+    PostgresTls,
 }
 
 impl Part {
@@ -46,6 +48,7 @@ impl Part {
             (Self::Node, "node"),
             (Self::Moto, "moto"),
             (Self::Postgres, "postgresql"),
+            (Self::PostgresTls, "postgresql with tls"),
         ];
         words.into_iter().filter(|(_, word)| reason.contains(word)).map(|(part, _)| part).collect()
     }
@@ -61,6 +64,7 @@ pub struct System {
     node: bool,
     moto: Option<PathBuf>,
     postgres: Option<PathBuf>,
+    postgres_tls: bool,
 }
 
 /// Where tests look for the S3 server, and which one that is.
@@ -106,6 +110,13 @@ fn postgres() -> Option<PathBuf> {
     in_path.into_iter().chain(of_debian).chain(of_package).find(all_there)
 }
 
+/// Whether this PostgreSQL was built with TLS: one that was not says so in its messages.
+fn has_tls(programs: &Path) -> bool {
+    const WITHOUT: &[u8] = b"SSL is not supported by this build";
+    let program = std::fs::read(programs.join(format!("postgres{}", std::env::consts::EXE_SUFFIX)));
+    program.is_ok_and(|bytes| !bytes.windows(WITHOUT.len()).any(|part| part == WITHOUT))
+}
+
 impl System {
     /// Looks, and installs what may be installed.
     pub fn prepare(project: &Project) -> Self {
@@ -142,6 +153,7 @@ impl System {
             root: is_root(),
             smollm2: model::file(),
             node: find_program(&["node"]).is_some(),
+            postgres_tls: postgres().is_some_and(|programs| has_tls(&programs)),
             postgres: postgres(),
             moto: moto_folder().map(|folder| python::path(&folder, MOTO_PROGRAM)).filter(|program| program.is_file()),
         }
@@ -160,6 +172,7 @@ impl System {
             Part::Postgres => {
                 (self.postgres.is_some(), "no PostgreSQL (apt-get install postgresql, or Python with venv, and PyPI)")
             }
+            Part::PostgresTls => (self.postgres_tls, "no PostgreSQL with TLS (apt-get install postgresql)"),
         };
         (!there).then_some(why)
     }
@@ -274,6 +287,7 @@ mod tests {
         assert_eq!(Part::in_ignore_reason("needs SmolLM2 and Vulkan"), [Part::Vulkan, Part::Smollm2]);
         assert_eq!(Part::in_ignore_reason("needs Node"), [Part::Node]);
         assert_eq!(Part::in_ignore_reason("needs moto and PostgreSQL"), [Part::Moto, Part::Postgres]);
+        assert_eq!(Part::in_ignore_reason("needs PostgreSQL with TLS"), [Part::Postgres, Part::PostgresTls]);
         assert_eq!(Part::in_ignore_reason("slow: 40 minutes"), []);
     }
 
@@ -288,6 +302,7 @@ mod tests {
             node: false,
             moto: None,
             postgres: None,
+            postgres_tls: false,
         };
         assert!(bare.lacks(Part::Data).is_some_and(|why| why.contains("shared/data")));
         assert!(bare.lacks(Part::Chromium).is_some());

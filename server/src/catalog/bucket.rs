@@ -2,36 +2,56 @@
 //!
 //! In the loop: the truth behind [`super::Catalog`], whose folder is then a cache. An object appears whole: a large file goes up
 //! in parts, which become an object when the last is there, and what the bucket has is read back and compared before it counts.
-//! Requests that fail for a reason that may pass are sent again after a growing pause, and a download goes on at its byte.
-//! Signatures are AWS's (version 4, in the address), made by `rusty_s3`; ARCHITECTURE.md says why not `object_store`. Methods
-//! block.
+//! `object_store` signs and sends; it sends again, after a growing pause, what failed for a reason that may pass, and lets a
+//! download go on at its byte as long as the object is the same. Methods block.
 
 mod reader;
 
 use super::{ADAPTER_EXTENSION, EXTENSION};
-use rusty_s3::actions::{CreateMultipartUpload, ListObjectsV2, S3Action};
-use rusty_s3::{Bucket as Signer, Credentials, UrlStyle};
+use crate::outbound;
+use axum::http::Uri;
+use futures_util::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::aws::AmazonS3ConfigKey as Setting;
+use object_store::buffered::BufWriter;
+use object_store::client::HttpError;
+use object_store::path::Path as Key;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ClientOptions, HeaderValue, ObjectStore, ObjectStoreExt, RetryConfig};
+use std::error::Error;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use ureq::Agent;
-use ureq::http::Response;
+use tokio::io::AsyncWriteExt;
 
 pub use reader::Reader;
 
-/// How long a signature holds; a request is sent at once, but a clock may be wrong by minutes.
-const SIGNED_FOR: Duration = Duration::from_secs(900);
-/// Until a connection stands, and until an answer begins.
+/// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(60);
-/// Tries of a request, and the pause before the second; each is three times the one before.
-const N_TRIES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a part of an upload, which are held in memory. S3 takes 10,000 parts.
-const PART_BYTES: usize = 16 << 20;
-/// Longest list and error text that is read.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// Until an answer begins, what is sent with the request included, and between its pieces.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Times that a request is sent again, or a download goes on; pauses are drawn between the first and three times the last one.
+const N_RETRIES: usize = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// A download may take as long as its reader does; other requests end by their number of tries and the limits above.
+const RETRY: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of a part of an upload, of which a few are held in memory. S3 takes 10,000 parts.
+const PART_BYTES: usize = 8 << 20;
+/// Parts on their way at once.
+const N_PARTS: usize = 2;
+
+/// Settings that name a key, or where one is to be had; one line has to be whole. Without any, `object_store` would ask an
+/// address that only Amazon's machines know, which takes long to fail elsewhere: who wants that names it.
+const KEYS: [&[Setting]; 5] = [
+    &[Setting::AccessKeyId, Setting::SecretAccessKey],
+    &[Setting::WebIdentityTokenFile, Setting::RoleArn],
+    &[Setting::ContainerCredentialsRelativeUri],
+    &[Setting::ContainerCredentialsFullUri, Setting::ContainerAuthorizationTokenFile],
+    &[Setting::MetadataEndpoint],
+];
 
 /// Where the bucket is.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -57,7 +77,8 @@ pub enum BucketError {
     },
     /// The environment has no key.
     #[error(
-        "no key for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, where there is one)"
+        "no key for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, where there is one), or \
+         what names a role, as AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN"
     )]
     NoKey {
         /// Which storage.
@@ -107,15 +128,19 @@ pub struct Object {
 }
 
 /// A bucket with the key to it; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Bucket {
     /// As the user wrote it, without a slash at the end; for messages.
     url: String,
-    signer: Signer,
-    credentials: Credentials,
-    /// Ends with `/` unless empty.
-    prefix: String,
-    agent: Agent,
+    /// Server that is asked; for messages.
+    endpoint: String,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl std::fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").field("url", &self.url).field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
 }
 
 impl Bucket {
@@ -125,22 +150,20 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`]: no such address, no key; it does not answer, does not take the key, or is not there.
     pub fn open(address: &Address) -> Result<Self, BucketError> {
-        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
-        let credentials = Credentials::from_env().ok_or_else(|| BucketError::NoKey { url: address.url.clone() })?;
-        let mut address = address.clone();
-        address.endpoint = address.endpoint.or_else(|| variable("AWS_ENDPOINT_URL_S3"));
-        address.endpoint = address.endpoint.or_else(|| variable("AWS_ENDPOINT_URL"));
-        address.region = address.region.or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
-        let bucket = Self::with_key(&address, credentials)?;
+        let builder = from_environment();
+        if !has_key(&builder) {
+            return Err(BucketError::NoKey { url: address.url.clone() });
+        }
+        let bucket = Self::with_settings(address, builder)?;
         bucket.list()?;
         Ok(bucket)
     }
 
-    /// The bucket at `address` with this key. Nothing is asked of the storage.
+    /// The bucket at `address` with the key, and what else `address` leaves out, of `builder`. Nothing is asked of the storage.
     ///
     /// # Errors
     /// [`BucketError::Address`].
-    pub(super) fn with_key(address: &Address, credentials: Credentials) -> Result<Self, BucketError> {
+    pub(super) fn with_settings(address: &Address, builder: AmazonS3Builder) -> Result<Self, BucketError> {
         let url = &address.url;
         let wrong = |reason: String| BucketError::Address { url: url.clone(), reason };
         let rest = url.strip_prefix("s3://").ok_or_else(|| wrong("it does not begin with s3://".into()))?;
@@ -150,28 +173,40 @@ impl Bucket {
         if !plain(name) || !(prefix.is_empty() || prefix.split('/').all(plain)) {
             return Err(wrong("a part of it is empty, begins with a dot or holds ? # % or \\".into()));
         }
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let region = address.region.clone().unwrap_or_else(|| "us-east-1".to_owned());
-        let amazon = format!("https://s3.{region}.amazonaws.com");
-        // other servers, and names with dots, know only the form with the bucket in the path
-        let style = match address.endpoint {
-            None if !name.contains('.') => UrlStyle::VirtualHost,
-            _ => UrlStyle::Path,
+        let prefix = Key::parse(prefix).map_err(|error| wrong(error.to_string()))?;
+        let of_builder =
+            || [Setting::S3Endpoint, Setting::Endpoint].iter().find_map(|key| builder.get_config_value(key));
+        let endpoint = address.endpoint.clone().or_else(of_builder);
+        let is_server = |endpoint: &String| {
+            let uri: Option<Uri> = endpoint.parse().ok();
+            uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none())
         };
-        let endpoint = address.endpoint.as_deref().unwrap_or(&amazon);
-        let parsed = endpoint.parse().map_err(|error| wrong(format!("the endpoint {endpoint}: {error}")))?;
-        let signer = Signer::new(parsed, style, name.to_owned(), region)
-            .map_err(|error| wrong(format!("with the endpoint {endpoint}: {error}")))?;
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            // to another region, for which the signature does not hold: told instead
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(ANSWER))
-            .user_agent(concat!("beckon/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .into();
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), signer, credentials, prefix, agent })
+        if let Some(endpoint) = endpoint.as_ref().filter(|endpoint| !is_server(endpoint)) {
+            return Err(wrong(format!("the endpoint {endpoint} is not of the form http://HOST:PORT or https://HOST")));
+        }
+        let region = address.region.clone().or_else(|| builder.get_config_value(&Setting::Region));
+        let region = region.unwrap_or_else(|| "us-east-1".to_owned());
+        let is_amazon = endpoint.is_none();
+        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let mut builder = builder
+            .with_bucket_name(name)
+            .with_region(region)
+            // other servers, and names with dots, know only the form with the bucket in the path
+            .with_virtual_hosted_style_request(is_amazon && !name.contains('.'))
+            // the form for one object is what every server knows
+            .with_disable_bulk_delete(true)
+            .with_retry(RetryConfig {
+                backoff: BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, base: 3.0 },
+                max_retries: N_RETRIES,
+                retry_timeout: RETRY,
+            })
+            .with_client_options(client(&endpoint));
+        if !is_amazon {
+            builder = builder.with_config(Setting::S3Endpoint, endpoint.clone());
+        }
+        let store = outbound::wait(async move { builder.build() }).map_err(|error| wrong(error.to_string()))?;
+        let store = Arc::new(PrefixStore::new(store, prefix));
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), endpoint, store })
     }
 
     /// Where it is, for people.
@@ -184,27 +219,10 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`].
     pub fn list(&self) -> Result<Vec<Object>, BucketError> {
-        let (action, mut found, mut next) = ("list", Vec::new(), None);
-        loop {
-            let page = self.ask(action, &self.url, || {
-                let mut list = self.signer.list_objects_v2(Some(&self.credentials));
-                list.with_prefix(self.prefix.as_str());
-                if let Some(token) = next.clone() {
-                    list.with_continuation_token(token);
-                }
-                self.agent.get(list.sign(SIGNED_FOR).as_str()).call()
-            })?;
-            let text = self.text(action, &self.url, page)?;
-            let page = ListObjectsV2::parse_response(&text).map_err(|error| self.senseless(action, &error))?;
-            found.extend(page.contents.into_iter().filter_map(|object| {
-                let name = object.key.strip_prefix(&self.prefix)?.to_owned();
-                is_name(&name).then_some(Object { name, n_bytes: object.size? })
-            }));
-            next = page.next_continuation_token;
-            if next.is_none() {
-                return Ok(found);
-            }
-        }
+        let found: Vec<_> = outbound::wait(self.store.list(None).try_collect())
+            .map_err(|error| self.failed("list", self.url.clone(), &error))?;
+        let ours = found.into_iter().filter(|object| is_name(object.location.as_ref()));
+        Ok(ours.map(|object| Object { name: object.location.to_string(), n_bytes: object.size }).collect())
     }
 
     /// A part of an object, or all of it, to be read as it arrives.
@@ -215,103 +233,34 @@ impl Bucket {
         Reader::open(self.clone(), name, range)
     }
 
-    /// Sends a GET for the bytes from `first` to before `end` of an object whose entity tag is `etag`, where these are given.
-    fn get(
-        &self,
-        name: &str,
-        (first, end): (u64, Option<u64>),
-        etag: Option<&str>,
-    ) -> Result<Response<ureq::Body>, BucketError> {
-        let key = self.key(name);
-        self.ask("read", &self.named(name), || {
-            let get = self.signer.get_object(Some(&self.credentials), &key);
-            let mut request = self.agent.get(get.sign(SIGNED_FOR).as_str());
-            if let Some(end) = end {
-                request = request.header("range", format!("bytes={first}-{}", end.saturating_sub(1)));
-            }
-            if let Some(etag) = etag {
-                request = request.header("if-match", etag);
-            }
-            request.call()
-        })
-    }
-
     /// Writes a file as an object, and reads it back to see that all of it is there.
     ///
     /// # Errors
     /// [`BucketError`]; then there is no object of this name, or the one from before, or one that differs from the file.
     pub fn write(&self, name: &str, from: &Path) -> Result<(), BucketError> {
-        let io = |source| BucketError::Io { action: "write", object: self.named(name), source };
-        let mut file = std::fs::File::open(from).map_err(io)?;
-        if file.metadata().map_err(io)?.len() <= PART_BYTES as u64 {
-            let (key, mut bytes) = (self.key(name), Vec::new());
-            file.read_to_end(&mut bytes).map_err(io)?;
-            self.ask("write", &self.named(name), || {
-                let put = self.signer.put_object(Some(&self.credentials), &key);
-                self.agent.put(put.sign(SIGNED_FOR).as_str()).send(&bytes)
-            })?;
-        } else {
-            self.write_parts(name, &mut file)?;
-        }
+        let (store, key, path) = (Arc::clone(&self.store), Key::from(name), from.to_owned());
+        let sent = outbound::wait(async move {
+            let mut file = tokio::fs::File::open(path).await?;
+            let mut object = BufWriter::with_capacity(store, key, PART_BYTES).with_max_concurrency(N_PARTS);
+            if let Err(error) = tokio::io::copy(&mut file, &mut object).await {
+                // parts that stay cost space until the bucket's own rules remove them
+                let _ = object.abort().await;
+                return Err(error);
+            }
+            // here the parts become an object, or are given up
+            object.shutdown().await
+        });
+        let io = |source: io::Error| match source.downcast::<object_store::Error>() {
+            Ok(error) => self.failed("write", self.named(name), &error),
+            Err(source) => BucketError::Io { action: "write", object: self.named(name), source },
+        };
+        sent.map_err(io)?;
         let mut file = std::fs::File::open(from).map_err(io)?;
         if !same(&mut file, &mut self.read(name, None)?).map_err(io)? {
             let reason = "the storage has something else than was written; is there another writer?".to_owned();
             return Err(BucketError::Failed { action: "write", object: self.named(name), reason });
         }
         Ok(())
-    }
-
-    fn write_parts(&self, name: &str, file: &mut std::fs::File) -> Result<(), BucketError> {
-        let (action, object, key) = ("write", self.named(name), self.key(name));
-        let begun = self.ask(action, &object, || {
-            let create = self.signer.create_multipart_upload(Some(&self.credentials), &key);
-            self.agent.post(create.sign(SIGNED_FOR).as_str()).send_empty()
-        })?;
-        let begun = self.text(action, &object, begun)?;
-        let upload = CreateMultipartUpload::parse_response(&begun).map_err(|error| self.senseless(action, &error))?;
-        let upload = upload.upload_id();
-        let mut finish = || {
-            let tags = self.send_parts(name, file, upload)?;
-            let done = self.ask(action, &object, || {
-                let tags = tags.iter().map(String::as_str);
-                let complete = self.signer.complete_multipart_upload(Some(&self.credentials), &key, upload, tags);
-                self.agent.post(complete.sign(SIGNED_FOR).as_str()).send(complete.body())
-            })?;
-            let text = self.text(action, &object, done)?;
-            // this answer begins before the storage is done, so its status is no verdict
-            if text.contains("<Error>") {
-                return Err(BucketError::Refused { action, object: object.clone(), status: 200, detail: plain(&text) });
-            }
-            Ok(())
-        };
-        finish().inspect_err(|_| {
-            // parts that stay cost space until the bucket's own rules remove them
-            let _ = self.ask("give up", &object, || {
-                let abort = self.signer.abort_multipart_upload(Some(&self.credentials), &key, upload);
-                self.agent.delete(abort.sign(SIGNED_FOR).as_str()).call()
-            });
-        })
-    }
-
-    /// Sends the parts of a file one after the other; their entity tags.
-    fn send_parts(&self, name: &str, file: &mut std::fs::File, upload: &str) -> Result<Vec<String>, BucketError> {
-        let (action, object, key) = ("write", self.named(name), self.key(name));
-        let mut tags = Vec::new();
-        for number in 1_u16.. {
-            let mut part = Vec::with_capacity(PART_BYTES);
-            let read = Read::take(&mut *file, PART_BYTES as u64).read_to_end(&mut part);
-            read.map_err(|source| BucketError::Io { action, object: object.clone(), source })?;
-            if part.is_empty() {
-                break;
-            }
-            let sent = self.ask(action, &object, || {
-                let put = self.signer.upload_part(Some(&self.credentials), &key, number, upload);
-                self.agent.put(put.sign(SIGNED_FOR).as_str()).send(&part)
-            })?;
-            let tag = sent.headers().get("etag").and_then(|tag| tag.to_str().ok());
-            tags.push(tag.ok_or_else(|| self.senseless(action, &"a part has no entity tag"))?.to_owned());
-        }
-        Ok(tags)
     }
 
     /// Writes an object into a new file, synced; the caller verifies it.
@@ -332,19 +281,12 @@ impl Bucket {
     /// # Errors
     /// [`BucketError`]; then it may still be there.
     pub fn remove(&self, name: &str) -> Result<(), BucketError> {
-        let key = self.key(name);
-        let done = self.ask("delete", &self.named(name), || {
-            let delete = self.signer.delete_object(Some(&self.credentials), &key);
-            self.agent.delete(delete.sign(SIGNED_FOR).as_str()).call()
-        });
-        match done {
+        let (store, key) = (Arc::clone(&self.store), Key::from(name));
+        let done = outbound::wait(async move { store.delete(&key).await });
+        match done.map_err(|error| self.failed("delete", self.named(name), &error)) {
             Err(BucketError::Refused { status: 404, detail, .. }) if !detail.contains("NoSuchBucket") => Ok(()),
-            done => done.map(drop),
+            done => done,
         }
-    }
-
-    fn key(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
     }
 
     /// An object for people.
@@ -352,59 +294,49 @@ impl Bucket {
         format!("{}/{name}", self.url)
     }
 
-    fn senseless(&self, action: &'static str, what: &dyn std::fmt::Display) -> BucketError {
-        let reason = format!("the storage answered what is not S3: {what}");
-        BucketError::Failed { action, object: self.url.clone(), reason }
-    }
-
-    /// Sends a request, again where the reason of a failure may pass. Each try is signed anew.
-    fn ask(
-        &self,
-        action: &'static str,
-        object: &str,
-        send: impl Fn() -> Result<Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Response<ureq::Body>, BucketError> {
-        let mut pause = PAUSE;
-        for n_left in (0..N_TRIES).rev() {
-            let error = match send() {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => {
-                    let status = response.status().as_u16();
-                    let detail = plain(&self.text(action, object, response)?);
-                    let error = BucketError::Refused { action, object: object.to_owned(), status, detail };
-                    if status < 500 && status != 429 {
-                        return Err(error);
-                    }
-                    error
-                }
-                Err(error) => {
-                    let reason = format!("no answer from {}: {error}", self.signer.base_url());
-                    BucketError::Failed { action, object: object.to_owned(), reason }
-                }
-            };
-            if n_left == 0 {
-                return Err(error);
-            }
-            tracing::warn!(%error, "the storage is asked again");
-            std::thread::sleep(pause);
-            pause *= 3;
+    /// A failure in our words: that there was no answer, or what the answer says.
+    fn failed(&self, action: &'static str, object: String, error: &object_store::Error) -> BucketError {
+        let mut cause: &(dyn Error + 'static) = error;
+        let mut unanswered = false;
+        while let Some(source) = cause.source() {
+            cause = source;
+            unanswered |= cause.is::<HttpError>();
         }
-        unreachable!("the last try returns")
+        let said = cause.to_string();
+        match answer(&said) {
+            Some((status, body)) => BucketError::Refused { action, object, status, detail: plain(body) },
+            None if unanswered => {
+                BucketError::Failed { action, object, reason: format!("no answer from {}: {said}", self.endpoint) }
+            }
+            None => BucketError::Failed { action, object, reason: plain(&said) },
+        }
     }
+}
 
-    fn text(
-        &self,
-        action: &'static str,
-        object: &str,
-        mut response: Response<ureq::Body>,
-    ) -> Result<String, BucketError> {
-        let text = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string();
-        let failed = |error: ureq::Error| {
-            let reason = format!("its answer broke off: {error}");
-            BucketError::Failed { action, object: object.to_owned(), reason }
-        };
-        text.map_err(failed)
-    }
+/// What the environment says of S3 (`AWS_…`, the names that `object_store` knows); what is empty is not said.
+fn from_environment() -> AmazonS3Builder {
+    let texts =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    texts.fold(AmazonS3Builder::new(), |builder, (name, value)| match name.to_ascii_lowercase().parse() {
+        Ok(key) if name.starts_with("AWS_") && !value.is_empty() => builder.with_config(key, value),
+        _ => builder,
+    })
+}
+
+fn has_key(builder: &AmazonS3Builder) -> bool {
+    KEYS.iter().any(|settings| settings.iter().all(|key| builder.get_config_value(key).is_some()))
+}
+
+fn client(endpoint: &str) -> ClientOptions {
+    ClientOptions::new()
+        .with_user_agent(HeaderValue::from_static(concat!("beckon/", env!("CARGO_PKG_VERSION"))))
+        .with_allow_http(true)
+        // a machine without any certificates can still ask a server that has none
+        .with_no_system_certificates(endpoint.starts_with("http://"))
+        .with_connect_timeout(CONNECT)
+        .with_read_timeout(SILENCE)
+        // a download may take as long as its reader does
+        .with_timeout_disabled()
 }
 
 /// Whether both give the same bytes to their end.
@@ -425,6 +357,15 @@ fn is_name(name: &str) -> bool {
     let Some((id, extension)) = name.split_once('.') else { return false };
     let hex = id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     hex && (extension == EXTENSION || extension == ADAPTER_EXTENSION)
+}
+
+/// Status and body of an answer that says no. `object_store` gives them in words alone.
+fn answer(said: &str) -> Option<(u16, &str)> {
+    if said.starts_with("Received redirect") {
+        return Some((301, "redirected"));
+    }
+    let (status, body) = said.strip_prefix("Server returned non-2xx status code: ")?.split_once(": ")?;
+    Some((status.split(' ').next()?.parse().ok()?, body))
 }
 
 /// Why the storage said no, and what to do.

@@ -101,5 +101,5 @@ fn lend(args: &LendArgs) -> anyhow::Result<()> {
     println!("device: {name}");
     println!("lent at: {}", lender.url());
     println!("use it there: beckon serve --lent-device {}", lender.url());
-    lender.serve()
+    Ok(lender.serve()?)
 }

@@ -8,9 +8,13 @@
 //! There are two ways between them, both Burn's: `ws://HOST:PORT` (WebSocket, in the clear: for one machine, or a network that
 //! is trusted) and `iroh://ID@HOST:PORT` (Iroh: QUIC over UDP, encrypted, the lender known by its key). No relay of Iroh's is used.
 
+use burn::backend::{Cube, DispatchDevice, Flex};
 use burn::remote::{IrohHost, IrohRelays, RemoteHost};
-use burn::server::{AuthorizationRequest, IrohIdentity, IrohTransport, RemoteServer, Transport, WebSocketTransport};
 use burn::tensor::Device;
+use burn_remote::server::{
+    AuthorizationRequest, BackendServer, IrohIdentity, IrohTransport, PeerAuthorizer, ServeError, Transport,
+    WebSocketTransport,
+};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -154,10 +158,11 @@ fn check_token(token: Option<&str>) -> Result<(), LentError> {
     }
 }
 
-/// Lends one device.
+/// Lends one device of this machine.
 pub struct Lender {
-    server: RemoteServer,
+    device: Device,
     transport: Transport,
+    token: String,
     url: String,
 }
 
@@ -187,17 +192,7 @@ impl Lender {
                 (WebSocketTransport::from_listener(listener).into(), format!("ws://{addr}"))
             }
         };
-        let expected = token.unwrap_or_default().to_owned();
-        let authorizer = move |request: AuthorizationRequest<'_>| {
-            let given = request.credential.as_bytes();
-            // behind the last space is the number of the session
-            let end = given.iter().rposition(|byte| *byte == b' ').unwrap_or(given.len());
-            match bool::from(given[..end].ct_eq(expected.as_bytes())) {
-                true => Ok(()),
-                false => Err(format!("{} has another token", request.client)),
-            }
-        };
-        Ok(Self { server: RemoteServer::new([device]).with_authorizer(authorizer), transport, url })
+        Ok(Self { device, transport, token: token.unwrap_or_default().to_owned(), url })
     }
 
     /// What a borrower is given.
@@ -209,8 +204,32 @@ impl Lender {
     ///
     /// # Errors
     /// What Burn says.
-    pub fn serve(self) -> anyhow::Result<()> {
-        Ok(self.server.serve(self.transport)?)
+    ///
+    /// # Panics
+    /// If the device is itself lent.
+    pub fn serve(self) -> Result<(), ServeError> {
+        let authorizer = asks_for(self.token);
+        match self.device.as_dispatch() {
+            DispatchDevice::Flex(device) => {
+                BackendServer::<Flex>::new([*device]).with_authorizer(authorizer).serve(self.transport)
+            }
+            DispatchDevice::Cube(device) => {
+                BackendServer::<Cube>::new([device.clone()]).with_authorizer(authorizer).serve(self.transport)
+            }
+            other => panic!("{other:?} is no device of this machine"),
+        }
+    }
+}
+
+fn asks_for(token: String) -> impl PeerAuthorizer {
+    move |request: AuthorizationRequest<'_>| {
+        let given = request.credential.as_bytes();
+        // behind the last space is the number of the session
+        let end = given.iter().rposition(|byte| *byte == b' ').unwrap_or(given.len());
+        match bool::from(given[..end].ct_eq(token.as_bytes())) {
+            true => Ok(()),
+            false => Err(format!("{} has another token", request.client)),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `/api/checkpoints`: what the page loads its policy and reward model from, and the registry of them.
 
+mod sending;
+
 use super::listing::Part;
 use super::problem::ApiError;
 use super::{blocking, runs};
@@ -9,7 +11,7 @@ use crate::catalog::bucket::BucketError;
 use crate::catalog::{CatalogError, Content};
 use crate::registry::{self, RegistryError};
 use crate::run_config::branch_config;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,14 +19,8 @@ use axum::{Extension, Json};
 use beckon_shared::checkpoint::Manifest;
 use beckon_shared::control::registry::{Lineage, MAX_NOTE_BYTES, Note, RegistryEntry, lineage};
 use beckon_shared::control::{CheckpointInfo, RunConfig, RunStatus};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use sending::send;
 use std::ops::Range;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-
-/// Bytes read at once from a file on its way out.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Checkpoints, newest first, the built-in one last.
 #[utoipa::path(
@@ -234,76 +230,6 @@ fn parse_range(text: &str, n_bytes: u64) -> Option<Asked> {
         }
     };
     Some(if range.is_empty() { Asked::Nothing } else { Asked::Part(range) })
-}
-
-/// The bytes of `range`, from memory, or piece by piece from a file or the bucket.
-async fn send(content: &Content, range: Range<u64>) -> Result<Response, ApiError> {
-    let length = range.end - range.start;
-    let body = match content {
-        Content::BuiltIn(bytes) => {
-            // a range was checked against the length, which is that of the slice
-            let part = bytes.get(range.start as usize..range.end as usize).unwrap_or_default();
-            Body::from(part)
-        }
-        Content::File(path) => {
-            let failed = |error: std::io::Error| {
-                ApiError::internal(&format!("cannot read the checkpoint: {error}: {}", path.display()))
-            };
-            pieces_of(part_of(path, range.start).map_err(failed)?, path.display().to_string(), length)
-        }
-        Content::Object { bucket, name, copy } => {
-            match copy.as_ref().and_then(|path| Some((part_of(path, range.start).ok()?, path))) {
-                Some((file, path)) => pieces_of(file, path.display().to_string(), length),
-                None => {
-                    let (bucket, of_it) = (bucket.clone(), name.clone());
-                    let reader = blocking(move || bucket.read(&of_it, Some(range))).await?;
-                    pieces_of(reader, name.clone(), length)
-                }
-            }
-        }
-    };
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        (header::CONTENT_LENGTH, HeaderValue::from(length)),
-    ];
-    Ok((headers, body).into_response())
-}
-
-/// A file that is read from `start` on.
-fn part_of(path: &std::path::Path, start: u64) -> std::io::Result<File> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(start))?;
-    Ok(file)
-}
-
-/// A body of `length` bytes that a thread of its own reads.
-fn pieces_of(reader: impl Read + Send + 'static, what: String, length: u64) -> Body {
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || read_pieces(reader, &what, length, &sender));
-    Body::from_stream(ReceiverStream::new(receiver))
-}
-
-fn read_pieces(mut reader: impl Read, what: &str, length: u64, sender: &mpsc::Sender<std::io::Result<Bytes>>) {
-    let mut rest = length;
-    while rest > 0 {
-        let n = rest.min(PIECE_BYTES as u64);
-        // read into fresh memory without clearing it first
-        let mut piece = Vec::with_capacity(n as usize);
-        let read = reader
-            .by_ref()
-            .take(n)
-            .read_to_end(&mut piece)
-            .and_then(|got| if got as u64 == n { Ok(()) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) });
-        if let Err(error) = &read {
-            tracing::error!(%error, what, "cannot read the checkpoint");
-        }
-        rest -= n;
-        let failed = read.is_err();
-        // an error here means that the client went away
-        if sender.blocking_send(read.map(|()| Bytes::from(piece))).is_err() || failed {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,8 @@ pub async fn open(
     let identity =
         IDENTITY.iter().flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
     let client = Client { app, identity: identity.collect(), peer: peer.map(|peer| peer.0) };
-    let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).on_failed_upgrade(|error| tracing::debug!(%error, "no WebSocket"));
+    let upgrade =
+        upgrade.max_message_size(MAX_MESSAGE_BYTES).on_failed_upgrade(|error| tracing::debug!(%error, "no WebSocket"));
     Ok(upgrade.on_upgrade(move |socket| client.serve(socket, events)))
 }
 

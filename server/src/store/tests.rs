@@ -13,6 +13,7 @@ use beckon_shared::prompt::Prompt;
 #[path = "../../../tests/src/postgres.rs"]
 mod postgres;
 mod shared;
+mod tls;
 
 /// Opens the same store every time.
 type Open<'a> = &'a dyn Fn() -> Store;

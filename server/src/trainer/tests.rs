@@ -1,9 +1,10 @@
 //! Life of a run under the trainer, with a quick runner in place of the pipeline.
 
 use super::*;
-use crate::stage::Control;
+use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
 use beckon_shared::control::Stage;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -228,7 +229,7 @@ fn a_finished_run_offers_its_checkpoint() {
     let run = trainer.submit(config(), false, None).expect("queued").id;
     let status = wait_for(&trainer, &run, RunState::Finished);
     assert_eq!(status.checkpoint.as_deref(), Some(id.as_str()));
-    assert_eq!(trainer.shared.catalog.infos()[0].run_id, Some(run.clone()));
+    assert_eq!(trainer.shared.parts.catalog.infos()[0].run_id, Some(run.clone()));
     assert_eq!(bench.store.checkpoints().expect("read")[0].id, id);
     assert!(bench.dir.path().join("checkpoints").join(format!("{id}.beckon")).exists());
 }
@@ -250,7 +251,7 @@ fn a_run_whose_checkpoint_is_damaged_fails() {
     let run = trainer.submit(config(), false, None).expect("queued").id;
     let error = wait_for(&trainer, &run, RunState::Failed).error.unwrap_or_default();
     assert!(error.contains("SHA-256"), "{error}");
-    assert_eq!(trainer.shared.catalog.infos(), []);
+    assert_eq!(trainer.shared.parts.catalog.infos(), []);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub fn measure(server: &Server, (id, n_bytes): &(String, usize)) -> Value {
     let (ours, bare) = (median(&mut ours), median(&mut bare));
     eprintln!("memory of the server {before:.0} MB before, {:.0} MB after", memory_mb(server.pid()));
     json!({
-        "name": "server.checkpoint_stream", "device": crate::device(), "unit": "GB/s", "ours": ours,
+        "name": "server.checkpoint_stream", "device": beckon_tests::machine(), "unit": "GB/s", "ours": ours,
         "rival": bare, "rival_name": "bare TCP from memory", "ratio": ours / bare,
     })
 }

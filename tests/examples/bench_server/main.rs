@@ -9,6 +9,7 @@ mod download;
 mod streams;
 
 use beckon_shared::checkpoint::Checkpoint;
+use beckon_tests::machine;
 use beckon_tests::process::{Server, root};
 use beckon_tests::sample::simulated_log;
 use serde_json::{Value, json};
@@ -40,14 +41,7 @@ fn print(figure: &Value) {
 
 /// A figure without a rival.
 fn alone(name: &str, unit: &str, ours: f64) -> Value {
-    json!({"name": name, "device": device(), "unit": unit, "ours": ours})
-}
-
-fn device() -> String {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
-    let n = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{n} cores of {}", model.trim_start_matches([':', ' ', '\t']))
+    json!({"name": name, "device": machine(), "unit": unit, "ours": ours})
 }
 
 /// Puts a copy of the built-in checkpoint with an id of its own among the files, so that it is streamed from disk; its id and

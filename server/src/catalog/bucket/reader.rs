@@ -1,80 +1,69 @@
-//! An object on its way in: read as it arrives, and asked for again from its byte where the connection breaks.
+//! An object on its way in: read as it arrives.
 
 use super::{Bucket, BucketError};
+use crate::outbound;
+use axum::body::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use object_store::path::Path as Key;
+use object_store::{GetOptions, GetRange, ObjectStore};
 use std::io::{self, Read};
 use std::ops::Range;
-use ureq::BodyReader;
+use std::sync::Arc;
 
-/// Times that one download may break off.
-const MAX_BREAKS: u32 = 8;
-
-/// The bytes of an object; never more than a buffer of it is held.
+/// The bytes of an object; never more than a few buffers of it are held.
 pub struct Reader {
     bucket: Bucket,
     name: String,
-    /// The next byte, and the one after the last.
-    at: u64,
-    end: u64,
-    /// Fixes the content: what was replaced meanwhile does not go on as if it had not been.
-    etag: Option<String>,
-    body: BodyReader<'static>,
-    n_breaks: u32,
+    /// `None` once it broke off for good.
+    pieces: Option<BoxStream<'static, object_store::Result<Bytes>>>,
+    piece: Bytes,
+    /// Bytes behind `piece`.
+    n_left: u64,
 }
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("name", &self.name).field("at", &self.at).field("end", &self.end).finish()
+        f.debug_struct("Reader").field("name", &self.name).field("n_left", &self.n_left).finish_non_exhaustive()
     }
 }
 
 impl Reader {
     pub(super) fn open(bucket: Bucket, name: &str, range: Option<Range<u64>>) -> Result<Self, BucketError> {
-        let first = range.as_ref().map_or(0, |range| range.start);
-        let response = bucket.get(name, (first, range.as_ref().map(|range| range.end)), None)?;
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let length: Option<u64> = header("content-length").and_then(|text| text.parse().ok());
-        let length = length.ok_or_else(|| bucket.senseless("read", &"an object without a length"))?;
-        let want = range.map(|range| range.end - range.start);
-        if want.is_some_and(|want| want != length) {
-            let what = format!("{length} bytes where {} were asked for", want.unwrap_or_default());
-            return Err(bucket.senseless("read", &what));
+        let (store, key, object) = (Arc::clone(&bucket.store), Key::from(name), bucket.named(name));
+        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
+        let found = outbound::wait(async move { store.get_opts(&key, options).await })
+            .map_err(|error| bucket.failed("read", object.clone(), &error))?;
+        let got = found.range.clone();
+        if let Some(want) = range.filter(|want| *want != got) {
+            let reason = format!("the storage gave bytes {got:?} where {want:?} were asked for");
+            return Err(BucketError::Failed { action: "read", object, reason });
         }
-        let (etag, name) = (header("etag").map(str::to_owned), name.to_owned());
-        let body = response.into_body().into_with_config().limit(u64::MAX).reader();
-        Ok(Self { bucket, name, at: first, end: first + length, etag, body, n_breaks: 0 })
+        let pieces = Some(found.into_stream());
+        Ok(Self { bucket, name: name.to_owned(), pieces, piece: Bytes::new(), n_left: got.end - got.start })
     }
 
-    /// Asks for the rest.
-    fn go_on(&mut self) -> Result<(), BucketError> {
-        let response = self.bucket.get(&self.name, (self.at, Some(self.end)), self.etag.as_deref())?;
-        self.body = response.into_body().into_with_config().limit(u64::MAX).reader();
-        Ok(())
+    /// The next bytes; an error where there are none left of those that were promised.
+    fn next(&mut self) -> io::Result<Bytes> {
+        let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let pieces = self.pieces.take().ok_or_else(ended)?;
+        let (piece, rest) = outbound::wait(pieces.into_future());
+        let failed = |error| io::Error::other(self.bucket.failed("read", self.bucket.named(&self.name), &error));
+        let piece = piece.ok_or_else(ended)?.map_err(failed)?;
+        self.pieces = Some(rest);
+        Ok(piece)
     }
 }
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
-        let n = buffer.len().min(left);
-        if n == 0 {
-            return Ok(0);
+        while self.piece.is_empty() && self.n_left > 0 && !buffer.is_empty() {
+            let piece = self.next()?;
+            self.n_left = self.n_left.checked_sub(piece.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
+            self.piece = piece;
         }
-        loop {
-            let error = match self.body.read(&mut buffer[..n]) {
-                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
-                Ok(n) => {
-                    self.at += n as u64;
-                    return Ok(n);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => error,
-            };
-            self.n_breaks += 1;
-            if self.n_breaks > MAX_BREAKS {
-                return Err(error);
-            }
-            tracing::warn!(%error, name = %self.name, at = self.at, "a download from the storage broke off and goes on");
-            self.go_on().map_err(io::Error::other)?;
-        }
+        let piece = self.piece.split_to(self.piece.len().min(buffer.len()));
+        buffer[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
     }
 }

@@ -1,129 +1,132 @@
-//! PostgreSQL behind [`Connection`]. A connection that was lost is made again by the next statement that does not belong to a
-//! transaction.
+//! PostgreSQL behind [`super::Connection`], spoken to by `tokio-postgres`. A connection that was lost is made again by the next
+//! statement that does not belong to a transaction.
 
-mod wire;
+mod address;
+mod value;
 
-use super::{Connection, Dialect, Driver, Row, StoreError, Value};
-use wire::{Wire, WireError};
+use super::{Dialect, Driver, Row, StoreError, Value};
+use crate::outbound;
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_postgres::error::Severity;
+use tokio_postgres::{Client, Statement};
 
-/// Where a database is.
-#[derive(Clone, PartialEq, Eq)]
-pub(in crate::store) struct Address {
-    /// A name, an address, or the folder of a socket.
-    host: String,
-    port: u16,
-    user: String,
-    password: String,
-    database: String,
-}
+pub(in crate::store) use address::Address;
 
-impl Address {
-    /// Reads `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; `?host=/run/postgresql` names the folder of a socket.
-    ///
-    /// # Errors
-    /// [`StoreError::DatabaseUrl`], which does not show the password.
-    pub(in crate::store) fn parse(url: &str) -> Result<Self, StoreError> {
-        let wrong = |reason: &str| StoreError::DatabaseUrl { reason: reason.to_owned() };
-        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
-        let rest = rest.ok_or_else(|| wrong("it does not begin with postgres://"))?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (at, database) = rest.split_once('/').ok_or_else(|| wrong("it names no database"))?;
-        let (who, host) = at.rsplit_once('@').unwrap_or(("", at));
-        let (user, password) = who.split_once(':').unwrap_or((who, ""));
-        let decoded = |text: &str| decoded(text).ok_or_else(|| wrong("a % in it is not followed by two digits"));
-        let (name, port) = match host.rsplit_once(':') {
-            // an IPv6 address is in brackets
-            Some((name, port)) if !port.ends_with(']') => {
-                (name, port.parse().map_err(|_| wrong("the port is not a number"))?)
-            }
-            _ => (host, 5432),
-        };
-        let mut host = decoded(name.trim_matches(['[', ']']))?;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("host", folder)) => host = decoded(folder)?,
-                Some(("sslmode", "disable" | "prefer" | "allow")) => {}
-                Some(("sslmode", _)) => {
-                    let why =
-                        "TLS to the database is not there: use a socket, a private network or a proxy that has it";
-                    return Err(wrong(why));
-                }
-                _ => return Err(wrong("behind the ? only host and sslmode are known")),
-            }
-        }
-        let (user, database) = (decoded(user)?, decoded(database)?);
-        if host.is_empty() || user.is_empty() || database.is_empty() {
-            return Err(wrong("host, user and database have to be named"));
-        }
-        let password = decoded(password)?;
-        if [&host, &user, &database, &password].iter().any(|part| part.contains('\0')) {
-            return Err(wrong("it holds a NUL"));
-        }
-        Ok(Self { host, port, user, password, database })
-    }
+/// After which silence a connection counts as lost; longer than the database lets a statement take.
+const SILENCE: Duration = Duration::from_secs(90);
+/// Rows that are handed over at once, where that many are there.
+const N_ROWS: usize = 512;
 
-    /// For people: without user and password.
-    pub(in crate::store) fn shown(&self) -> String {
-        format!("{}:{}/{}", self.host, self.port, self.database)
-    }
-
-    /// A connection that sends `setup` first, whenever it is made.
-    ///
-    /// # Errors
-    /// [`StoreError::Connect`].
-    pub(in crate::store) fn connect(&self, setup: &str) -> Result<Connection, StoreError> {
-        let mut link = Link { address: self.clone(), setup: setup.to_owned(), wire: None, in_transaction: false };
-        link.wire()?;
-        Ok(Connection::new(link))
-    }
-}
-
-/// Undoes `%41`.
-fn decoded(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
-        bytes.extend_from_slice(&part.as_bytes()[2..]);
-    }
-    String::from_utf8(bytes).ok()
+/// A connection that can be used, or could be when it was last used.
+struct Live {
+    client: Arc<Client>,
+    /// Statements that the database knows.
+    prepared: HashMap<String, Statement>,
 }
 
 struct Link {
     address: Address,
+    /// Sent first, whenever the connection is made.
     setup: String,
-    wire: Option<Wire>,
+    live: Option<Live>,
     in_transaction: bool,
 }
 
 impl Link {
+    fn connect(address: Address, setup: &str) -> Result<Self, StoreError> {
+        let mut link = Self { address, setup: setup.to_owned(), live: None, in_transaction: false };
+        link.live()?;
+        Ok(link)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.live.as_ref().is_none_or(|live| live.client.is_closed())
+    }
+
     fn lost(&self, reason: String) -> StoreError {
         StoreError::Lost { database: self.address.shown(), reason }
     }
 
     /// The connection, made anew where it was lost.
-    fn wire(&mut self) -> Result<&mut Wire, StoreError> {
+    fn live(&mut self) -> Result<&mut Live, StoreError> {
         if self.is_broken() {
-            self.wire = None;
+            self.live = None;
             // what the transaction did before is gone, so the rest of it must not be done
             if self.in_transaction {
                 return Err(self.lost("the connection broke within a transaction".into()));
             }
-            let failed = |error| match error {
-                WireError::Told { message, .. } => {
-                    StoreError::Connect { database: self.address.shown(), reason: message }
-                }
-                WireError::Io(error) => {
-                    StoreError::Connect { database: self.address.shown(), reason: error.to_string() }
-                }
-            };
-            let mut wire = Wire::connect(&self.address).map_err(failed)?;
-            wire.batch(&self.setup).map_err(failed)?;
-            self.wire = Some(wire);
+            let (address, setup) = (self.address.clone(), self.setup.clone());
+            let opened = outbound::wait(async move {
+                let opened = async {
+                    let client = address.open().await?;
+                    client.batch_execute(&setup).await.map_err(|error| told(&error))?;
+                    Ok(client)
+                };
+                tokio::time::timeout(SILENCE, opened).await.unwrap_or_else(|_| Err("it does not answer".into()))
+            });
+            let client = opened.map_err(|reason| StoreError::Connect { database: self.address.shown(), reason })?;
+            self.live = Some(Live { client: Arc::new(client), prepared: HashMap::new() });
         }
         let database = self.address.shown();
         // it was filled just now
-        self.wire.as_mut().ok_or_else(|| StoreError::Lost { database, reason: "there is no connection".into() })
+        self.live.as_mut().ok_or_else(|| StoreError::Lost { database, reason: "there is no connection".into() })
+    }
+
+    /// Waits for an answer of the connection, which is given up where that says that it is gone, or nothing.
+    fn answer<T: Send + 'static>(
+        &mut self,
+        asked: impl Future<Output = Result<T, tokio_postgres::Error>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reason = match outbound::wait(async move { tokio::time::timeout(SILENCE, asked).await }) {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) if !ends_connection(&error) => return Err(refused(&error)),
+            Ok(Err(error)) => told(&error),
+            Err(_) => format!("no answer for {} s", SILENCE.as_secs()),
+        };
+        self.live = None;
+        Err(self.lost(reason))
+    }
+
+    /// A statement that the database knows; told to it once.
+    fn prepared(&mut self, sql: &str) -> Result<(Arc<Client>, Statement), StoreError> {
+        let live = self.live()?;
+        let client = Arc::clone(&live.client);
+        if let Some(statement) = live.prepared.get(sql) {
+            return Ok((client, statement.clone()));
+        }
+        let (asked, text) = (Arc::clone(&client), sql.to_owned());
+        let statement = self.answer(async move { asked.prepare(&text).await })?;
+        self.live()?.prepared.insert(sql.to_owned(), statement.clone());
+        Ok((client, statement))
+    }
+
+    /// Runs a statement once: its rows go to `take` as they come; the number of rows that it touched.
+    fn try_run(
+        &mut self,
+        sql: &str,
+        values: &[Value],
+        take: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        let (client, statement) = self.prepared(sql)?;
+        let n_columns = statement.columns().len();
+        let values = values.to_vec();
+        let (mut page, mut rows) = self.answer(async move {
+            let mut rows = Box::pin(client.query_raw(&statement, values).await?.ready_chunks(N_ROWS));
+            Ok((rows.next().await, rows))
+        })?;
+        while let Some(some) = page {
+            for row in some {
+                let row = row.map_err(|error| self.failed(&error))?;
+                let columns = (0..n_columns).map(|column| row.try_get(column).map_err(|error| refused(&error)));
+                take(Row(columns.collect::<Result<_, _>>()?))?;
+            }
+            (page, rows) = self.answer(async move { Ok(rows.into_future().await) })?;
+        }
+        Ok(rows.as_ref().get_ref().get_ref().rows_affected().unwrap_or(0))
     }
 
     fn run(
@@ -135,50 +138,58 @@ impl Link {
         if values.iter().any(|value| matches!(value, Value::Text(text) if text.contains('\0'))) {
             return Err(StoreError::Nul);
         }
-        let again = !self.in_transaction;
         let sql = Dialect::Postgres.statement(sql);
+        let again = !self.in_transaction && sql.starts_with("SELECT");
         let mut n_taken = 0;
         let mut counted = |row| {
             n_taken += 1;
-            take(Row(row)).map_err(Failure::Taking)
+            take(row)
         };
-        match self.wire()?.run(&sql, values, &mut counted) {
-            Ok(n) => Ok(n),
-            Err(Failure::Taking(error)) => Err(error),
+        match self.try_run(&sql, values, &mut counted) {
             // reading again does no harm, where the database restarted while nobody asked it anything
-            Err(Failure::Wire(_)) if again && n_taken == 0 && sql.starts_with("SELECT") && self.is_broken() => {
-                let mut taken = |row| take(Row(row)).map_err(Failure::Taking);
-                match self.wire()?.run(&sql, values, &mut taken) {
-                    Ok(n) => Ok(n),
-                    Err(Failure::Taking(error)) => Err(error),
-                    Err(Failure::Wire(error)) => Err(self.failed(error)),
-                }
-            }
-            Err(Failure::Wire(error)) => Err(self.failed(error)),
+            Err(StoreError::Lost { .. }) if again && n_taken == 0 => self.try_run(&sql, values, take),
+            done => done,
         }
     }
 
-    fn is_broken(&self) -> bool {
-        self.wire.as_ref().is_none_or(Wire::is_broken)
+    /// Runs statements without parameters once.
+    fn try_batch(&mut self, sql: &str) -> Result<(), StoreError> {
+        let (client, sql) = (Arc::clone(&self.live()?.client), sql.to_owned());
+        self.answer(async move { client.batch_execute(&sql).await })
     }
 
-    fn failed(&self, error: WireError) -> StoreError {
-        match error {
-            WireError::Told { message, .. } if self.is_broken() => self.lost(message),
-            WireError::Told { code, message } => StoreError::Postgres { code, message },
-            WireError::Io(error) => self.lost(error.to_string()),
+    /// What an error means that came among rows.
+    fn failed(&mut self, error: &tokio_postgres::Error) -> StoreError {
+        if ends_connection(error) {
+            self.live = None;
+            return self.lost(told(error));
         }
+        refused(error)
     }
 }
 
-enum Failure {
-    Wire(WireError),
-    Taking(StoreError),
+/// Whether the connection is of no use behind an error: it broke, or the database ends it.
+fn ends_connection(error: &tokio_postgres::Error) -> bool {
+    match error.as_db_error() {
+        Some(told) => matches!(told.parsed_severity(), Some(Severity::Fatal | Severity::Panic)),
+        None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
+    }
 }
 
-impl From<WireError> for Failure {
-    fn from(error: WireError) -> Self {
-        Self::Wire(error)
+/// An error of a statement, behind which the connection goes on.
+fn refused(error: &tokio_postgres::Error) -> StoreError {
+    let code = error.code().map_or("no code", |code| code.code());
+    StoreError::Postgres { code: code.to_owned(), message: told(error) }
+}
+
+/// What the database said; where it said nothing, what happened and why.
+fn told(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(told) => told.message().to_owned(),
+        None => {
+            let causes = std::iter::successors(error.source(), |&cause| cause.source());
+            causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+        }
     }
 }
 
@@ -201,57 +212,23 @@ impl Driver for Link {
     }
 
     fn batch(&mut self, sql: &str) -> Result<(), StoreError> {
-        let ends = sql == "COMMIT" || sql == "ROLLBACK";
-        if sql == "ROLLBACK" && self.is_broken() {
+        let (begins, rolls_back) = (sql.starts_with("BEGIN"), sql == "ROLLBACK");
+        if rolls_back && self.is_broken() {
             // the database did it when the connection broke
             self.in_transaction = false;
             return Ok(());
         }
-        let mut done = self.wire()?.batch(sql);
-        let begins = sql.starts_with("BEGIN");
-        if begins && done.is_err() && self.is_broken() {
+        let mut done = self.try_batch(sql);
+        if begins && matches!(done, Err(StoreError::Lost { .. })) && !self.in_transaction {
             // nothing was asked yet: the connection was old
-            done = self.wire()?.batch(sql);
+            done = self.try_batch(sql);
         }
         self.in_transaction = match &done {
             Ok(()) if begins => true,
-            Ok(()) if ends => false,
+            Ok(()) if rolls_back || sql == "COMMIT" => false,
+            Err(StoreError::Lost { .. }) if rolls_back => false,
             _ => self.in_transaction,
         };
-        done.map_err(|error| self.failed(error))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_read_with_its_parts() {
-        let parsed = |url: &str| Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        let full = parsed("postgres://me:p%40ss@db.example:6543/beckon?sslmode=disable");
-        let parts = [&full.host, &full.user, &full.password, &full.database].map(String::as_str);
-        assert_eq!((parts, full.port), (["db.example", "me", "p@ss", "beckon"], 6543));
-        assert_eq!(full.shown(), "db.example:6543/beckon");
-        let short = parsed("postgresql://me@[::1]/b");
-        assert_eq!((short.host.as_str(), short.port, short.password.as_str()), ("::1", 5432, ""));
-        assert_eq!(parsed("postgres://me@/b?host=%2Frun%2Fpg").host, "/run/pg");
-    }
-
-    #[test]
-    fn an_address_that_is_none_is_refused_and_its_password_is_not_told() {
-        for url in [
-            "mysql://me:secret@h/b",
-            "postgres://me:secret@h",
-            "postgres://me:secret@h/",
-            "postgres://:secret@h/b",
-            "postgres://me:secret@h:x/b",
-            "postgres://me:secret%4@h/b",
-            "postgres://me:secret@h/b?sslmode=require",
-            "postgres://me:secret@h/b?options=x",
-        ] {
-            let text = Address::parse(url).err().unwrap_or_else(|| panic!("{url} was taken")).to_string();
-            assert!(!text.contains("secret") && text.contains("postgres://USER"), "{text}");
-        }
+        done
     }
 }
