@@ -22,6 +22,7 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub(crate) use format::MAX_PAYLOAD_BYTES;
 pub use format::{Chunk, Header, PREFIX_BYTES, chunks, decode_header, header_bytes};
 
 /// Latest version of the file format; every earlier one is read.
@@ -383,7 +384,10 @@ impl Checkpoint {
         parts.model.validate()?;
         check_tokenizer(parts.tokenizer, parts.model)?;
         let expected = policy_tensors(parts.model);
-        let tensors: BTreeMap<_, _> = policy.into_iter().map(|(name, m)| (format!("policy.{name}"), m)).collect();
+        let mut tensors = BTreeMap::new();
+        for (name, matrix) in policy {
+            tensors.insert(format!("policy.{name}"), matrix);
+        }
         check_matrices(&tensors, &expected)?;
         Self::made(parts, None, tensors, &expected)
     }

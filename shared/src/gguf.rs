@@ -5,7 +5,7 @@
 //! endian) and its block layouts.
 //!
 //! A file is a head (metadata and a table of tensors) and tensor data. [`Gguf::parse`] takes the first
-//! bytes of a file and its whole length, so that a caller who fetches by ranges needs no more than the
+//! bytes of a file and its whole length, so that a caller who fetches by ranges ([`Ranges`]) needs no more than the
 //! head; each tensor then says where its bytes are. Nothing of a head is believed before it is checked:
 //! counts, lengths, alignment, offsets and sizes against the length of the file, before anything of
 //! their size is allocated.
@@ -16,6 +16,7 @@
 
 pub mod block;
 pub mod llama;
+mod ranges;
 mod read;
 mod value;
 pub mod vocabulary;
@@ -23,11 +24,13 @@ mod write;
 
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::quant::BlockFormat;
 use crate::tokenizer::TokenizerError;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use block::TensorKind;
+pub use ranges::{Bytes, Ranges};
 pub use value::{Array, Value};
 pub use write::{NewTensor, encode};
 
@@ -63,6 +66,15 @@ impl TensorInfo {
     pub fn rows_and_cols(&self) -> (usize, usize) {
         let (cols, rows) = self.shape.split_last().map_or((1, &[][..]), |(cols, rows)| (*cols, rows));
         (rows.iter().product(), cols)
+    }
+
+    /// Our format of it: that of its blocks, for a plain matrix the one that is asked for; vectors are always F32.
+    fn format(&self, plain: BlockFormat) -> BlockFormat {
+        match self.kind.exact_format() {
+            _ if self.shape.len() == 1 => BlockFormat::F32,
+            BlockFormat::F32 => plain,
+            blocks => blocks,
+        }
     }
 }
 
@@ -241,6 +253,12 @@ pub enum GgufError {
         tensor: &'static str,
         /// Its rows.
         n_rows: usize,
+    },
+    /// The bytes could not be had.
+    #[error("{reason}")]
+    Read {
+        /// Why, in words.
+        reason: String,
     },
     /// A network that Beckon cannot run.
     #[error(transparent)]

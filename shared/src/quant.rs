@@ -267,6 +267,19 @@ impl Matrix {
         Ok(matrix)
     }
 
+    /// Puts the rows of `below` under those that are there.
+    ///
+    /// # Panics
+    /// If columns or formats differ, or there is an odd number of blocks in Q8, whose scales do not fill their words.
+    pub fn append(&mut self, below: Self) {
+        assert!((self.cols, self.format) == (below.cols, below.format), "matrices of one kind");
+        let n_blocks = self.rows * self.cols / BLOCK;
+        assert!(self.format != BlockFormat::Q8 || n_blocks.is_multiple_of(2), "{n_blocks} blocks do not fill words");
+        self.rows += below.rows;
+        self.quants.extend(below.quants);
+        self.scales.extend(below.scales);
+    }
+
     /// Values of row `row` into `out`, `[cols]`.
     ///
     /// # Panics

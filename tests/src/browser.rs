@@ -9,6 +9,7 @@ use headless_chrome::protocol::cdp::{Runtime, Storage};
 use headless_chrome::{Browser, LaunchOptions};
 use serde_json::Value;
 use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -180,6 +181,18 @@ impl Page {
             Value::from(text)
         );
         self.wait(&format!("{text:?} in {test_id}"), 30, || (self.eval(&fill) == true).then_some(()));
+    }
+
+    /// Picks a file in an `<input type=file>`, as soon as it is there.
+    ///
+    /// # Panics
+    /// When Chromium refuses.
+    #[track_caller]
+    pub fn pick_file(&self, test_id: &str, path: &Path) {
+        self.wait(test_id, 30, || (self.count(test_id) > 0).then_some(()));
+        let path = path.to_str().expect("a path in UTF-8");
+        let input = self.tab.find_element(&selector(test_id)).expect("the input");
+        input.set_input_files(&[path]).expect("Chromium picks the file");
     }
 
     /// Waits; when it was in vain, says what the page shows.

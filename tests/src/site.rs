@@ -1,4 +1,4 @@
-//! A bench page's files on 127.0.0.1, from memory and from folders; one thread, plain HTTP/1.1.
+//! A page's files on 127.0.0.1, from memory and from folders, whole or from a byte on; one thread, plain HTTP/1.1.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -42,14 +42,24 @@ impl Site {
         let mut reader = BufReader::new(stream);
         let mut request = String::new();
         reader.read_line(&mut request)?;
+        let mut first = None;
         let mut header = String::new();
         while reader.read_line(&mut header)? > 2 {
+            let range = header.to_ascii_lowercase();
+            let range = range.strip_prefix("range: bytes=").and_then(|range| range.split('-').next()?.parse().ok());
+            first = range.or(first);
             header.clear();
         }
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let (status, body) = match self.find(path) {
-            Some(body) => ("200 OK", body),
-            None => ("404 Not Found", Vec::new()),
+        let found = self.find(path);
+        let (status, more, body) = match (found, first) {
+            (Some(body), Some(first)) if first < body.len() => {
+                let more = format!("content-range: bytes {first}-{}/{}\r\n", body.len() - 1, body.len());
+                ("206 Partial Content", more, body[first..].to_vec())
+            }
+            (Some(body), None) => ("200 OK", String::new(), body),
+            (Some(_), Some(_)) => ("416 Range Not Satisfiable", String::new(), Vec::new()),
+            (None, _) => ("404 Not Found", String::new(), Vec::new()),
         };
         let kind = match path.rsplit('.').next() {
             Some("js" | "mjs") => "text/javascript",
@@ -60,7 +70,7 @@ impl Site {
         let length = body.len();
         write!(
             stream,
-            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            "HTTP/1.1 {status}\r\n{more}content-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         )?;
         stream.write_all(&body)
     }

@@ -13,6 +13,7 @@ use crate::npm;
 use crate::process::root;
 use crate::site::Site;
 use anyhow::{Context, Result, bail, ensure};
+use beckon_shaders::ready;
 use beckon_shared::checkpoint::{Checkpoint, Lineage, PolicyParts, RewardConfig};
 use beckon_shared::config::reward_head_names;
 use beckon_shared::control::CheckpointInfo;
@@ -185,10 +186,10 @@ fn chromium(agent: &Value) -> String {
 }
 
 /// The file's policy with another end token, and a reward model beside it; see the head of this module.
-fn checkpoint(gguf: &[u8]) -> Result<Checkpoint> {
+fn checkpoint(mut gguf: &[u8]) -> Result<Checkpoint> {
     let head = Gguf::parse(gguf, gguf.len() as u64)?;
     let options = ImportOptions::default();
-    let policy = read_policy(&head, options, |range| Ok(&gguf[range.start as usize..range.end as usize]))?;
+    let policy = ready(read_policy(&head, options, &mut gguf, &|_| {})).context("a file in memory waits")??;
     let mut format = policy.tokenizer.format().clone();
     format.end = END.to_owned();
     let tokenizer = Tokenizer::pretrained(policy.tokenizer.to_json(), format)?;

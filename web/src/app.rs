@@ -20,7 +20,7 @@
 //!   `comparison`, `verdict`, `experiments-error`
 //! - Preview: `preview-page`, `turn` (`data-role`), `turn-text`, `add-user`, `add-assistant`, `sample-prompt`, `suggest`,
 //!   `setting-candidates`, `setting-shown`, `setting-temperature`, `setting-top-p`, `setting-seed`, `setting-tokens`,
-//!   `setting-executor`, `compare`, `column` (`data-side`), `checkpoint-pick`, `load-progress`, `engine-status`
+//!   `setting-executor`, `compare`, `column` (`data-side`), `checkpoint-pick`, `gguf-file`, `load-progress`, `engine-status`
 //!   (`data-executor`, `data-checkpoint`, `data-fetched`), `adapter-status` (`data-base`, `data-adapter`), `engine-notice`,
 //!   `executor-why`, `timings`, `context-full`, `chip` (`data-mean`, `data-aleatoric`,
 //!   `data-epistemic`), `more-candidates`, `engine-failure`, `engine-retry`, `engine-whole`, `suggest-error`

@@ -13,12 +13,15 @@
 //! - `beckon.suggest(prompt_json, options_json | null)`: suggestions of side A; options `n_candidates` (8),
 //!   `max_new_tokens` (16), `temperature` (0.8), `top_k` (0), `top_p` (0.95), `seed` (0). Gives a
 //!   [`crate::wire::Suggested`].
+//! - `beckon.open_gguf(address)`: loads a GGUF file of this origin in place of the checkpoint; then as `status()`. It has no
+//!   reward model, so nothing is scored.
 //! - `beckon.lose_device()`: gives the GPU's device up, as a driver may at any time; for the test that the page recovers.
 
-use crate::engine_link::{EngineLink, UNEXPECTED};
+use crate::engine_link::{EngineLink, Opened, UNEXPECTED};
 use crate::live::Live;
+use crate::platform::clock;
 use crate::platform::promise::{PublicFunction, from_future, publish};
-use crate::wire::{CpuPath, ExecutorKind, Reply, Request, Side};
+use crate::wire::{CpuPath, ExecutorKind, Gguf, Reply, Request, Side};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::prompt::{Prompt, Turn};
 use beckon_shared::sampling::Sampling;
@@ -77,14 +80,24 @@ pub fn install(live: Live, engine: EngineLink) {
         let [prompt, options, ..] = args;
         from_future(run_suggest(engine, prompt.text(), options.text()))
     });
+    let open: PublicFunction = Box::new(move |args| {
+        let [address, ..] = args;
+        from_future(open_gguf(engine, address.text()))
+    });
     let lose: PublicFunction = Box::new(move |_| {
         from_future(async move {
             engine.call(Request::LoseDevice, None).await?;
             Ok(status(engine))
         })
     });
-    let functions =
-        [("ready", ready), ("status", status_of), ("greedy", greedy), ("suggest", suggest), ("lose_device", lose)];
+    let functions = [
+        ("ready", ready),
+        ("status", status_of),
+        ("greedy", greedy),
+        ("suggest", suggest),
+        ("open_gguf", open),
+        ("lose_device", lose),
+    ];
     publish("beckon", functions.into());
 }
 
@@ -98,6 +111,19 @@ fn status(engine: EngineLink) -> String {
         (None, None) => "idle",
     };
     json!({ "state": state, "error": failure, "engine": loaded }).to_string()
+}
+
+async fn open_gguf(engine: EngineLink, address: Option<String>) -> Result<String, String> {
+    let address = address.ok_or("address: expected text")?;
+    engine.open(Side::A, Opened::Address(address.clone()));
+    let (side, wanted) = (engine.side(Side::A), Some(Gguf::Address(address)));
+    while side.loaded.with_untracked(|loaded| loaded.as_ref().is_none_or(|loaded| loaded.gguf != wanted)) {
+        if let Some(failure) = side.failure.get_untracked() {
+            return Err(failure);
+        }
+        clock::sleep(50).await;
+    }
+    Ok(status(engine))
 }
 
 async fn run_greedy(

@@ -8,7 +8,8 @@ use crate::platform::promise::{self, Sender};
 use crate::platform::worker_link::WorkerLink;
 use crate::platform::{clock, dom, spawn, storage};
 use crate::wire::{
-    ExecutorChoice, ExecutorKind, FromWorker, LoadProgress, Loaded, Over, Reply, Request, Side, Suggested, ToWorker,
+    ExecutorChoice, ExecutorKind, FromWorker, Gguf, LoadProgress, Loaded, Over, Reply, Request, Side, Suggested,
+    ToWorker,
 };
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::control::registry::AdapterInfo;
@@ -32,12 +33,23 @@ struct Pending {
     progress: Option<RwSignal<Option<LoadProgress>>>,
 }
 
+/// A GGUF file.
+#[derive(Clone)]
+pub enum Opened {
+    /// Of the user's.
+    Picked(web_sys::File),
+    /// At an address of this origin.
+    Address(String),
+}
+
 #[derive(Default)]
 struct Inner {
     worker: Option<WorkerLink>,
     listening: bool,
-    /// Texts that wait for the worker to listen.
-    outbox: Vec<String>,
+    /// Texts, with files, that wait for the worker to listen.
+    outbox: Vec<(String, Option<web_sys::File>)>,
+    /// What was opened, by the id under which it is picked.
+    opened: HashMap<String, Opened>,
     next_id: u32,
     pending: HashMap<u32, Pending>,
 }
@@ -75,6 +87,8 @@ pub struct EngineLink {
     pub choice: RwSignal<ExecutorChoice>,
     /// Whether anyone needs the engine yet; it is not loaded before.
     pub wanted: RwSignal<bool>,
+    /// GGUF files that can be picked beside the server's checkpoints.
+    pub opened: RwSignal<Vec<CheckpointInfo>>,
     live: Live,
     /// Adapters by checkpoint, as the server last said.
     adapters: StoredValue<HashMap<String, Over>>,
@@ -97,6 +111,7 @@ impl EngineLink {
             sides: [side(), side()],
             choice: RwSignal::new(storage::load("executor").unwrap_or_default()),
             wanted: RwSignal::new(false),
+            opened: RwSignal::new(Vec::new()),
             live,
             adapters: StoredValue::new(HashMap::new()),
             n_recoveries: StoredValue::new(0),
@@ -116,6 +131,10 @@ impl EngineLink {
     /// Checkpoint that a side should have, tracked.
     pub fn target(&self, side: Side) -> Option<CheckpointInfo> {
         let pick = self.side(side).pick.get();
+        let opened = self.opened.with(|opened| opened.iter().find(|c| pick.as_ref() == Some(&c.id)).cloned());
+        if opened.is_some() {
+            return opened;
+        }
         self.live.checkpoints.with(|list| {
             let list = list.value()?;
             match (pick, side) {
@@ -131,6 +150,28 @@ impl EngineLink {
         self.live.checkpoints.with_untracked(|list| {
             list.value()?.iter().map(|c| &c.id).find(|other| Some(other.as_str()) != id).cloned()
         })
+    }
+
+    /// Puts a GGUF file among what can be picked, and picks it.
+    pub fn open(&self, side: Side, opened: Opened) {
+        let (name, n_bytes) = match &opened {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the size of a file")]
+            Opened::Picked(file) => (file.name(), file.size() as u64),
+            Opened::Address(address) => (address.clone(), 0),
+        };
+        let id = INNER.with_borrow_mut(|inner| {
+            let id = format!("gguf-{}", inner.opened.len() + 1);
+            inner.opened.insert(id.clone(), opened);
+            id
+        });
+        let (simulated, built_in) = (false, false);
+        let info =
+            CheckpointInfo { id: id.clone(), name, run_id: None, n_bytes, created_millis: 0, simulated, built_in };
+        self.opened.update(|all| all.push(info));
+        let state = self.side(side);
+        state.failure.set(None);
+        state.pick.set(Some(id));
+        self.wanted.set(true);
     }
 
     /// Tries the last load again; `whole`: without an adapter.
@@ -179,8 +220,17 @@ impl EngineLink {
     /// # Errors
     /// What the engine says, or that it stopped.
     pub async fn call(&self, request: Request, progress: Option<RwSignal<Option<LoadProgress>>>) -> Answer {
+        self.call_with(request, None, progress).await
+    }
+
+    async fn call_with(
+        &self,
+        request: Request,
+        file: Option<web_sys::File>,
+        progress: Option<RwSignal<Option<LoadProgress>>>,
+    ) -> Answer {
         let (sender, receiver) = promise::channel();
-        self.post(request, Pending { answer: sender, progress })?;
+        self.post(request, file, Pending { answer: sender, progress })?;
         match receiver.receive().await {
             Some(Ok(Reply::Failed(reason))) => Err(reason),
             Some(answer) => answer,
@@ -247,11 +297,16 @@ impl EngineLink {
         let state = self.side(side);
         let (name, id) = (checkpoint.name.clone(), checkpoint.id.clone());
         state.failure.set(None);
-        let is_whole = state.whole.with_untracked(|whole| whole.as_ref() == Some(&id));
+        let (gguf, file) = match INNER.with_borrow(|inner| inner.opened.get(&id).cloned()) {
+            None => (None, None),
+            Some(Opened::Picked(file)) => (Some(Gguf::Picked), Some(file)),
+            Some(Opened::Address(address)) => (Some(Gguf::Address(address)), None),
+        };
+        let is_whole = gguf.is_some() || state.whole.with_untracked(|whole| whole.as_ref() == Some(&id));
         let over = if is_whole { None } else { self.over(&id).await };
         let has_whole = over.is_some();
-        let request = Request::Load { side, checkpoint, executor: choice, over };
-        let answer = self.call(request, Some(state.progress)).await;
+        let request = Request::Load { side, checkpoint, executor: choice, over, gguf };
+        let answer = self.call_with(request, file, Some(state.progress)).await;
         // a later load has taken over; its outcome counts
         if state.attempt.with_untracked(|a| a.as_ref().is_none_or(|(tried, _)| *tried != id)) {
             return;
@@ -282,7 +337,7 @@ impl EngineLink {
         }
     }
 
-    fn post(&self, request: Request, pending: Pending) -> Result<(), String> {
+    fn post(&self, request: Request, file: Option<web_sys::File>, pending: Pending) -> Result<(), String> {
         let link = *self;
         INNER.with_borrow_mut(|inner| {
             if inner.pending.len() >= MAX_PENDING {
@@ -299,9 +354,9 @@ impl EngineLink {
             let text = serde_json::to_string(&ToWorker { id, request }).map_err(|e| e.to_string())?;
             inner.pending.insert(id, pending);
             match &inner.worker {
-                Some(worker) if inner.listening => worker.post(&text),
+                Some(worker) if inner.listening => worker.post(&text, file.as_ref()),
                 _ => {
-                    inner.outbox.push(text);
+                    inner.outbox.push((text, file));
                     Ok(())
                 }
             }
@@ -313,9 +368,9 @@ impl EngineLink {
         match reply {
             Reply::Listening => INNER.with_borrow_mut(|inner| {
                 inner.listening = true;
-                for text in std::mem::take(&mut inner.outbox) {
+                for (text, file) in std::mem::take(&mut inner.outbox) {
                     if let Some(worker) = &inner.worker {
-                        let _ = worker.post(&text);
+                        let _ = worker.post(&text, file.as_ref());
                     }
                 }
             }),

@@ -3,13 +3,16 @@
 //! What is kept has a name that fixes its content: the checkpoint's id, or base, adapter and version of the format.
 
 use crate::api;
+use crate::platform::clock;
 use crate::platform::http::{Download, NetworkError};
-use crate::platform::{cache, clock};
+use crate::platform::kept::Kept;
 use beckon_shared::adapter::{self, AdapterFile, FORMAT_VERSION};
 use beckon_shared::checkpoint::{Checkpoint, Chunk, PREFIX_BYTES, decode_header};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::control::registry::AdapterInfo;
 use beckon_shared::digest::sha256_hex;
+use beckon_shared::gguf::{Bytes, Ranges};
+use std::ops::Range;
 
 /// Pauses before a broken connection is tried again, milliseconds.
 const RETRY_MILLIS: [i32; 3] = [500, 1_500, 3_000];
@@ -24,11 +27,13 @@ pub struct Fetched<T> {
     pub notice: Option<String>,
 }
 
-/// Bytes of one file, from the cache where they are, else from the server.
+/// Bytes of one file, from what is kept where they are there, else from the server.
 struct Source<'a> {
     url: String,
-    /// Name in the cache; it fixes the content.
-    key: String,
+    /// Name under which it is kept; it fixes the content.
+    name: String,
+    /// The file that is kept.
+    kept: Option<Kept>,
     /// SHA-256 of the header, hex.
     id: &'a str,
     /// Size of the file.
@@ -46,14 +51,12 @@ struct Source<'a> {
 /// # Errors
 /// In words for people: no answer after several tries, a chunk that is damaged at the server, another checkpoint than announced.
 pub async fn checkpoint(info: &CheckpointInfo, on_share: &dyn Fn(f64)) -> Result<Fetched<Checkpoint>, String> {
-    let url = api::checkpoint_url(&info.id);
-    whole(Source::new(url.clone(), url, &info.id, info.n_bytes), on_share).await
+    whole(Source::of_checkpoint(info), on_share).await
 }
 
 /// A checkpoint of which nothing has to be fetched.
 pub async fn kept_checkpoint(info: &CheckpointInfo, on_share: &dyn Fn(f64)) -> Option<Checkpoint> {
-    let url = api::checkpoint_url(&info.id);
-    let source = Source { online: false, ..Source::new(url.clone(), url, &info.id, info.n_bytes) };
+    let source = Source { online: false, ..Source::of_checkpoint(info) };
     Some(whole(source, on_share).await.ok()?.file)
 }
 
@@ -70,8 +73,8 @@ async fn whole(mut source: Source<'_>, on_share: &dyn Fn(f64)) -> Result<Fetched
 /// As [`checkpoint`]; an adapter of another checkpoint.
 pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Result<Fetched<AdapterFile>, String> {
     let url = api::adapter_url(of);
-    let key = format!("{url}/{}/{}/{FORMAT_VERSION}", info.base, info.id);
-    let mut source = Source::new(url, key, &info.id, info.n_bytes);
+    let name = format!("{}-{}-{FORMAT_VERSION}.adapter", info.base, info.id);
+    let mut source = Source::new(url, name, &info.id, info.n_bytes);
     let header = adapter::decode_header(&source.header().await?).map_err(|e| e.to_string())?;
     if header.manifest.checkpoint != of {
         return Err("the file is the adapter of another checkpoint".into());
@@ -81,20 +84,55 @@ pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Re
     Ok(Fetched { file, n_bytes: source.n_fetched, notice: source.notice })
 }
 
+/// A file of this origin that nobody announced, as a GGUF: read by ranges, and not kept, because nothing fixes its content.
+pub struct Unannounced(Source<'static>);
+
+impl Unannounced {
+    /// Asks for its beginning, and learns how long it is.
+    ///
+    /// # Errors
+    /// In words: no answer, no such file, or a server that does not say how long it is.
+    pub async fn open(url: &str) -> Result<Self, String> {
+        let download = Download::open(url, 0).await.map_err(|e| e.to_string())?;
+        let n_bytes = download.n_bytes().ok_or_else(|| format!("the server does not say how long {url} is"))?;
+        let mut source = Source::new(url.to_owned(), String::new(), "", n_bytes);
+        source.download = Some((download, 0));
+        Ok(Self(source))
+    }
+
+    /// Bytes that came over the network.
+    pub fn n_fetched(&self) -> u64 {
+        self.0.n_fetched
+    }
+}
+
+impl Ranges for Unannounced {
+    fn n_bytes(&self) -> u64 {
+        self.0.n_bytes
+    }
+
+    fn read(&mut self, range: Range<u64>) -> Bytes<'_> {
+        Box::pin(self.0.bytes(range.start, (range.end - range.start) as usize))
+    }
+}
+
 impl<'a> Source<'a> {
-    fn new(url: String, key: String, id: &'a str, n_bytes: u64) -> Self {
-        Self { url, key, id, n_bytes, online: true, download: None, n_fetched: 0, notice: None }
+    fn new(url: String, name: String, id: &'a str, n_bytes: u64) -> Self {
+        Self { url, name, kept: None, id, n_bytes, online: true, download: None, n_fetched: 0, notice: None }
+    }
+
+    fn of_checkpoint(info: &'a CheckpointInfo) -> Self {
+        Self::new(api::checkpoint_url(&info.id), format!("{}.checkpoint", info.id), &info.id, info.n_bytes)
     }
 
     /// Everything up to the payload.
     async fn header(&mut self) -> Result<Vec<u8>, String> {
-        let key = format!("{}?header", self.key);
-        let is_announced = |bytes: &[u8]| bytes.get(PREFIX_BYTES..).is_some_and(|json| sha256_hex(json) == self.id);
-        if let Some(bytes) = cache::get(&key).await.filter(|bytes| is_announced(bytes)) {
+        self.kept = Kept::open(&self.name).await.ok();
+        if let Some(bytes) = self.kept.as_ref().and_then(|kept| self.kept_header(kept)) {
             return Ok(bytes);
         }
         let mut bytes = self.bytes(0, PREFIX_BYTES).await?;
-        let n_json = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        let n_json = header_length(&bytes);
         if PREFIX_BYTES as u64 + u64::from(n_json) > self.n_bytes {
             return Err(format!("its header of {n_json} bytes does not lie in a file of {}", self.n_bytes));
         }
@@ -102,9 +140,20 @@ impl<'a> Source<'a> {
         if sha256_hex(&bytes[PREFIX_BYTES..]) != self.id {
             return Err("the file is another one than announced: its header has another SHA-256".into());
         }
-        self.notice = cache::make_room(&self.key).await.err().map(not_kept);
-        self.keep(&key, &bytes).await;
+        self.kept = None;
+        match Kept::create(&self.name).await {
+            Ok(kept) => self.kept = Some(kept),
+            Err(why) => self.notice = Some(not_kept(why)),
+        }
+        self.keep(0, &bytes);
         Ok(bytes)
+    }
+
+    /// The header that is kept, where it is the one that was announced.
+    fn kept_header(&self, kept: &Kept) -> Option<Vec<u8>> {
+        let end = PREFIX_BYTES as u64 + u64::from(header_length(&kept.read(0..PREFIX_BYTES as u64)?));
+        let bytes = kept.read(0..end.min(self.n_bytes))?;
+        bytes.get(PREFIX_BYTES..).is_some_and(|json| sha256_hex(json) == self.id).then_some(bytes)
     }
 
     /// Everything behind the header.
@@ -124,26 +173,23 @@ impl<'a> Source<'a> {
     }
 
     async fn chunk(&mut self, i: usize, Chunk { range, sha256 }: &Chunk) -> Result<Vec<u8>, String> {
-        let key = format!("{}?chunk={i}", self.key);
-        if let Some(bytes) = cache::get(&key).await {
-            if sha256_hex(&bytes) == *sha256 {
-                return Ok(bytes);
-            }
-            // what is kept is damaged
-            cache::remove(&key).await;
+        // what is kept and damaged comes again
+        let kept = self.kept.as_ref().and_then(|kept| kept.read(range.clone()));
+        if let Some(bytes) = kept.filter(|bytes| sha256_hex(bytes) == *sha256) {
+            return Ok(bytes);
         }
         let bytes = self.bytes(range.start, (range.end - range.start) as usize).await?;
         if sha256_hex(&bytes) != *sha256 {
             return Err(format!("it is damaged at the server: chunk {i} does not match its SHA-256"));
         }
-        self.keep(&key, &bytes).await;
+        self.keep(range.start, &bytes);
         Ok(bytes)
     }
 
-    async fn keep(&mut self, key: &str, bytes: &[u8]) {
+    fn keep(&mut self, first: u64, bytes: &[u8]) {
         // after a refusal, as of a full disk, the next chunks would only be refused too
-        if self.notice.is_none() {
-            self.notice = cache::put(key, bytes).await.err().map(not_kept);
+        if let Some(kept) = self.kept.as_ref().filter(|_| self.notice.is_none()) {
+            self.notice = kept.write(first, bytes).err().map(not_kept);
         }
     }
 
@@ -178,6 +224,11 @@ impl<'a> Source<'a> {
         self.download = Some((download, at + piece.len() as u64));
         Ok(())
     }
+}
+
+/// Bytes of the JSON behind a prefix.
+fn header_length(prefix: &[u8]) -> u32 {
+    u32::from_le_bytes([prefix[8], prefix[9], prefix[10], prefix[11]])
 }
 
 fn not_kept(why: String) -> String {

@@ -1,14 +1,15 @@
 //! Everything that the page asks of the browser; no other module calls `web_sys` or `js_sys` for it
 //! (events arrive through Leptos and are read here).
 //!
-//! The page and the worker share [`http`], [`cache`] and [`clock`]; [`dom`], [`storage`], [`stream`] and [`worker_link`]
-//! need a document, [`worker_scope`] needs a worker; [`kernels`] is the worker's.
+//! The page and the worker share [`http`] and [`clock`]; [`dom`], [`storage`], [`stream`] and [`worker_link`]
+//! need a document, [`worker_scope`] needs a worker; [`kept`], [`kernels`] and [`picked`] are the worker's.
 
-pub mod cache;
 pub mod clock;
 pub mod dom;
 pub mod http;
+pub mod kept;
 pub mod kernels;
+pub mod picked;
 pub mod promise;
 pub mod storage;
 pub mod stream;

@@ -87,6 +87,8 @@ pub enum Request {
         executor: ExecutorChoice,
         /// What gives the same over another checkpoint, where there is such a thing; it is taken where that one is here.
         over: Option<Over>,
+        /// The checkpoint is a GGUF file that no server knows.
+        gguf: Option<Gguf>,
     },
     /// Free a side.
     Unload {
@@ -121,6 +123,16 @@ pub enum Request {
         /// What the CPU computes with.
         path: CpuPath,
     },
+}
+
+/// Where a GGUF file lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gguf {
+    /// On the user's disk: the file goes along with the message.
+    Picked,
+    /// At an address of the page's origin.
+    Address(String),
 }
 
 /// An adapter with the checkpoint that it lies over.
@@ -159,6 +171,8 @@ pub struct ToWorker {
 pub enum LoadStep {
     /// Chunk by chunk from the cache or the server, the hash of each checked.
     Download,
+    /// A GGUF file, tensor by tensor.
+    Read,
     /// Weights to the executors, shaders compiled.
     Compile,
     /// An adapter in place of another, tested.
@@ -174,6 +188,7 @@ impl LoadStep {
     pub fn label(self) -> &'static str {
         match self {
             Self::Download => "Loading the checkpoint and checking every chunk's hash",
+            Self::Read => "Reading the GGUF file",
             Self::Compile => "Preparing weights and shaders",
             Self::Swap => "Laying the adapter over its base and testing it",
             Self::SelfTest => "Self-test: GPU against CPU",
@@ -234,7 +249,9 @@ pub struct Loaded {
     pub measured: Vec<Measured>,
     /// The adapter that runs over its base in place of the whole checkpoint.
     pub over: Option<Over>,
-    /// Bytes that came over the network; 0 where all came from this browser's cache.
+    /// It is a GGUF file.
+    pub gguf: Option<Gguf>,
+    /// Bytes that came over the network; 0 where all came from this browser's cache, or from a file of the user's.
     pub n_fetched_bytes: u64,
     /// Bytes that the browser keeps for this origin, and how many it would; `None` where it does not say.
     pub quota: Option<[f64; 2]>,

@@ -9,7 +9,7 @@ mod load;
 use crate::fetch::{self, Fetched};
 use crate::platform::{clock, kernels, spawn, worker_scope};
 use crate::wire::{
-    CpuPath, ExecutorChoice, ExecutorKind, FromWorker, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded,
+    CpuPath, ExecutorChoice, ExecutorKind, FromWorker, Gguf, GreedyReport, GreedyStep, LoadProgress, LoadStep, Loaded,
     Measured, Memory, Over, Reply, Request, SelfTest, Side, Suggested, Suggestion, ToWorker,
 };
 use beckon_shaders::GpuContext;
@@ -55,6 +55,9 @@ struct Order {
     info: CheckpointInfo,
     choice: ExecutorChoice,
     over: Option<Over>,
+    gguf: Option<Gguf>,
+    /// What the user picked.
+    file: Option<web_sys::File>,
 }
 
 /// What the worker holds.
@@ -68,7 +71,7 @@ struct Host {
 }
 
 thread_local! {
-    static QUEUE: RefCell<(VecDeque<ToWorker>, bool)> = RefCell::default();
+    static QUEUE: RefCell<(VecDeque<(ToWorker, Option<web_sys::File>)>, bool)> = RefCell::default();
     /// The device in use, for [`Request::LoseDevice`].
     static DEVICE: RefCell<Option<GpuContext>> = const { RefCell::new(None) };
 }
@@ -77,7 +80,7 @@ thread_local! {
 pub fn run() {
     kernels::install();
     let host = std::rc::Rc::new(RefCell::new(Some(Host::default())));
-    worker_scope::on_message(move |text| {
+    worker_scope::on_message(move |text, file| {
         let message: ToWorker = match json::parse(&text) {
             Ok(message) => message,
             Err(error) => return reply(0, Reply::Failed(format!("a request was not understood: {error}"))),
@@ -91,7 +94,7 @@ pub fn run() {
             if queue.len() >= MAX_QUEUE {
                 return Err(());
             }
-            queue.push_back(message);
+            queue.push_back((message, file));
             Ok(!std::mem::replace(busy, true))
         });
         match start {
@@ -102,8 +105,8 @@ pub fn run() {
                 spawn(async move {
                     // one request at a time owns the host
                     let Some(mut owned) = host.take() else { return };
-                    while let Some(ToWorker { id, request }) = next() {
-                        let answer = owned.serve(id, request).await.unwrap_or_else(Reply::Failed);
+                    while let Some((ToWorker { id, request }, file)) = next() {
+                        let answer = owned.serve(id, request, file).await.unwrap_or_else(Reply::Failed);
                         reply(id, answer);
                     }
                     host.replace(Some(owned));
@@ -115,7 +118,7 @@ pub fn run() {
 }
 
 /// The next request; the queue is idle when there is none.
-fn next() -> Option<ToWorker> {
+fn next() -> Option<(ToWorker, Option<web_sys::File>)> {
     QUEUE.with_borrow_mut(|(queue, busy)| {
         let next = queue.pop_front();
         *busy = next.is_some();
@@ -148,10 +151,10 @@ impl Progress<'_> {
 }
 
 impl Host {
-    async fn serve(&mut self, id: u32, request: Request) -> Result<Reply, String> {
+    async fn serve(&mut self, id: u32, request: Request, file: Option<web_sys::File>) -> Result<Reply, String> {
         match request {
-            Request::Load { side, checkpoint, executor, over } => {
-                let order = Order { side, info: checkpoint, choice: executor, over };
+            Request::Load { side, checkpoint, executor, over, gguf } => {
+                let order = Order { side, info: checkpoint, choice: executor, over, gguf, file };
                 let loaded = self.load(id, order).await?;
                 Ok(Reply::Loaded(Box::new(loaded)))
             }

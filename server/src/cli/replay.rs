@@ -1,5 +1,6 @@
 //! `beckon replay`: suggestions that a page recorded, written again.
 
+use crate::model::pretrained::{self, is_gguf};
 use crate::pipeline::export::ADAPTER_EXTENSION;
 use anyhow::{Context, bail};
 use beckon_shaders::ready;
@@ -7,14 +8,15 @@ use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::engine::{Engine, Limits};
 use beckon_shared::replay::{Recording, VERSION};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `beckon replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// What the page shows under "Replay", as a file.
     file: PathBuf,
-    /// The checkpoint: a file, or the beginning of its id [default: the one that the recording names]
+    /// The checkpoint: a file (also the GGUF that the page had open), or the beginning of its id [default: the one that the
+    /// recording names]
     #[arg(long)]
     checkpoint: Option<String>,
     /// Folder with the checkpoints' folder [default: the platform's folder for application data]
@@ -58,6 +60,7 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
 /// An engine of the recorded checkpoint.
 fn whole(args: &ReplayArgs, recording: &Recording) -> anyhow::Result<Engine> {
     let checkpoint = match &args.checkpoint {
+        Some(named) if is_gguf(Path::new(named)) => pretrained::as_in_page(Path::new(named))?,
         Some(named) => super::model::open(named, args.data_dir.as_deref())?,
         None => known(&recording.checkpoint, args)?,
     };
@@ -149,6 +152,18 @@ mod tests {
         replayed(&adapted).expect("the same over the base");
         adapted.adapter = Some("00".into());
         assert!(replayed(&adapted).expect_err("another adapter").contains(&adapter.id));
+
+        // of a GGUF file that the page had open
+        let gguf = dir.path().join("policy.gguf");
+        pretrained::write_gguf(&checkpoint, &gguf).expect("written");
+        let of_page = pretrained::as_in_page(&gguf).expect("read back");
+        let mut engine = on_this_cpu(&of_page).expect("an engine");
+        let outcome = ready(engine.suggest(&request, &|| 0.0)).expect("no waiting").expect("suggestions");
+        let opened = Recording::of(&of_page.id, "a page".into(), &request, &outcome);
+        std::fs::write(&path, serde_json::to_string(&opened).expect("JSON")).expect("written");
+        let named = Some(gguf.display().to_string());
+        replay(&ReplayArgs { file: path.clone(), checkpoint: named, data_dir: None }).expect("the same");
+        assert!(replayed(&opened).expect_err("the checkpoint with its reward model").contains(&of_page.id));
 
         recording.checkpoint = "00".into();
         assert!(replayed(&recording).expect_err("another checkpoint").contains(&id));

@@ -189,15 +189,33 @@ pub fn import(path: &Path, options: &Options) -> Result<Checkpoint, PretrainedEr
     if path.is_dir() {
         return folder::read_folder(path, options);
     }
-    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("gguf")) {
+    if !is_gguf(path) {
         return Err(PretrainedError::Unknown { path: path.to_owned() });
     }
     let file = read(path, "the model")?;
     let source = serde_json::json!({
         "imported": {"format": "gguf", "file": name_of(path), "sha256": sha256_hex(&file)}
     });
-    let import = ImportOptions { max_seq_len: options.max_seq_len, plain_format: options.plain_format };
+    let import = ImportOptions {
+        max_seq_len: options.max_seq_len,
+        plain_format: options.plain_format,
+        ..ImportOptions::default()
+    };
     checkpoint_from_gguf(&file, import, options.name.as_deref(), lineage(options, source))
+        .map_err(|source| PretrainedError::Gguf { source, path: path.to_owned() })
+}
+
+/// Whether a name is that of a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// The checkpoint that the page makes of a GGUF file, with the id that its recordings name.
+///
+/// # Errors
+/// As [`import`].
+pub fn as_in_page(path: &Path) -> Result<Checkpoint, PretrainedError> {
+    checkpoint_from_gguf(&read(path, "the model")?, ImportOptions::of_page(), None, Lineage::default())
         .map_err(|source| PretrainedError::Gguf { source, path: path.to_owned() })
 }
 

@@ -5,7 +5,7 @@ use super::{check_reward, check_tokenizer, expected_tensors, policy_tensors};
 use crate::digest::{hex, sha256, sha256_hex};
 use crate::quant::Matrix;
 use crate::tokenizer::Tokenizer;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 const MAGIC: &[u8; 8] = b"BECKON01";
 /// Bytes in front of the header JSON: magic, header length, header hash.
@@ -13,7 +13,7 @@ pub const PREFIX_BYTES: usize = 8 + 4 + 32;
 /// Longest header that is read; a real one has some 100 bytes a tensor.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 /// Largest payload that is read; wasm32 cannot address more.
-const MAX_PAYLOAD_BYTES: u64 = 2 << 30;
+pub(crate) const MAX_PAYLOAD_BYTES: u64 = 2 << 30;
 
 /// A checked header: what is needed to fetch, check and assemble the payload.
 #[derive(Debug, Clone)]
@@ -260,18 +260,49 @@ impl Header {
     }
 }
 
+/// Hashes of the chunks of a payload that comes in pieces.
+#[derive(Default)]
+struct ChunkHashes {
+    done: Vec<String>,
+    chunk: Vec<u8>,
+}
+
+impl ChunkHashes {
+    fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.chunk.len()));
+            self.chunk.extend_from_slice(now);
+            bytes = later;
+            if self.chunk.len() == CHUNK_BYTES {
+                self.done.push(sha256_hex(&self.chunk));
+                self.chunk.clear();
+            }
+        }
+    }
+
+    fn all(mut self) -> Vec<String> {
+        if !self.chunk.is_empty() {
+            self.done.push(sha256_hex(&self.chunk));
+        }
+        self.done
+    }
+}
+
 impl Checkpoint {
     /// Places tokenizer and tensors in the payload, and fills in ranges, chunk hashes and id.
     pub(super) fn lay_out(&mut self, order: &[(String, Vec<usize>)]) -> Result<(), CheckpointError> {
         let mut end = padded(self.tokenizer_json.len());
-        let mut placed: HashMap<[u8; 32], (u64, u64)> = HashMap::new();
+        let mut placed: Vec<([u8; 32], (u64, u64))> = Vec::new();
         self.manifest.tensors.clear();
         for (name, shape) in order {
             let matrix = self.tensors.get(name).ok_or_else(|| CheckpointError::MissingTensor { name: name.clone() })?;
             let bytes = matrix.to_bytes();
             // the same bytes in another format or shape are as good: a range is only bytes
-            let (offset, n_bytes) = *placed.entry(sha256(&bytes)).or_insert_with(|| {
+            let hash = sha256(&bytes);
+            let there = placed.iter().find(|(other, _)| *other == hash).map(|(_, range)| *range);
+            let (offset, n_bytes) = there.unwrap_or_else(|| {
                 let range = (end as u64, bytes.len() as u64);
+                placed.push((hash, range));
                 end += bytes.len();
                 range
             });
@@ -279,21 +310,27 @@ impl Checkpoint {
             self.manifest.tensors.push(TensorEntry { name, shape, format: matrix.format, offset, n_bytes });
         }
         self.manifest.payload_bytes = end as u64;
-        self.manifest.chunks = self.payload().chunks(CHUNK_BYTES).map(sha256_hex).collect();
+        let mut chunks = ChunkHashes::default();
+        self.write_payload(&mut |bytes| chunks.add(bytes));
+        self.manifest.chunks = chunks.all();
         self.id = sha256_hex(&self.header_json()?);
         Ok(())
     }
 
-    fn payload(&self) -> Vec<u8> {
-        let mut payload = vec![0u8; self.manifest.payload_bytes as usize];
-        let mut put = |offset: u64, bytes: &[u8]| payload[offset as usize..][..bytes.len()].copy_from_slice(bytes);
-        put(self.manifest.tokenizer.0, self.tokenizer_json.as_bytes());
-        for entry in &self.manifest.tensors {
-            if let Some(matrix) = self.tensors.get(&entry.name) {
-                put(entry.offset, &matrix.to_bytes());
-            }
+    /// Gives the payload piece by piece, in order.
+    fn write_payload(&self, write: &mut dyn FnMut(&[u8])) {
+        let tensors = self.manifest.tensors.iter().map(|entry| (entry.offset, self.tensors.get(&entry.name)));
+        let mut pieces: Vec<(u64, Option<&Matrix>)> = tensors.filter(|(_, matrix)| matrix.is_some()).collect();
+        pieces.push((self.manifest.tokenizer.0, None));
+        let (mut from, mut end) = (0, 0);
+        // tensors that share a place are written once
+        while let Some((offset, matrix)) = pieces.iter().filter(|(at, _)| *at >= from).min_by_key(|(at, _)| *at) {
+            let bytes = matrix.map_or_else(|| self.tokenizer_json.as_bytes().to_vec(), Matrix::to_bytes);
+            write(&vec![0; offset.saturating_sub(end) as usize]);
+            write(&bytes);
+            (from, end) = (offset + 1, offset + bytes.len() as u64);
         }
-        payload
+        write(&vec![0; self.manifest.payload_bytes.saturating_sub(end) as usize]);
     }
 
     fn header_json(&self) -> Result<Vec<u8>, CheckpointError> {
@@ -307,7 +344,10 @@ impl Checkpoint {
     pub fn encode(&self) -> Result<Vec<u8>, CheckpointError> {
         let header = self.header_json()?;
         let length = u32::try_from(header.len()).map_err(|e| manifest_error("header", e.to_string()))?;
-        Ok([&MAGIC[..], &length.to_le_bytes(), &sha256(&header), &header, &self.payload()].concat())
+        let mut file = [&MAGIC[..], &length.to_le_bytes(), &sha256(&header), &header].concat();
+        file.reserve_exact(self.manifest.payload_bytes as usize);
+        self.write_payload(&mut |bytes| file.extend_from_slice(bytes));
+        Ok(file)
     }
 
     /// Reads and checks a file.

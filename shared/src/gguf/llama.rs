@@ -8,13 +8,13 @@
 //! Dimension key as in [`crate::config`].
 
 use super::block::{bytes_from_matrix, matrix_from_bytes};
-use super::{Gguf, GgufError, NewTensor, TensorInfo, Value, encode, vocabulary};
-use crate::checkpoint::{Checkpoint, Lineage, PolicyParts};
+use super::{Gguf, GgufError, NewTensor, Ranges, TensorInfo, Value, encode, ranges, vocabulary};
+use crate::checkpoint::{Checkpoint, Lineage, MAX_PAYLOAD_BYTES, PolicyParts};
 use crate::config::{ModelConfig, tensor_names};
+use crate::prompt::{PromptFormat, TemplateError};
 use crate::quant::{BlockFormat, Matrix};
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// The architecture that is read and written.
 const ARCHITECTURE: &str = "llama";
@@ -162,22 +162,22 @@ impl Gguf {
     }
 
     fn check_tensors(&self, config: &ModelConfig) -> Result<(), GgufError> {
-        let mut unknown: BTreeMap<&str, &TensorInfo> = self.tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        for (name, want) in tensor_names(config) {
-            let info = self.trunk_tensor(config, &name)?;
-            unknown.remove(info.name.as_str());
-            if info.shape != want {
-                return Err(GgufError::WrongShape { name: info.name.clone(), got: info.shape.clone(), want });
+        let names = tensor_names(config);
+        for (name, want) in &names {
+            let info = self.trunk_tensor(config, name)?;
+            if info.shape != *want {
+                let (name, got, want) = (info.name.clone(), info.shape.clone(), want.clone());
+                return Err(GgufError::WrongShape { name, got, want });
             }
         }
-        match unknown.into_iter().next() {
-            Some((name, info)) => Err(GgufError::UnknownTensor {
-                name: name.to_owned(),
-                shape: info.shape.clone(),
-                n_layers: config.n_layers,
-            }),
-            None => Ok(()),
+        if self.tensors.len() > names.len() {
+            let known: Vec<_> = names.iter().filter_map(|(name, _)| name_in_file(name)).collect();
+            if let Some(info) = self.tensors.values().find(|info| !known.contains(&info.name)) {
+                let (name, shape, n_layers) = (info.name.clone(), info.shape.clone(), config.n_layers);
+                return Err(GgufError::UnknownTensor { name, shape, n_layers });
+            }
         }
+        Ok(())
     }
 
     /// Where the tensor with a name of [`tensor_names`] is in the file.
@@ -188,35 +188,95 @@ impl Gguf {
         self.tensor(&name_in_file(name).unwrap_or_else(|| name.to_owned()), config.n_layers)
     }
 
-    /// The tensor with a name of [`tensor_names`] in our blocks and our order of rows, from its bytes; the values are
-    /// those of the file, exactly.
+    /// The tensor with a name of [`tensor_names`] in our blocks and our order of rows, read part by part; the values are
+    /// those of the file, exactly, but where it holds a matrix plain and `format` is a block format.
     ///
     /// # Errors
-    /// [`GgufError::MissingTensor`], [`GgufError::TensorBytes`], [`GgufError::Block`].
-    pub fn trunk_matrix(&self, config: &ModelConfig, name: &str, bytes: &[u8]) -> Result<Matrix, GgufError> {
+    /// [`GgufError::MissingTensor`], [`GgufError::Block`], [`GgufError::Read`].
+    async fn read_matrix(
+        &self,
+        file: &mut dyn Ranges,
+        config: &ModelConfig,
+        name: &str,
+        format: BlockFormat,
+    ) -> Result<Matrix, GgufError> {
         let info = self.trunk_tensor(config, name)?;
+        let (rows, cols) = info.rows_and_cols();
+        let format = info.format(format);
+        let (n_quants, n_scales) = format.n_words(rows, cols).unwrap_or_default();
+        let (quants, scales) = (Vec::with_capacity(n_quants), Vec::with_capacity(n_scales));
+        let mut matrix = Matrix { rows: 0, cols, format, quants, scales };
+        let row_bytes = info.n_bytes / rows as u64;
         let head_dim = reordered(config, name);
         let from = |row| head_dim.map_or(row, |head_dim| source_row(row, head_dim));
-        matrix_from_bytes(&info.name, info.kind, info.rows_and_cols(), bytes, &from)
+        // whole heads, within which rows are reordered, and even numbers of rows, whose scales fill words
+        let unit = head_dim.unwrap_or(2);
+        let n_part = ((RANGE_BYTES / row_bytes) as usize / unit * unit).max(unit);
+        for first in (0..rows).step_by(n_part) {
+            let n_rows = n_part.min(rows - first);
+            let start = info.start + first as u64 * row_bytes;
+            let bytes = ranges::read(file, start..start + n_rows as u64 * row_bytes).await?;
+            let part = matrix_from_bytes(&info.name, info.kind, (n_rows, cols), &bytes, &from);
+            let part = part.map_err(|error| match error {
+                GgufError::Block { name, block_idx, reason } => {
+                    let block_idx = block_idx + first * (cols / info.kind.block_values());
+                    GgufError::Block { name, block_idx, reason }
+                }
+                other => other,
+            })?;
+            matrix.append(if part.format == format { part } else { packed(&info.name, &part, format)? });
+        }
+        Ok(matrix)
     }
 }
 
+/// Bytes of a tensor that are asked for at once.
+const RANGE_BYTES: u64 = 4 << 20;
+
+/// What cuts a chat template into a prompt format, as [`PromptFormat::from_chat_template`].
+pub type TemplateReader = fn(&str, &str, &str, &dyn Fn(&str) -> bool) -> Result<PromptFormat, TemplateError>;
+
 /// How a file becomes a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct ImportOptions {
     /// Longest prompt plus suggestion in tokens; the file's own context where that is shorter. The cache of keys and
     /// values grows with it.
     pub max_seq_len: usize,
     /// Format of matrices that the file holds plain (F32, F16, BF16); block formats are kept exactly.
     pub plain_format: BlockFormat,
+    /// Bytes that the weights may take in our formats.
+    pub max_bytes: u64,
+    /// What reads the chat template.
+    pub template: TemplateReader,
 }
 
 /// Context of an imported policy unless told otherwise, in tokens: conversations are short, caches are not free.
 pub const DEFAULT_MAX_SEQ_LEN: usize = 512;
 
+/// Bytes of weights that a page takes: it holds them some three times while its executors are made, and a page has 4 GB.
+const MAX_BYTES_OF_PAGE: u64 = 1 << 30;
+
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { max_seq_len: DEFAULT_MAX_SEQ_LEN, plain_format: BlockFormat::F32 }
+        Self {
+            max_seq_len: DEFAULT_MAX_SEQ_LEN,
+            plain_format: BlockFormat::F32,
+            max_bytes: MAX_PAYLOAD_BYTES,
+            template: PromptFormat::from_chat_template,
+        }
+    }
+}
+
+impl ImportOptions {
+    /// What the page reads a file with: plain matrices become 8-bit blocks, which both executors are fast with, and known
+    /// chat templates are told by their looks, because a template engine is a tenth of a page.
+    pub const fn of_page() -> Self {
+        Self {
+            max_seq_len: DEFAULT_MAX_SEQ_LEN,
+            plain_format: BlockFormat::Q8,
+            max_bytes: MAX_BYTES_OF_PAGE,
+            template: PromptFormat::from_known_template,
+        }
     }
 }
 
@@ -231,28 +291,44 @@ pub struct Policy {
     pub matrices: BTreeMap<String, Matrix>,
 }
 
-/// Reads the policy of a file, tensor by tensor: `fetch` gives the bytes of a range of the file.
+/// Reads the policy of a file, tensor by tensor and a large one part by part, in the order of the file; `on_share` hears
+/// the share that was read.
 ///
 /// # Errors
-/// Whatever is wrong with the file, and what `fetch` says.
-pub fn read_policy<'a>(
+/// Whatever is wrong with the file, and what it says where bytes cannot be had.
+pub async fn read_policy(
     gguf: &Gguf,
     options: ImportOptions,
-    mut fetch: impl FnMut(Range<u64>) -> Result<&'a [u8], GgufError>,
+    file: &mut dyn Ranges,
+    on_share: &dyn Fn(f64),
 ) -> Result<Policy, GgufError> {
     let config = gguf.model_config(options.max_seq_len)?;
-    let tokenizer = vocabulary::tokenizer(gguf)?;
+    let tokenizer = vocabulary::tokenizer(gguf, options.template)?;
     if tokenizer.vocab_size() > config.vocab_size {
         let (n_tokens, n_rows) = (tokenizer.vocab_size(), config.vocab_size);
         return Err(GgufError::VocabularyMismatch { n_tokens, tensor: EMBEDDING, n_rows });
     }
+    let mut names: Vec<_> = tensor_names(&config).into_iter().map(|(name, _)| name).collect();
+    let (mut n_file_bytes, mut n_our_bytes) = (0u64, 0u64);
+    for name in &names {
+        let info = gguf.trunk_tensor(&config, name)?;
+        let (rows, cols) = info.rows_and_cols();
+        n_file_bytes += info.n_bytes;
+        n_our_bytes += info.format(options.plain_format).n_bytes(rows, cols).unwrap_or(0);
+    }
+    if n_our_bytes > options.max_bytes {
+        let what = "the size of the weights in bytes".to_owned();
+        return Err(GgufError::TooMany { what, got: n_our_bytes, max: options.max_bytes });
+    }
     let mut matrices = BTreeMap::new();
-    for (name, shape) in tensor_names(&config) {
-        let info = gguf.trunk_tensor(&config, &name)?;
-        let matrix = gguf.trunk_matrix(&config, &name, fetch(info.range())?)?;
-        let format = if shape.len() == 1 { BlockFormat::F32 } else { options.plain_format };
-        let keep = matrix.format == format || matrix.format != BlockFormat::F32 && shape.len() > 1;
-        let matrix = if keep { matrix } else { packed(&info.name, &matrix, format)? };
+    let mut n_read = 0;
+    // a few hundred, so the next is looked for rather than sorted: a sort is 8 kB of page
+    let start_of = |name: &String| gguf.trunk_tensor(&config, name).map_or(0, |info| info.start);
+    while let Some(i) = (0..names.len()).min_by_key(|i| start_of(&names[*i])) {
+        let name = names.swap_remove(i);
+        let matrix = gguf.read_matrix(file, &config, &name, options.plain_format).await?;
+        n_read += gguf.trunk_tensor(&config, &name)?.n_bytes;
+        on_share(n_read as f64 / n_file_bytes as f64);
         matrices.insert(name, matrix);
     }
     Ok(Policy { config, tokenizer, matrices })
@@ -263,20 +339,20 @@ fn packed(name: &str, matrix: &Matrix, format: BlockFormat) -> Result<Matrix, Gg
         .map_err(|error| GgufError::Malformed { what: format!("tensor {name}"), reason: error.to_string() })
 }
 
-/// A whole file as a checkpoint without a reward model, for [`crate::engine::Engine`] as it is. Without `name` it is
+/// A file as a checkpoint without a reward model, for [`crate::engine::Engine`] as it is. Without `name` it is
 /// called what the file calls itself; where the file names its licence, the lineage attributes it.
 ///
 /// # Errors
 /// As [`read_policy`].
-pub fn checkpoint_from_gguf(
-    file: &[u8],
+pub async fn read_checkpoint(
+    file: &mut dyn Ranges,
     options: ImportOptions,
     name: Option<&str>,
     mut lineage: Lineage,
+    on_share: &dyn Fn(f64),
 ) -> Result<Checkpoint, GgufError> {
-    let gguf = Gguf::parse(file, file.len() as u64)?;
-    // every range was checked against the length of the file, which is in memory
-    let policy = read_policy(&gguf, options, |range| Ok(&file[range.start as usize..range.end as usize]))?;
+    let gguf = Gguf::read(file).await?;
+    let policy = read_policy(&gguf, options, file, on_share).await?;
     let own_name = gguf.text("general.name").unwrap_or("imported");
     if let Ok(licence) = gguf.text("general.license") {
         let maker = gguf.text("general.organization").map(|maker| format!(" by {maker}")).unwrap_or_default();
@@ -285,6 +361,29 @@ pub fn checkpoint_from_gguf(
     let name = name.unwrap_or(own_name).to_owned();
     let parts = PolicyParts { name, model: &policy.config, lineage, tokenizer: &policy.tokenizer };
     Ok(Checkpoint::from_policy(parts, policy.matrices)?)
+}
+
+/// [`read_checkpoint`] of a file in memory.
+///
+/// # Errors
+/// As [`read_policy`].
+pub fn checkpoint_from_gguf(
+    mut file: &[u8],
+    options: ImportOptions,
+    name: Option<&str>,
+    lineage: Lineage,
+) -> Result<Checkpoint, GgufError> {
+    let read = beckon_shaders::ready(read_checkpoint(&mut file, options, name, lineage, &|_| {}));
+    read.unwrap_or_else(|| Err(GgufError::Read { reason: "memory is read without waiting".to_owned() }))
+}
+
+/// The checkpoint that the page makes of a file: a function of the file's content alone, so that its id is the same
+/// wherever it is made.
+///
+/// # Errors
+/// As [`read_policy`].
+pub async fn checkpoint_of_page(file: &mut dyn Ranges, on_share: &dyn Fn(f64)) -> Result<Checkpoint, GgufError> {
+    read_checkpoint(file, ImportOptions::of_page(), None, Lineage::default(), on_share).await
 }
 
 /// The policy of a checkpoint as a file that llama.cpp loads: blocks as they are (Q8 as Q8_0, Q4 as Q4_1), F32 as F32.

@@ -266,13 +266,14 @@ fn place(
         }
         info.start += data_start;
     }
-    let mut in_order: Vec<&TensorInfo> = tensors.values().collect();
-    in_order.sort_unstable_by_key(|info| info.start);
-    for pair in in_order.windows(2) {
-        let (other, info) = (pair[0], pair[1]);
-        if info.start < other.range().end {
-            let (name, other_end) = (info.name.clone(), other.range().end);
-            return Err(GgufError::Overlap { name, start: info.start, other: other.name.clone(), other_end });
+    // of the type that checkpoints sort too: another one is 5 kB of page
+    let mut ranges: Vec<(u64, u64, &str)> = Vec::new();
+    ranges.extend(tensors.values().map(|info| (info.start, info.range().end, info.name.as_str())));
+    ranges.sort_unstable();
+    for pair in ranges.windows(2) {
+        let ((_, other_end, other), (start, _, name)) = (pair[0], pair[1]);
+        if start < other_end {
+            return Err(GgufError::Overlap { name: name.to_owned(), start, other: other.to_owned(), other_end });
         }
     }
     Ok(())

@@ -1,4 +1,6 @@
-use super::llama::{ImportOptions, checkpoint_from_gguf, file_row, gguf_from_checkpoint, source_row};
+use super::llama::{
+    ImportOptions, checkpoint_from_gguf, checkpoint_of_page, file_row, gguf_from_checkpoint, read_policy, source_row,
+};
 use super::*;
 use crate::checkpoint::{Checkpoint, Lineage, PolicyParts};
 use crate::config::{ModelConfig, Preset, tensor_names};
@@ -206,7 +208,7 @@ fn a_policy_comes_back_from_its_file_to_the_bit() {
 #[test]
 fn plain_matrices_are_packed_where_asked_for() {
     let file = gguf_from_checkpoint(&checkpoint(BlockFormat::F32)).unwrap();
-    let options = ImportOptions { max_seq_len: 64, plain_format: BlockFormat::Q8 };
+    let options = ImportOptions { max_seq_len: 64, plain_format: BlockFormat::Q8, ..ImportOptions::default() };
     let packed = checkpoint_from_gguf(&file, options, Some("packed"), lineage()).unwrap();
     assert_eq!(packed.tensors["policy.model.layers.0.mlp.up_proj.weight"].format, BlockFormat::Q8);
     assert_eq!(packed.tensors["policy.model.norm.weight"].format, BlockFormat::F32);
@@ -234,6 +236,88 @@ fn a_head_is_enough_and_says_when_it_goes_on() {
     };
     assert_eq!(by_ranges, whole);
     assert!(n_rounds > 100 && n_given as u64 <= whole.data_start);
+}
+
+/// A file that remembers the longest range it was asked for, and fails from a byte on.
+struct Watched<'a> {
+    file: &'a [u8],
+    longest: u64,
+    fails_at: u64,
+}
+
+impl Ranges for Watched<'_> {
+    fn n_bytes(&self) -> u64 {
+        self.file.len() as u64
+    }
+
+    fn read(&mut self, range: std::ops::Range<u64>) -> Bytes<'_> {
+        self.longest = self.longest.max(range.end - range.start);
+        if range.end > self.fails_at {
+            return Box::pin(async move { Err(format!("the disk went away at {range:?}")) });
+        }
+        self.file.read(range)
+    }
+}
+
+#[test]
+fn the_page_reads_ranges_and_gets_the_weights_of_the_whole_file() {
+    let shares = std::cell::RefCell::new(Vec::new());
+    let on_share = |share| shares.borrow_mut().push(share);
+    for format in [BlockFormat::Q8, BlockFormat::Q4] {
+        let checkpoint = checkpoint(format);
+        let file = gguf_from_checkpoint(&checkpoint).unwrap();
+        let mut watched = Watched { file: &file, longest: 0, fails_at: u64::MAX };
+        shares.borrow_mut().clear();
+        let read = beckon_shaders::ready(checkpoint_of_page(&mut watched, &on_share)).unwrap().unwrap();
+        assert_eq!(read.tensors, checkpoint.tensors);
+        assert_eq!(read.tokenizer().unwrap().format(), checkpoint.tokenizer().unwrap().format());
+        let shares = shares.borrow();
+        assert!(shares.is_sorted() && shares.last() == Some(&1.0), "{shares:?}");
+        let mut gone = Watched { file: &file, longest: 0, fails_at: file.len() as u64 - 1 };
+        let error = beckon_shaders::ready(checkpoint_of_page(&mut gone, &|_| {})).unwrap().unwrap_err();
+        assert!(error.to_string().contains("the disk went away"), "{error}");
+    }
+    // plain matrices are packed to 8 bits
+    let plain = checkpoint(BlockFormat::F32);
+    let file = gguf_from_checkpoint(&plain).unwrap();
+    let read = beckon_shaders::ready(checkpoint_of_page(&mut &file[..], &|_| {})).unwrap().unwrap();
+    let name = "policy.model.layers.0.self_attn.q_proj.weight";
+    assert_eq!(read.tensors[name], Matrix::from_dense(&plain.tensors[name].to_dense(), BlockFormat::Q8).unwrap());
+}
+
+/// One that takes many ranges, its reordered rows among them, comes out as in one piece.
+#[test]
+fn a_large_matrix_is_read_part_by_part() {
+    let model = ModelConfig {
+        vocab_size: 40_001,
+        d_model: 256,
+        n_layers: 1,
+        n_heads: 256,
+        n_kv_heads: 1,
+        head_dim: 64,
+        d_ff: 32,
+        ..Preset::Tiny.model()
+    };
+    let tokenizer = Tokenizer::train(["how to cook rice", "how to cook brown rice"], 300).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let mut policy = BTreeMap::new();
+    for (name, shape) in tensor_names(&model) {
+        let data = (0..shape.iter().product()).map(|_| rng.random_range(-0.3f32..0.3)).collect();
+        let format = if shape.len() == 1 { BlockFormat::F32 } else { BlockFormat::Q8 };
+        policy.insert(name, Matrix::from_dense(&DenseTensor::new(shape, data), format).unwrap());
+    }
+    let parts = PolicyParts { name: "wide".into(), model: &model, lineage: lineage(), tokenizer: &tokenizer };
+    let checkpoint = Checkpoint::from_policy(parts, policy).unwrap();
+    let file = gguf_from_checkpoint(&checkpoint).unwrap();
+    let mut watched = Watched { file: &file, longest: 0, fails_at: u64::MAX };
+    let read = beckon_shaders::ready(checkpoint_of_page(&mut watched, &|_| {})).unwrap().unwrap();
+    assert!(read.tensors == checkpoint.tensors, "other weights");
+    assert!(watched.longest <= 4 << 20, "{} bytes at once of {}", watched.longest, file.len());
+    // what would not fit is refused before it is read
+    let gguf = Gguf::parse(&file, file.len() as u64).unwrap();
+    let options = ImportOptions { max_bytes: 1 << 20, ..ImportOptions::of_page() };
+    let error = beckon_shaders::ready(read_policy(&gguf, options, &mut &file[..], &|_| {})).unwrap().unwrap_err();
+    assert!(error.to_string().contains("at most 1048576 is read"), "{error}");
 }
 
 #[test]

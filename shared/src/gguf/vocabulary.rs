@@ -4,11 +4,12 @@
 //! architecture `llama` with a byte-level vocabulary use. Not here: SentencePiece vocabularies (model "llama"),
 //! which hold no merges; such a model is imported from its Hugging Face files.
 
+use super::llama::TemplateReader;
 use super::{Array, Gguf, GgufError, Value};
 use crate::prompt::PromptFormat;
 use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer, TokenizerError};
 use serde_json::{Map, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPES: &str = "tokenizer.ggml.token_type";
@@ -28,29 +29,47 @@ const UNUSED: i32 = 5;
 /// How Llama 3 splits text.
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// `tokenizer.json` but for what a file says. As text, because text is small in a page and code that builds it is not.
+const WHOLE: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": null, "normalizer": null,
+    "pre_tokenizer": null, "post_processor": null,
+    "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": null, "vocab": null,
+        "merges": null}}"#;
+const OWN_NORMALIZER: &str = r#"{"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}"#;
+const BYTE_LEVEL: &str = r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}"#;
+const DIGITS: &str = r#"{"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true},
+    {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}]}"#;
+const SPLIT: &str = r#"{"type": "Sequence", "pretokenizers": [
+    {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Isolated", "invert": false},
+    {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]}"#;
+
+/// One of the texts above.
+fn parsed(text: &'static str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
 /// The pre-tokenizer of `tokenizer.json` for a word of `tokenizer.ggml.pre`; `None` for an unknown one.
 fn pre_tokenizer(word: &str) -> Option<serde_json::Value> {
-    let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let sequence = |first: serde_json::Value, use_regex: bool| json!({"type": "Sequence", "pretokenizers": [first, byte_level(use_regex)]});
     match word {
-        "gpt-2" | "default" => Some(byte_level(true)),
-        "smollm" | "refact" | "codeshell" | "starcoder" | "command-r" => {
-            Some(sequence(json!({"type": "Digits", "individual_digits": true}), true))
-        }
+        "gpt-2" | "default" => Some(parsed(BYTE_LEVEL)),
+        "smollm" | "refact" | "codeshell" | "starcoder" | "command-r" => Some(parsed(DIGITS)),
         "llama-bpe" | "llama3" | "llama-v3" => {
-            let pattern = json!({"Regex": LLAMA3_PATTERN});
-            Some(sequence(json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false}), false))
+            let mut split = parsed(SPLIT);
+            split["pretokenizers"][0]["pattern"]["Regex"] = LLAMA3_PATTERN.into();
+            Some(split)
         }
         _ => None,
     }
 }
 
-/// The tokenizer of a file, with the prompt format of its chat template, or a plain one where it has none.
+/// The tokenizer of a file, with the prompt format that `template` finds in its chat template, or a plain one where it
+/// has none.
 ///
 /// # Errors
 /// Another kind of vocabulary or way of splitting, metadata that are missing or contradict each other, a chat
 /// template that cannot be cut into turns.
-pub fn tokenizer(gguf: &Gguf) -> Result<Tokenizer, GgufError> {
+pub fn tokenizer(gguf: &Gguf, template: TemplateReader) -> Result<Tokenizer, GgufError> {
     let bad = |key: &str, reason: String| GgufError::Metadata { key: key.to_owned(), reason };
     let model = gguf.text(MODEL)?;
     if model != "gpt2" {
@@ -84,16 +103,16 @@ pub fn tokenizer(gguf: &Gguf) -> Result<Tokenizer, GgufError> {
     });
     let merges = merges.collect::<Result<Vec<_>, _>>()?;
     let own = is_own(tokens);
-    let normalizer = own.then(|| json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}));
-    let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
-    let whole = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder,
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": word.starts_with("llama"), "vocab": vocab, "merges": merges}
-    });
-    let format = if own { PromptFormat::own() } else { prompt_format(gguf, tokens, &types)? };
+    let mut whole = parsed(WHOLE);
+    whole["added_tokens"] = added.into();
+    if own {
+        whole["normalizer"] = parsed(OWN_NORMALIZER);
+    }
+    whole["pre_tokenizer"] = pre_tokenizer;
+    whole["model"]["ignore_merges"] = word.starts_with("llama").into();
+    whole["model"]["vocab"] = vocab.into();
+    whole["model"]["merges"] = merges.into();
+    let format = if own { PromptFormat::own() } else { prompt_format(gguf, tokens, &types, template)? };
     Ok(Tokenizer::pretrained(&whole.to_string(), format)?)
 }
 
@@ -124,7 +143,12 @@ fn types(gguf: &Gguf, n_tokens: usize) -> Result<Vec<i32>, GgufError> {
     Ok(types)
 }
 
-fn prompt_format(gguf: &Gguf, tokens: &[String], types: &[i32]) -> Result<PromptFormat, GgufError> {
+fn prompt_format(
+    gguf: &Gguf,
+    tokens: &[String],
+    types: &[i32],
+    template: TemplateReader,
+) -> Result<PromptFormat, GgufError> {
     let spelling = |key: &str| -> Result<&str, GgufError> {
         if !gguf.metadata.contains_key(key) {
             return Ok("");
@@ -136,13 +160,12 @@ fn prompt_format(gguf: &Gguf, tokens: &[String], types: &[i32]) -> Result<Prompt
             GgufError::Metadata { key: key.to_owned(), reason }
         })
     };
-    let specials: HashSet<&str> =
-        tokens.iter().zip(types).filter(|(_, t)| **t == CONTROL).map(|(token, _)| token.as_str()).collect();
+    let is_special = |s: &str| tokens.iter().zip(types).any(|(token, t)| token == s && *t == CONTROL);
     let (bos, eos) = (spelling(BOS)?, spelling(EOS)?);
     if !gguf.metadata.contains_key(TEMPLATE) {
         return Ok(PromptFormat::plain(bos, eos));
     }
-    let format = PromptFormat::from_chat_template(gguf.text(TEMPLATE)?, bos, eos, &|s| specials.contains(s));
+    let format = template(gguf.text(TEMPLATE)?, bos, eos, &is_special);
     Ok(format.map_err(TokenizerError::from)?)
 }
 

@@ -89,6 +89,37 @@ impl PromptFormat {
         })
     }
 
+    /// As [`Self::from_chat_template`] for a template that writes turns as ChatML does, told by its looks: where there is no
+    /// room for a template engine.
+    ///
+    /// # Errors
+    /// Any other template, even one that says the same in other words.
+    pub fn from_known_template(
+        source: &str,
+        bos: &str,
+        _eos: &str,
+        is_special: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, TemplateError> {
+        const BEGIN: &str = "<|im_start|>";
+        const END: &str = "<|im_end|>";
+        let told = plainly(source);
+        let writes_turns = told.contains("'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>\n'");
+        let begins = told.starts_with("{{bos_token}}");
+        let has_other_bos = told.matches("bos_token").count() > usize::from(begins);
+        if !writes_turns || has_other_bos || !is_special(BEGIN) || !is_special(END) {
+            return Err(TemplateError::Unknown);
+        }
+        let around = |role: &str| [format!("{BEGIN}{role}\n"), format!("{END}\n")];
+        Ok(Self {
+            begin: if begins && bos != BEGIN { bos.to_owned() } else { String::new() },
+            user: around("user"),
+            assistant: around("assistant"),
+            suggest: format!("{BEGIN}user\n"),
+            end: END.to_owned(),
+            chat_template: Some(source.to_owned()),
+        })
+    }
+
     /// A chat template that says the same as these pieces, for a model that has none of its own.
     pub fn to_chat_template(&self) -> String {
         if let Some(template) = &self.chat_template {
@@ -126,6 +157,31 @@ impl PromptFormat {
         });
         format!("{}{}{}", self.begin, turns.collect::<String>(), self.suggest)
     }
+}
+
+/// A template without what means nothing: blanks outside of quotes, the kind of quotes, where texts are put together, and
+/// `a.b` beside `a['b']`.
+fn plainly(source: &str) -> String {
+    let mut told = String::new();
+    let mut quote = None;
+    for c in source.replace("\\n", "\n").chars() {
+        match quote {
+            None if c.is_whitespace() => {}
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                told.push('\'');
+            }
+            Some(open) if c == open => {
+                quote = None;
+                told.push('\'');
+            }
+            _ => told.push(c),
+        }
+    }
+    told.replace("'+'", "")
+        .replace("{{-", "{{")
+        .replace("message.role", "message['role']")
+        .replace("message.content", "message['content']")
 }
 
 /// The special token that `text` starts with, blanks aside.

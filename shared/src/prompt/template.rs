@@ -37,6 +37,11 @@ pub enum TemplateError {
         /// What is missing.
         reason: &'static str,
     },
+    /// None of those that are told by their looks.
+    #[error(
+        "this page reads the chat template ChatML only, and the file has another one: import it with `beckon model import` and load the checkpoint"
+    )]
+    Unknown,
     /// No token ends a user turn.
     #[error(
         "nothing ends a turn of this model: {behind_user:?} stands behind it, and the vocabulary names no end token"

@@ -6,6 +6,7 @@ mod control;
 mod damage;
 mod endurance;
 mod experiment;
+mod gguf;
 mod lent;
 mod loading;
 mod page;

@@ -94,6 +94,8 @@ pub async fn send(method: &str, url: &str, body: Body) -> Result<Answer, Network
 pub struct Download {
     reader: web_sys::ReadableStreamDefaultReader,
     url: String,
+    /// Size of the whole file, where the server says it.
+    n_bytes: Option<u64>,
     /// What came and was not asked for yet.
     rest: Vec<u8>,
 }
@@ -112,7 +114,16 @@ impl Download {
         let status = response.status();
         let body = response.body().filter(|_| status == 206 || status == 200 && first == 0);
         let Some(body) = body else { return Err(NetworkError::Status { status, url: url.to_owned() }) };
-        Ok(Self { reader: body.get_reader().unchecked_into(), url: url.to_owned(), rest: Vec::new() })
+        // of a part the size stands behind a stroke: bytes 0-99/100
+        let name = if status == 206 { "content-range" } else { "content-length" };
+        let size = response.headers().get(name).ok().flatten();
+        let n_bytes = size.and_then(|size| size.rsplit('/').next()?.parse().ok());
+        Ok(Self { reader: body.get_reader().unchecked_into(), url: url.to_owned(), n_bytes, rest: Vec::new() })
+    }
+
+    /// Size of the whole file; `None` where the server does not say it.
+    pub fn n_bytes(&self) -> Option<u64> {
+        self.n_bytes
     }
 
     /// 1 to `max` further bytes.

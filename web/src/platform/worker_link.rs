@@ -39,12 +39,14 @@ impl WorkerLink {
         Ok(Self { worker, _on_message: on_message, _on_error: on_error })
     }
 
-    /// Sends text.
+    /// Sends text, and a file along with it: not its bytes, the browser's handle to them.
     ///
     /// # Errors
     /// Why the browser refused.
-    pub fn post(&self, text: &str) -> Result<(), String> {
-        self.worker.post_message(&JsValue::from_str(text)).map_err(|e| error_text(&e))
+    pub fn post(&self, text: &str, file: Option<&web_sys::File>) -> Result<(), String> {
+        let text = JsValue::from_str(text);
+        let message = file.map_or_else(|| text.clone(), |file| js_sys::Array::of2(&text, file).into());
+        self.worker.post_message(&message).map_err(|e| error_text(&e))
     }
 }
 

@@ -1,20 +1,26 @@
-//! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it. What is new is
-//! made and tested beside the old one and then exchanged; after a failure the old one goes on.
+//! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it, or a GGUF file. What
+//! is new is made and tested beside the old one and then exchanged; after a failure the old one goes on.
 
 use super::{Host, Hosted, Order, Progress, cpu_engine, faster, measure};
-use crate::fetch::{self, Fetched};
-use crate::platform::{cache, clock};
-use crate::wire::{ExecutorChoice, ExecutorKind, LoadStep, Loaded, Over};
+use crate::fetch::{self, Fetched, Unannounced};
+use crate::platform::picked::Picked;
+use crate::platform::{clock, kept};
+use crate::wire::{ExecutorChoice, ExecutorKind, Gguf, LoadStep, Loaded, Over};
 use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::gguf::Ranges;
+use beckon_shared::gguf::llama::checkpoint_of_page;
 
 /// What engines are made of.
 struct Files {
     /// The checkpoint, or the base as an adapter wants it.
     checkpoint: Checkpoint,
     adapter: Option<AdapterFile>,
+    /// Bytes that came over the network.
     n_bytes: u64,
+    /// Size of a file that nobody announced.
+    n_file_bytes: Option<u64>,
     notice: Option<String>,
 }
 
@@ -24,7 +30,7 @@ impl Host {
         let begun = clock::now_secs();
         let name = order.info.name.clone();
         let progress = Progress { id, name: &name };
-        progress.at(LoadStep::Download).await;
+        progress.at(if order.gguf.is_some() { LoadStep::Read } else { LoadStep::Download }).await;
         let side = order.side.index();
         if let Some(over) = order.over.as_ref().filter(|over| self.lies_over(&order, over)) {
             return self.swap(&order, over, &progress, begun).await;
@@ -32,17 +38,29 @@ impl Host {
         let files = self.files(&order, &progress).await?;
         let over = order.over.filter(|_| files.adapter.is_some());
         let (n_fetched_bytes, notice) = (files.n_bytes, files.notice.clone());
-        let mut hosted = self.prepare(files, (order.info, over), order.choice, &progress).await?;
+        let mut info = order.info;
+        if let Some(n_bytes) = files.n_file_bytes {
+            // what was not announced gets its name here
+            info.id.clone_from(&files.checkpoint.id);
+            info.n_bytes = n_bytes;
+        }
+        let mut hosted = self.prepare(files, (info, over), order.choice, &progress).await?;
         let loaded = &mut hosted.loaded;
-        let unscored = "This checkpoint has no reward model yet: suggestions are not scored.".to_owned();
+        let unscored = if order.gguf.is_some() {
+            "A GGUF file holds no reward model: suggestions are written, and nothing scores them."
+        } else {
+            "This checkpoint has no reward model yet: suggestions are not scored."
+        };
+        let unscored = unscored.to_owned();
         let returned = self.lost.take_if(|_| hosted.gpu.is_some());
         let returned = returned.map(|why| format!("The GPU was lost ({why}) and is back."));
         let notices = [notice, returned, (!hosted.cpu.has_reward()).then_some(unscored)];
         let notices = notices.into_iter().flatten().collect::<Vec<_>>();
         loaded.notice = (!notices.is_empty()).then(|| notices.join(" "));
+        loaded.gguf = order.gguf;
         loaded.n_fetched_bytes = n_fetched_bytes;
         loaded.load_secs = clock::now_secs() - begun;
-        loaded.quota = cache::quota().await;
+        loaded.quota = kept::quota().await;
         let loaded = loaded.clone();
         self.sides[side] = Some(hosted);
         Ok(loaded)
@@ -83,22 +101,25 @@ impl Host {
         loaded.n_fetched_bytes = n_bytes;
         loaded.notice = notice;
         loaded.load_secs = clock::now_secs() - begun;
-        loaded.quota = cache::quota().await;
+        loaded.quota = kept::quota().await;
         Ok(loaded.clone())
     }
 
     /// The adapter over its base where that one is here, else the whole checkpoint.
     async fn files(&self, order: &Order, progress: &Progress<'_>) -> Result<Files, String> {
+        if let Some(gguf) = &order.gguf {
+            return files_of_gguf(gguf, order.file.as_ref(), progress).await;
+        }
         if let Some(over) = &order.over
             && let Some(base) = self.base(&over.base, progress).await
         {
             let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
             let checkpoint = file.frame(&base).map_err(|e| e.to_string())?;
-            return Ok(Files { checkpoint, adapter: Some(file), n_bytes, notice });
+            return Ok(Files { checkpoint, adapter: Some(file), n_bytes, n_file_bytes: None, notice });
         }
         let on_share = |share| progress.share(LoadStep::Download, Some(share));
         let Fetched { file, n_bytes, notice } = fetch::checkpoint(&order.info, &on_share).await?;
-        Ok(Files { checkpoint: file, adapter: None, n_bytes, notice })
+        Ok(Files { checkpoint: file, adapter: None, n_bytes, n_file_bytes: None, notice })
     }
 
     /// A base that needs no server: in memory or kept by the browser.
@@ -158,6 +179,7 @@ impl Host {
             self_test,
             measured,
             over,
+            gguf: None,
             n_fetched_bytes: 0,
             quota: None,
             load_secs: 0.0,
@@ -166,6 +188,23 @@ impl Host {
         let unkept = (adapter.is_none() && notice.is_some()).then_some(checkpoint);
         Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter, unkept })
     }
+}
+
+/// A GGUF file as a checkpoint; what is in memory at any time are its weights and one part of the file.
+async fn files_of_gguf(gguf: &Gguf, file: Option<&web_sys::File>, progress: &Progress<'_>) -> Result<Files, String> {
+    let on_share = |share| progress.share(LoadStep::Read, Some(share));
+    let (checkpoint, n_bytes, n_file_bytes) = match gguf {
+        Gguf::Picked => {
+            let mut file = Picked(file.ok_or("the file is gone; pick it again")?.clone());
+            (checkpoint_of_page(&mut file, &on_share).await, 0, file.n_bytes())
+        }
+        Gguf::Address(url) => {
+            let mut file = Unannounced::open(url).await?;
+            (checkpoint_of_page(&mut file, &on_share).await, file.n_fetched(), file.n_bytes())
+        }
+    };
+    let checkpoint = checkpoint.map_err(|e| e.to_string())?;
+    Ok(Files { checkpoint, adapter: None, n_bytes, n_file_bytes: Some(n_file_bytes), notice: None })
 }
 
 /// The adapter of a checkpoint, for the base that it was announced with.

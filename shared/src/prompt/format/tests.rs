@@ -35,6 +35,27 @@ fn chatml_is_cut_into_its_pieces() {
 }
 
 #[test]
+fn chatml_told_by_its_looks_is_what_is_cut_from_it() {
+    let spelled_otherwise =
+        CHATML.replace("message['role']", "message.role").replace('\'', "\"").replace("> + \"", ">");
+    let with_bos = format!("{{{{- bos_token }}}}{}", CHATML.replace('\n', "\\n"));
+    for source in [CHATML, &spelled_otherwise, &with_bos] {
+        for (bos, eos) in [("<|im_start|>", "<|im_end|>"), ("<s>", "</s>"), ("", "<|im_end|>")] {
+            let known = PromptFormat::from_known_template(source, bos, eos, &special).unwrap();
+            assert_eq!(known, PromptFormat::from_chat_template(source, bos, eos, &special).unwrap(), "{source}");
+        }
+    }
+    let trimmed = CHATML.replace("message['content']", "message['content'] | trim");
+    let no_line = CHATML.replace(" + '\n'}}", "}}");
+    let late_bos = CHATML.replace("{% endfor %}", "{{ bos_token }}{% endfor %}");
+    for source in [LLAMA3, MISTRAL, "", &trimmed, &no_line, &late_bos] {
+        let unknown = PromptFormat::from_known_template(source, "<s>", "</s>", &special);
+        assert!(matches!(unknown, Err(TemplateError::Unknown)), "{source}: {unknown:?}");
+    }
+    assert!(PromptFormat::from_known_template(CHATML, "", "", &|_| false).is_err(), "no token of this vocabulary");
+}
+
+#[test]
 fn llama_3_begins_with_bos_and_ends_with_eot() {
     let format = PromptFormat::from_chat_template(LLAMA3, "<|begin_of_text|>", "<|eot_id|>", &special).unwrap();
     assert_eq!(format.begin, "<|begin_of_text|>");

@@ -5,12 +5,12 @@ use super::settings::Settings;
 use crate::component::progress::{Elapsed, Progress};
 use crate::component::simulated::SimulatedBadge;
 use crate::component::spread::Spread;
-use crate::engine_link::EngineLink;
+use crate::engine_link::{EngineLink, Opened};
 use crate::format;
 use crate::live::Live;
-use crate::platform::dom::json_address;
+use crate::platform::dom::{self, json_address};
 use crate::slate;
-use crate::wire::{ExecutorKind, LoadStep, Loaded, Memory, Over, Side, Suggested, Suggestion};
+use crate::wire::{ExecutorKind, Gguf, Loaded, Memory, Over, Side, Suggested, Suggestion};
 use beckon_shared::engine::Score;
 use leptos::prelude::*;
 
@@ -31,10 +31,22 @@ pub fn Column(
     });
     let share = Signal::derive(move || {
         // a step that takes long without a count moves instead
-        state.progress.with(|p| p.as_ref().filter(|p| p.step == LoadStep::Download).and_then(|p| p.share))
+        state.progress.with(|p| p.as_ref().and_then(|p| p.share))
     });
+    let on_drop = move |ev: leptos::ev::DragEvent| {
+        ev.prevent_default();
+        if let Some(file) = dom::dropped_file(&ev) {
+            engine.open(side, Opened::Picked(file));
+        }
+    };
     view! {
-        <section class="card" data-testid="column" data-side=side.letter()>
+        <section
+            class="card"
+            data-testid="column"
+            data-side=side.letter()
+            on:dragover=|ev| ev.prevent_default()
+            on:drop=on_drop
+        >
             <Picker side=side/>
             <Show when=move || loading.get()><Progress label=label share=share testid="load-progress"/></Show>
             {move || state.failure.get().map(|text| view! {
@@ -63,7 +75,10 @@ fn Picker(side: Side) -> impl IntoView {
     let options = move || {
         live.checkpoints.with(|list| {
             let list = list.value().cloned().unwrap_or_default();
-            list.into_iter()
+            let opened = engine.opened.get();
+            opened
+                .into_iter()
+                .chain(list)
                 .map(|c| {
                     let about = if c.simulated { ", simulated clicks" } else { "" };
                     let built_in = if c.built_in { ", built in" } else { "" };
@@ -87,6 +102,10 @@ fn Picker(side: Side) -> impl IntoView {
                 {options}
             </select>
         </label>
+        <label>"or a GGUF file, which does not leave this browser"
+            <input type="file" accept=".gguf" data-testid="gguf-file"
+                on:change=move |ev| if let Some(file) = dom::picked_file(&ev) { engine.open(side, Opened::Picked(file)) }/>
+        </label>
         <Show when=empty><p class="muted">"The server has no checkpoint yet; finish a run on Train."</p></Show>
     }
 }
@@ -104,9 +123,10 @@ fn Status(loaded: Loaded) -> impl IntoView {
             t.tolerance
         )
     });
-    let from = match loaded.n_fetched_bytes {
-        0 => "from this browser's cache".to_owned(),
-        n => format!("{} fetched", format::bytes(n)),
+    let from = match (&loaded.gguf, loaded.n_fetched_bytes) {
+        (Some(Gguf::Picked), _) => "read from your disk, sent nowhere".to_owned(),
+        (_, 0) => "from this browser's cache".to_owned(),
+        (_, n) => format!("{} fetched", format::bytes(n)),
     };
     let quota = loaded.quota.map(|[used, allowed]| {
         format!("This browser keeps {} of at most {}. ", format::bytes(used as u64), format::bytes(allowed as u64))
@@ -165,6 +185,7 @@ fn Suggestions(
     let Memory { wasm_bytes, device_bytes } = suggested.memory;
     let memory = format!(" · memory {}, GPU {}", format::bytes(wasm_bytes), format::bytes(device_bytes));
     let recording = json_address(&suggested.recording);
+    let replay_of = suggested.engine.gguf.as_ref().map(|_| " --checkpoint MODEL.gguf");
     let candidates = suggested.candidates;
     let lists = move || {
         let slate = slate::choose(&candidates, settings.n_shown());
@@ -201,7 +222,7 @@ fn Suggestions(
         <p class="muted num" data-testid="timings">{timings}{memory}</p>
         <p class="muted">
             <a href=recording download="replay.json" data-testid="recording">"Save for replay"</a>
-            ": " <code>"beckon replay replay.json"</code> " writes the same again."
+            ": " <code>"beckon replay replay.json" {replay_of}</code> " writes the same again."
         </p>
     }
 }
