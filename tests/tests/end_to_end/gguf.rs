@@ -91,7 +91,7 @@ fn a_gguf_file_of_the_user_writes_what_the_checkpoint_writes() {
 #[ignore = "needs Chromium"]
 fn a_gguf_file_at_an_address_is_read_by_ranges_without_a_beckon_server() {
     let built_in = beckon_server::assets::built_in_checkpoint().unwrap();
-    let gguf = gguf_from_checkpoint(&Checkpoint::decode(&built_in).unwrap()).unwrap();
+    let gguf = gguf_from_checkpoint(&Checkpoint::decode(built_in).unwrap()).unwrap();
     let shipped = root().join("server/page");
     let index = std::fs::read(shipped.join("index.html")).expect("a page (cargo xtask build-page)");
     let (site, url) = Site::start(vec![("/", shipped)]).unwrap();
