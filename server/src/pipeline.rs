@@ -288,7 +288,7 @@ pub fn train(
         };
         sft::run(ctx, &inputs, &config.sft)
     })?;
-    let features = OnceCell::new();
+    let start = OnceCell::new();
     let garm_inputs = |likelihood| GarmInputs {
         tokenizer: &tokenizer,
         model: &model,
@@ -297,7 +297,7 @@ pub fn train(
         train: &dataset.train,
         held_out: &dataset.held_out,
         likelihood,
-        features: &features,
+        start: &start,
     };
     let garm = stage(&dir.join("garm"), config, 2, &devices, observer, |ctx| {
         garm::run(ctx, &garm_inputs(Likelihood::Probit), &config.garm)

@@ -148,6 +148,9 @@ fn validate_counts(config: &RunConfig) -> Result<(), RunConfigError> {
         Preset::Nano => (Preset::Nano.model().d_model, "1 to the model's width, 256 for nano"),
     };
     count("garm.feature_dims", garm.feature_dims, 1, d_model, widest)?;
+    if let Some(n_layers) = garm.n_layers {
+        count("garm.n_layers", n_layers, 1, 256, "1 to the policy's layers")?;
+    }
     count("rl.batch_prompts", rl.batch_prompts, 1, 1 << 16, "1 to 65,536")?;
     // leave-one-out needs another rollout to compare with
     count("rl.group_size", rl.group_size, 2, 1 << 10, "2 to 1,024")?;
@@ -251,6 +254,7 @@ mod tests {
         check_refused(r#"{"micro_batch_tokens": 1}"#, "micro_batch_tokens is 1");
         check_refused(r#"{"rl": {"group_size": 1}}"#, "rl.group_size is 1");
         check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");
+        check_refused(r#"{"garm": {"n_layers": 0}}"#, "garm.n_layers is 0");
         check_refused(r#"{"garm": {"feature_dims": 257}}"#, "garm.feature_dims is 257");
         check_refused(r#"{"preset": "tiny", "garm": {"feature_dims": 65}}"#, "64 for tiny");
         check_refused(r#"{"rl": {"weights": {"novelty": -1}}}"#, "rl.weights.novelty is -1");

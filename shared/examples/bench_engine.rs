@@ -114,7 +114,7 @@ fn checkpoint(model: ModelConfig, format: impl Fn(&str) -> BlockFormat) -> Check
         name: "bench".into(),
         model,
         prompt_format: None,
-        reward: Some(RewardConfig { variance_floor: 0.01, feature_dims, kappa: 0.1 }),
+        reward: Some(RewardConfig { variance_floor: 0.01, feature_dims, kappa: 0.1, n_layers: None }),
         lineage,
         tokenizer: (0, 0),
         tensors: vec![],

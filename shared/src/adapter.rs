@@ -12,20 +12,20 @@
 mod factor;
 mod format;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, RewardConfig};
+use crate::checkpoint::{Checkpoint, CheckpointError, RewardConfig, expected_tensors};
 use crate::config::{ModelConfig, reward_head_names, tensor_names};
 use crate::engine::{Adapter, Engine, EngineError, LowRank};
 use crate::prompt::Prompt;
 use crate::quant::{BlockFormat, Matrix};
 use crate::tensor::{DenseTensor, TensorMap};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use factor::{add_product, low_rank};
 pub use format::{AdapterHeader, decode_header};
 
 /// Version of the file format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The self-test's prompt.
 const PROBE_PROMPT: &str = "how to cook rice";
 /// Every so many logits one is kept.
@@ -59,7 +59,7 @@ pub struct Stored {
 /// Header of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterManifest {
-    /// [`FORMAT_VERSION`].
+    /// 1 to [`FORMAT_VERSION`]: the first version that can hold it.
     pub format_version: u32,
     /// Name for people.
     pub name: String,
@@ -168,16 +168,18 @@ impl AdapterFile {
         let AdapterParts { name, base, checkpoint, policy, reward, reward_config, max_rank } = parts;
         let model = &base.manifest.model;
         let trunk = base.dense("policy");
+        let read: BTreeSet<String> =
+            tensor_names(&reward_config.trunk(model)).into_iter().map(|(name, _)| name).collect();
         let heads = reward_head_names(model, reward_config.feature_dims).into_iter();
         let heads = heads.filter_map(|(name, _)| Some((name.clone(), reward.get(&name)?.clone()))).collect();
         let adapter = Adapter {
-            policy: factors("policy", &trunk, policy, max_rank)?,
-            reward: factors("reward", &trunk, reward, max_rank)?,
+            policy: factors("policy", trunk.iter(), policy, max_rank)?,
+            reward: factors("reward", trunk.iter().filter(|(name, _)| read.contains(*name)), reward, max_rank)?,
             heads: Some((reward_config.clone(), heads)),
         };
         let probe = Probe { prompt: Prompt::from_query(PROBE_PROMPT), logits: Vec::new(), tolerance: 0.0 };
         let manifest = AdapterManifest {
-            format_version: FORMAT_VERSION,
+            format_version: if reward_config.n_layers.is_some() { 2 } else { 1 },
             name: name.to_owned(),
             base: base.id.clone(),
             checkpoint: checkpoint.to_owned(),
@@ -206,8 +208,9 @@ impl AdapterFile {
     /// [`AdapterError::OtherBase`]; heads that do not fit.
     pub fn frame(&self, base: &Checkpoint) -> Result<Checkpoint, AdapterError> {
         self.check_base(&base.id)?;
-        let own = base.tensors.iter().filter_map(|(name, m)| Some((name.strip_prefix("policy.")?, m)));
-        let mut tensors: BTreeMap<String, Matrix> = own.map(|(name, m)| (name.to_owned(), m.clone())).collect();
+        let names = tensor_names(&self.manifest.reward.trunk(&base.manifest.model)).into_iter();
+        let own = names.filter_map(|(name, _)| Some((base.tensors.get(&format!("policy.{name}"))?.clone(), name)));
+        let mut tensors: BTreeMap<String, Matrix> = own.map(|(matrix, name)| (name, matrix)).collect();
         for (name, dense) in self.adapter.heads.iter().flat_map(|(_, heads)| heads) {
             let matrix = Matrix::from_dense(dense, BlockFormat::F32)
                 .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
@@ -278,9 +281,9 @@ impl AdapterFile {
 }
 
 /// Factors of every matrix that differs; all else must be the base's.
-fn factors(
+fn factors<'a>(
     network: &str,
-    base: &TensorMap,
+    base: impl Iterator<Item = (&'a String, &'a DenseTensor)>,
     tuned: &TensorMap,
     max_rank: usize,
 ) -> Result<BTreeMap<String, LowRank>, AdapterError> {
@@ -297,10 +300,7 @@ fn factors(
 
 /// Names and shapes that a file may hold, by full name.
 fn known_shapes(model: &ModelConfig, reward: &RewardConfig) -> BTreeMap<String, Vec<usize>> {
-    let trunk = tensor_names(model).into_iter();
-    let trunk = trunk.flat_map(|(n, s)| [(format!("policy.{n}"), s.clone()), (format!("reward.{n}"), s)]);
-    let heads = reward_head_names(model, reward.feature_dims).into_iter().map(|(n, s)| (format!("reward.{n}"), s));
-    trunk.chain(heads).collect()
+    expected_tensors(model, reward).into_iter().collect()
 }
 
 /// A stored tensor with its values.

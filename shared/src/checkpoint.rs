@@ -26,7 +26,7 @@ pub(crate) use format::MAX_PAYLOAD_BYTES;
 pub use format::{Chunk, Header, PREFIX_BYTES, chunks, decode_header, header_bytes};
 
 /// Latest version of the file format; every earlier one is read.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Payload bytes per hashed chunk.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
@@ -64,6 +64,16 @@ pub struct RewardConfig {
     pub feature_dims: usize,
     /// kappa: v_ep = kappa · max(0, d2 / D_f - 1).
     pub kappa: f32,
+    /// Layers of its trunk, which then is the first ones of the model's shape; all where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_layers: Option<usize>,
+}
+
+impl RewardConfig {
+    /// Shape of the reward model's trunk, where the policy's is `model`.
+    pub fn trunk(&self, model: &ModelConfig) -> ModelConfig {
+        ModelConfig { n_layers: self.n_layers.unwrap_or(model.n_layers), ..model.clone() }
+    }
 }
 
 /// One stored tensor.
@@ -272,8 +282,9 @@ pub enum CheckpointError {
 }
 
 /// Every tensor that a checkpoint with a reward model must hold, full name and logical shape, in file order.
-pub fn expected_tensors(model: &ModelConfig, feature_dims: usize) -> Vec<(String, Vec<usize>)> {
-    let reward = tensor_names(model).into_iter().chain(reward_head_names(model, feature_dims));
+pub fn expected_tensors(model: &ModelConfig, reward: &RewardConfig) -> Vec<(String, Vec<usize>)> {
+    let heads = reward_head_names(model, reward.feature_dims);
+    let reward = tensor_names(&reward.trunk(model)).into_iter().chain(heads);
     let reward = reward.map(|(name, shape)| (format!("reward.{name}"), shape));
     policy_tensors(model).into_iter().chain(reward).collect()
 }
@@ -288,7 +299,11 @@ fn is_trunk_matrix(full_name: &str, shape: &[usize]) -> bool {
     shape.len() == 2 && full_name.contains(".model.")
 }
 
-fn check_reward(reward: &RewardConfig, model: &ModelConfig) -> Result<(), CheckpointError> {
+/// Whether a reward model of these constants can lie over `model`.
+///
+/// # Errors
+/// [`CheckpointError::Manifest`] naming the field.
+pub(crate) fn check_reward(reward: &RewardConfig, model: &ModelConfig) -> Result<(), CheckpointError> {
     let bad = |field: &str, reason: String| Err(CheckpointError::Manifest { field: field.to_owned(), reason });
     if !(reward.variance_floor > 0.0 && reward.variance_floor.is_finite()) {
         return bad("reward.variance_floor", format!("{} is not above 0 and finite", reward.variance_floor));
@@ -298,6 +313,9 @@ fn check_reward(reward: &RewardConfig, model: &ModelConfig) -> Result<(), Checkp
     }
     if reward.feature_dims == 0 || reward.feature_dims > model.d_model {
         return bad("reward.feature_dims", format!("{} is not 1 to d_model = {}", reward.feature_dims, model.d_model));
+    }
+    if let Some(n) = reward.n_layers.filter(|n| !(1..=model.n_layers).contains(n)) {
+        return bad("reward.n_layers", format!("{n} is not 1 to the model's {}", model.n_layers));
     }
     Ok(())
 }
@@ -346,7 +364,7 @@ impl Checkpoint {
         parts.model.validate()?;
         check_reward(&parts.reward, parts.model)?;
         check_tokenizer(parts.tokenizer, parts.model)?;
-        let expected = expected_tensors(parts.model, parts.reward.feature_dims);
+        let expected = expected_tensors(parts.model, &parts.reward);
         let mut tensors = BTreeMap::new();
         for (name, shape) in &expected {
             let (map, own_name, format) = match name.strip_prefix("policy.") {
@@ -402,7 +420,7 @@ impl Checkpoint {
         let model = self.manifest.model.clone();
         check_reward(&reward, &model)?;
         let tokenizer = self.tokenizer()?;
-        let expected = expected_tensors(&model, reward.feature_dims);
+        let expected = expected_tensors(&model, &reward);
         let mut all = self.tensors;
         all.retain(|name, _| name.starts_with("policy."));
         all.extend(tensors.into_iter().map(|(name, matrix)| (format!("reward.{name}"), matrix)));
@@ -423,7 +441,11 @@ impl Checkpoint {
         let mut checkpoint = Self {
             id: String::new(),
             manifest: Manifest {
-                format_version: if reward.is_some() && prompt_format.is_none() { 1 } else { 2 },
+                format_version: match &reward {
+                    Some(RewardConfig { n_layers: Some(_), .. }) => 3,
+                    Some(_) if prompt_format.is_none() => 1,
+                    _ => 2,
+                },
                 name: parts.name,
                 model: parts.model.clone(),
                 reward,

@@ -131,6 +131,10 @@ pub struct GarmConfig {
     pub variance_floor: f64,
     /// D_f of the whitened feature.
     pub feature_dims: usize,
+    /// Layers of its trunk, the first ones of the policy's. Where it is left out: all, or with adapters that part whose
+    /// features explain the training pairs best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_layers: Option<usize>,
 }
 
 impl Default for GarmConfig {
@@ -145,6 +149,7 @@ impl Default for GarmConfig {
             variance_warmup: 0.1,
             variance_floor: 0.01,
             feature_dims: 16,
+            n_layers: None,
         }
     }
 }

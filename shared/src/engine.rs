@@ -279,6 +279,10 @@ impl Engine {
         if self.heads.is_none() && (reward.is_some() || heads.is_some()) {
             return Err(EngineError::NoReward);
         }
+        if heads.as_ref().zip(self.heads.as_ref()).is_some_and(|(new, own)| new.n_layers() != own.n_layers()) {
+            let reason = "they read the trunk after another layer; load the checkpoint that they belong to";
+            return Err(EngineError::Adapter { name: "heads".into(), reason });
+        }
         self.executor.set_sides(policy, reward).await?;
         self.adapted_heads = heads;
         Ok(())
@@ -559,7 +563,7 @@ fn parts_of(checkpoint: &Checkpoint) -> Result<(Weights, Option<(Weights, Heads)
     let reward = match &checkpoint.manifest.reward {
         None => None,
         Some(config) => {
-            let weights = Weights::gather(model, |name| take(format!("reward.{name}")))?;
+            let weights = Weights::gather(&config.trunk(model), |name| take(format!("reward.{name}")))?;
             let values = |name: &str| Ok(take(format!("reward.{name}"))?.to_dense().data);
             Some((weights, Heads::gather(model, config, values)?))
         }

@@ -18,6 +18,8 @@ const INVERSE_REGULARISATION: f64 = 1.0;
 const N_NEWTON_STEPS: usize = 20;
 /// Conjugate-gradient steps of one Newton step.
 const N_CONJUGATE_STEPS: usize = 60;
+/// Residual that ends them.
+const RESIDUAL: f64 = 1e-10;
 /// Fewest pairs that a judge is made of: below, its word is noise.
 const MIN_JUDGE_PAIRS: usize = 100;
 
@@ -156,7 +158,7 @@ fn fit_logistic(rows: &[Sparse], labels: &[f64], weights: &[f64], theta: &mut [f
             }
             out
         };
-        let step = conjugate_gradient(hessian, &gradient, N_CONJUGATE_STEPS);
+        let step = conjugate_gradient(hessian, &gradient, N_CONJUGATE_STEPS, RESIDUAL);
         theta.iter_mut().zip(&step).for_each(|(t, s)| *t -= s);
         if step.iter().all(|s| s.abs() < 1e-8) {
             break;

@@ -194,7 +194,7 @@ fn checkpoint(mut gguf: &[u8]) -> Result<Checkpoint> {
     format.end = END.to_owned();
     let tokenizer = Tokenizer::pretrained(policy.tokenizer.to_json(), format)?;
     let lineage = Lineage { command: "cargo xtask bench".to_owned(), device: "none".to_owned(), ..Lineage::default() };
-    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 32, kappa: 0.1 };
+    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 32, kappa: 0.1, n_layers: None };
     let mut tensors = policy.matrices.clone();
     for (name, shape) in reward_head_names(&policy.config, reward.feature_dims) {
         let n_values = shape.iter().product::<usize>();

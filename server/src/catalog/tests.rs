@@ -15,7 +15,8 @@ pub(crate) fn checkpoint_file(seed: u64) -> (String, Vec<u8>) {
     model.n_layers = 1;
     let tokenizer = Tokenizer::train(["how to cook rice"], 270).expect("a tokenizer");
     let mut networks: [TensorMap; 2] = Default::default();
-    for (name, shape) in expected_tensors(&model, 4) {
+    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 1.0, n_layers: None };
+    for (name, shape) in expected_tensors(&model, &reward) {
         let (network, own) = name.split_once('.').expect("a network's name and the tensor's");
         let tensor = DenseTensor::new(shape.clone(), vec![0.1; shape.iter().product()]);
         networks[usize::from(network == "reward")].insert(own.to_owned(), tensor);
@@ -28,7 +29,6 @@ pub(crate) fn checkpoint_file(seed: u64) -> (String, Vec<u8>) {
         simulated: true,
         ..Lineage::default()
     };
-    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 1.0 };
     let parts = Parts { name: format!("test {seed}"), model: &model, reward, lineage, tokenizer: &tokenizer };
     let checkpoint = Checkpoint::build(parts, &networks[0], &networks[1], Formats::default()).expect("builds");
     (checkpoint.id.clone(), checkpoint.encode().expect("encodes"))

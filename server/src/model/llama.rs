@@ -151,16 +151,30 @@ impl Llama {
     /// # Panics
     /// If T exceeds the configuration's `max_seq_len`.
     pub fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        let [hidden] = self.hidden_after(tokens, &[self.layers.len()]).try_into().expect("one depth, one result");
+        hidden
+    }
+
+    /// What [`Self::hidden`] would give if the network ended after each of `depths` layers (ascending), the final norm
+    /// included.
+    ///
+    /// # Panics
+    /// As [`Self::hidden`].
+    pub fn hidden_after(&self, tokens: Tensor<2, Int>, depths: &[usize]) -> Vec<Tensor<3>> {
         let [b, t] = tokens.dims();
         assert!(t <= self.max_seq_len, "hidden: {t} tokens exceed max_seq_len {}", self.max_seq_len);
         let mut x = ops::rows(self.embed.val(), tokens.reshape([b * t])); // [B·T, D]
-        for layer in &self.layers {
+        let mut found = Vec::with_capacity(depths.len());
+        for (i, layer) in self.layers.iter().enumerate() {
             x = x.clone() + self.attention(layer, ops::rms_norm(x, layer.attn_norm.val(), self.norm_eps), b);
             x = x.clone() + layer.feed_forward(ops::rms_norm(x, layer.mlp_norm.val(), self.norm_eps));
+            if depths.contains(&(i + 1)) {
+                let normed = ops::rms_norm(x.clone(), self.norm.val(), self.norm_eps);
+                let d = normed.dims()[1];
+                found.push(normed.reshape([b, t, d])); // [B, T, D]
+            }
         }
-        let x = ops::rms_norm(x, self.norm.val(), self.norm_eps);
-        let d = x.dims()[1];
-        x.reshape([b, t, d]) // [B, T, D]
+        found
     }
 
     /// Scores of every token: `hidden · embedᵀ`, `[B, T, D]` to `[B, T, V]`.

@@ -6,7 +6,8 @@
 //! idea (PAPERS.md); heads, pooling and spread are our design, method B.2.5 and B.3 (2).
 //!
 //! f = mean over the suggestion's tokens (its `<|end|>` included) of the final-norm hidden state; the
-//! prompt is read but not pooled, so that two suggestions differ by what they say.
+//! prompt is read but not pooled, so that two suggestions differ by what they say. The trunk may end
+//! before the policy's last layer ([`RewardConfig::n_layers`]).
 //! mu = w_mu·f + b_mu; v = v_min + softplus(w_v·f + b_v). Softplus keeps dv/dlog v bounded as v -> v_min.
 //! d² = |W (f - m)|², v_ep = kappa · max(0, d²/D_f - 1).
 //!
@@ -37,7 +38,7 @@ use std::collections::HashMap;
 /// Standard deviation of a head's initial weights. Not zero: at z = 0 the variance gets no gradient.
 const HEAD_INIT_STD: f64 = 0.02;
 /// Padded tokens of a batch that is only scored.
-const READ_TOKENS: usize = 4_096;
+pub const READ_TOKENS: usize = 4_096;
 
 /// A linear map of the pooled feature to one number.
 #[derive(Module, Debug)]
@@ -150,12 +151,13 @@ impl RewardModel {
 
     /// Pooled features of a batch's suggestions, `[B, D]`.
     pub fn features(&self, batch: &Batch, device: &Device) -> Tensor<2> {
-        let tensors = batch.tensors(device);
-        let hidden = self.trunk.hidden(tensors.tokens); // [B, T, D]
-        let [b, t, d] = hidden.dims();
-        // a product with the pooling weights keeps the gradient dense, where a selection would scatter
-        let pooling = TensorData::new(pooling_weights(batch), [b, 1, t]);
-        Tensor::<3>::from_data(pooling, device).matmul(hidden).reshape([b, d]) // [B, D]
+        pooled(self.trunk.hidden(batch.tensors(device).tokens), batch, device)
+    }
+
+    /// [`Self::features`] as they would be of a trunk that ends after each of `depths` layers (ascending).
+    pub fn features_at(&self, batch: &Batch, depths: &[usize], device: &Device) -> Vec<Tensor<2>> {
+        let hidden = self.trunk.hidden_after(batch.tensors(device).tokens, depths);
+        hidden.into_iter().map(|hidden| pooled(hidden, batch, device)).collect()
     }
 
     /// mu and v of pooled features `[B, D]`.
@@ -202,8 +204,16 @@ pub struct Reading {
 }
 
 /// Values of a tensor, row-major.
-fn host<const N: usize>(tensor: Tensor<N>) -> Vec<f32> {
+pub fn host<const N: usize>(tensor: Tensor<N>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+}
+
+/// Mean over each row's suggestion of `hidden` `[B, T, D]`: `[B, D]`.
+fn pooled(hidden: Tensor<3>, batch: &Batch, device: &Device) -> Tensor<2> {
+    let [b, t, d] = hidden.dims();
+    // a product with the pooling weights keeps the gradient dense, where a selection would scatter
+    let pooling = TensorData::new(pooling_weights(batch), [b, 1, t]);
+    Tensor::<3>::from_data(pooling, device).matmul(hidden).reshape([b, d]) // [B, D]
 }
 
 /// 1/n over the n suggestion tokens of each row, 0 elsewhere, `[B·T]`.
@@ -246,7 +256,7 @@ impl Scorer {
         check_shapes(tensors, &reward_head_names(model, config.feature_dims))?;
         let wide = |t: &DenseTensor| t.data.iter().map(|&x| f64::from(x)).collect();
         Ok(Self {
-            model: RewardModel::from_tensors(model, tensors, f64::from(config.variance_floor), device)?,
+            model: RewardModel::from_tensors(&config.trunk(model), tensors, f64::from(config.variance_floor), device)?,
             config: config.clone(),
             feature_mean: wide(&tensors["feature_mean"]),
             whitening: wide(&tensors["whitening"]),

@@ -28,6 +28,7 @@
 
 pub mod data;
 pub mod plan;
+pub mod start;
 pub mod synthetic;
 pub mod whitening;
 
@@ -48,7 +49,6 @@ use beckon_shared::control::{GarmConfig, LoraConfig, Stage};
 use beckon_shared::garm::Gaussian;
 use beckon_shared::garm::anchor::THRESHOLDS;
 use beckon_shared::garm::normal::log_phi;
-use beckon_shared::garm::probe::{Probe, ProbePair};
 use beckon_shared::garm::variants::bradley_terry_nll;
 use beckon_shared::metrics::pair_accuracy;
 use beckon_shared::preference::Split;
@@ -59,6 +59,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use data::{Data, Lesson, PairItem};
 use serde::{Deserialize, Serialize};
+use start::Start;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -84,14 +85,12 @@ const N_LOOKS: usize = 20;
 const PATIENCE: usize = 6;
 /// Φ(z) is nearest to a logistic of this times z.
 const LOGISTIC_SLOPE: f64 = 1.702;
-/// Precisions of the prior that the mean head's start is tried with, as a share of the pairs.
-const PROBE_PRECISIONS: [f64; 5] = [0.03, 0.1, 0.3, 1.0, 3.0];
 
 /// What the stage learns from.
 pub struct GarmInputs<'a> {
     /// Text to tokens.
     pub tokenizer: &'a Tokenizer,
-    /// Shape of the trunk.
+    /// Shape of the policy.
     pub model: &'a ModelConfig,
     /// SFT policy, the trunk's start.
     pub init: &'a TensorMap,
@@ -103,8 +102,8 @@ pub struct GarmInputs<'a> {
     pub held_out: &'a Split,
     /// GaRM or its baseline.
     pub likelihood: Likelihood,
-    /// What the trunk says of the pairs' texts before it learns; read once for all likelihoods.
-    pub features: &'a OnceCell<Vec<Vec<f32>>>,
+    /// Where the model starts; found once for all likelihoods.
+    pub start: &'a OnceCell<Start>,
 }
 
 /// What the stage made.
@@ -131,6 +130,8 @@ struct Prior {
 struct Progress {
     /// Steps done.
     step: usize,
+    /// Layers of the trunk.
+    n_layers: usize,
     /// Of synthetic text; none before the variance learns.
     prior: Option<Prior>,
     /// Best validation likelihood so far, nats per pair.
@@ -194,7 +195,7 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
 
 fn fingerprint(seed: u64, inputs: &GarmInputs, config: &GarmConfig) -> String {
     Fingerprint::default()
-        .with(&("garm", 3, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
+        .with(&("garm", 4, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.likelihood))
         .with(&(&inputs.train.pairs, &inputs.train.anchors, &inputs.held_out.pairs, inputs.lora))
         .with_tensors(inputs.init)
         .hex()
@@ -242,56 +243,38 @@ impl Trainer<'_> {
     fn start(&self, ctx: &mut StageContext) -> Result<State, StageError> {
         let (base, floor) = (self.data.base_mean(), self.config.variance_floor);
         let seed = derived_seed(self.seed, 1);
-        let trunk = lora::with_adapters(self.inputs.init, self.inputs.model, self.inputs.lora, self.seed);
-        let mut model = RewardModel::init(self.inputs.model, &trunk, base, floor, seed, &self.device)?;
         ctx.observer.log(&self.data.summary());
-        self.start_mean_head(&mut model, base, ctx);
+        let start = match self.inputs.start.get() {
+            Some(start) => start,
+            None => {
+                let found = start::find(self, ctx)?;
+                self.inputs.start.get_or_init(|| found)
+            }
+        };
+        let config = self.trunk(start.n_layers);
+        let trunk = lora::with_adapters(self.inputs.init, &config, self.inputs.lora, self.seed);
+        let mut model = RewardModel::init(&config, &trunk, base, floor, seed, &self.device)?;
+        // z of the fit is the difference of means over sqrt(v + v), v = 1; the baseline's logistic is steeper by 1.7
+        let scale = if self.is_baseline() { LOGISTIC_SLOPE } else { std::f64::consts::SQRT_2 };
+        let (weight, bias) = start.mean_head(scale, base);
+        model.set_mean_head(weight, bias, &self.device);
         let optimizer = AdamW::new(self.adamw());
         let replicas = Replicas::new(&model, &self.device, &ctx.lent);
-        let (progress, best) = (Progress::default(), TensorMap::new());
+        let (progress, best) = (Progress { n_layers: start.n_layers, ..Progress::default() }, TensorMap::new());
         let mut state = State { model, optimizer, progress, best, rate: 1.0, replicas };
         self.look(&mut state, ctx);
         Ok(state)
     }
 
-    /// Points the mean head where the trunk's features, as they are, explain the pairs best. The strength of the prior
-    /// is the one that does best on the validation pairs, or the middle one where there are none.
-    fn start_mean_head(&self, model: &mut RewardModel, base: f64, ctx: &mut StageContext) {
-        let (train, validation) = (self.data.train(), &self.data.validation);
-        let (sequences, pairs) = self.data.reading(&[train, validation].concat());
-        let read = || self.read(model, &sequences).into_iter().map(|r| r.feature).collect();
-        let features: &Vec<Vec<f32>> = self.inputs.features.get_or_init(read);
-        let probe = Probe::new(features);
-        let item = |p: &PairItem| ProbePair {
-            chosen: p.chosen,
-            rejected: p.rejected,
-            label: f64::from(p.label),
-            weight: f64::from(p.weight),
-        };
-        let pairs: Vec<ProbePair> = pairs.iter().map(item).collect();
-        let (train, validation) = pairs.split_at(train.len());
-        let fit = |precision: f64| probe.fit(train, precision * train.len() as f64);
-        let theta = if validation.is_empty() {
-            fit(PROBE_PRECISIONS[PROBE_PRECISIONS.len() / 2])
-        } else {
-            let fits = PROBE_PRECISIONS.map(fit).map(|theta| (probe.nll(validation, &theta), theta));
-            let Some((nll, theta)) = fits.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)) else { return };
-            let text = format!("garm: the mean head starts from a fit to the trunk's features, {nll:.4} nats a pair");
-            ctx.observer.log(&text);
-            theta
-        };
-        // z of the fit is the difference of means over sqrt(v + v), v = 1; the baseline's logistic is steeper by 1.7
-        let scale = if self.is_baseline() { LOGISTIC_SLOPE } else { std::f64::consts::SQRT_2 };
-        let weight: Vec<f64> = theta.iter().map(|t| t * scale).collect();
-        let n = features.len().max(1) as f64;
-        let dot = |f: &Vec<f32>| f.iter().zip(&weight).map(|(f, w)| f64::from(*f) * w).sum::<f64>();
-        let bias = base - features.iter().map(dot).sum::<f64>() / n;
-        model.set_mean_head(weight.iter().map(|w| *w as f32).collect(), bias as f32, &self.device);
+    /// Shape of a trunk of so many layers.
+    fn trunk(&self, n_layers: usize) -> ModelConfig {
+        ModelConfig { n_layers, ..self.inputs.model.clone() }
     }
 
     fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
         let (tensors, best) = split_best(tensors);
-        let model = RewardModel::from_tensors(self.inputs.model, &tensors, self.config.variance_floor, &self.device)?;
+        let config = self.trunk(progress.n_layers);
+        let model = RewardModel::from_tensors(&config, &tensors, self.config.variance_floor, &self.device)?;
         let optimizer = AdamW::restore(self.adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("garm: going on after step {}", progress.step));
         let replicas = Replicas::new(&model, &self.device, &ctx.lent);
@@ -507,7 +490,9 @@ impl Trainer<'_> {
     /// Best weights, whitening, kappa and temperature.
     fn finish(&self, state: State, ctx: &mut StageContext) -> Result<GarmOutcome, StageError> {
         let mut reward = lora::merge(if state.best.is_empty() { state.model.to_tensors() } else { state.best });
-        let model = RewardModel::from_tensors(self.inputs.model, &reward, self.config.variance_floor, &self.device)?;
+        let n_layers = state.progress.n_layers;
+        let model =
+            RewardModel::from_tensors(&self.trunk(n_layers), &reward, self.config.variance_floor, &self.device)?;
         let readings = self.read(&model, &self.data.logged);
         let feature_dims = self.config.feature_dims.min(self.inputs.model.d_model);
         let features: Vec<Vec<f32>> = readings.iter().map(|r| r.feature.clone()).collect();
@@ -536,7 +521,12 @@ impl Trainer<'_> {
         let variance_floor = self.config.variance_floor as f32;
         Ok(GarmOutcome {
             reward,
-            config: RewardConfig { variance_floor, feature_dims, kappa: kappa as f32 },
+            config: RewardConfig {
+                variance_floor,
+                feature_dims,
+                kappa: kappa as f32,
+                n_layers: (n_layers < self.inputs.model.n_layers).then_some(n_layers),
+            },
             temperature,
         })
     }

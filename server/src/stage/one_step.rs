@@ -153,20 +153,12 @@ fn stages(world: &World, place: &Place, lora: Option<LoraConfig>, dir: &Path) ->
     let garm_config =
         GarmConfig { n_steps: 2, batch_pairs: 8, variance_warmup: 0.0, feature_dims: 4, ..GarmConfig::default() };
     let likelihood = Likelihood::Probit;
-    let features = OnceCell::new();
-    let inputs = GarmInputs {
-        tokenizer,
-        model,
-        init: policy,
-        lora,
-        train: split,
-        held_out: split,
-        likelihood,
-        features: &features,
-    };
+    let start = OnceCell::new();
+    let inputs =
+        GarmInputs { tokenizer, model, init: policy, lora, train: split, held_out: split, likelihood, start: &start };
     let two = first_step(place, &dir.join("garm"), |ctx| garm::run(ctx, &inputs, &garm_config).map(|_| ()));
     let rl_config = RlConfig { n_steps: 2, batch_prompts: 2, group_size: 3, max_new_tokens: 6, ..RlConfig::default() };
-    let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2 };
+    let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2, n_layers: None };
     let inputs = RlInputs {
         tokenizer,
         model,

@@ -1,6 +1,7 @@
 //! Bytes of an adapter file: encoding, and decoding that believes nothing before it is checked.
 
 use super::{AdapterError, AdapterFile, AdapterManifest, FORMAT_VERSION, Stored, dense, known_shapes};
+use crate::checkpoint::check_reward;
 use crate::checkpoint::{CHUNK_BYTES, Chunk, PREFIX_BYTES, chunks};
 use crate::digest::{hex, sha256, sha256_hex};
 use crate::engine::{Adapter, LowRank};
@@ -111,10 +112,11 @@ pub fn decode_header(bytes: &[u8]) -> Result<AdapterHeader, AdapterError> {
     }
     let text = std::str::from_utf8(json).map_err(|e| malformed(e.to_string()))?;
     let manifest: AdapterManifest = crate::json::parse(text).map_err(|e| malformed(e.to_string()))?;
-    if manifest.format_version != FORMAT_VERSION {
+    if !(1..=FORMAT_VERSION).contains(&manifest.format_version) {
         return Err(malformed(format!("format {} is unknown, update Beckon", manifest.format_version)));
     }
     manifest.model.validate().map_err(|e| malformed(e.to_string()))?;
+    check_reward(&manifest.reward, &manifest.model)?;
     let payload_start = (PREFIX_BYTES + length) as u64;
     let n_bytes = manifest.n_values.checked_mul(4);
     let chunks = n_bytes.and_then(|n_bytes| chunks(payload_start, n_bytes, &manifest.chunks));

@@ -45,7 +45,7 @@ fn base(seed: u64) -> Checkpoint {
 }
 
 fn reward_config() -> RewardConfig {
-    RewardConfig { variance_floor: 0.01, feature_dims: 5, kappa: 0.5 }
+    RewardConfig { variance_floor: 0.01, feature_dims: 5, kappa: 0.5, n_layers: None }
 }
 
 /// As two stages of adapters leave a network: two products of thin matrices added to attention.

@@ -124,6 +124,9 @@ fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
     if manifest.format_version == 1 && (manifest.reward.is_none() || manifest.prompt_format.is_some()) {
         return Err(manifest_error("format_version", "format 1 has a reward model and no prompt format"));
     }
+    if manifest.format_version < 3 && manifest.reward.as_ref().is_some_and(|reward| reward.n_layers.is_some()) {
+        return Err(manifest_error("format_version", "a reward model of its own depth came with format 3"));
+    }
     if manifest.payload_bytes > MAX_PAYLOAD_BYTES {
         return Err(manifest_error(
             "payload_bytes",
@@ -158,7 +161,7 @@ fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
 /// Names, shapes and sizes against the network.
 fn check_tensors(manifest: &Manifest) -> Result<(), CheckpointError> {
     let expected = match &manifest.reward {
-        Some(reward) => expected_tensors(&manifest.model, reward.feature_dims),
+        Some(reward) => expected_tensors(&manifest.model, reward),
         None => policy_tensors(&manifest.model),
     };
     let mut expected: BTreeMap<_, _> = expected.into_iter().collect();

@@ -41,7 +41,7 @@ fn lineage() -> Lineage {
 }
 
 fn parts<'a>(model: &'a ModelConfig, tokenizer: &'a Tokenizer) -> Parts<'a> {
-    let reward = RewardConfig { variance_floor: 0.01, feature_dims: DIMS, kappa: 0.25 };
+    let reward = RewardConfig { variance_floor: 0.01, feature_dims: DIMS, kappa: 0.25, n_layers: None };
     Parts { name: "test".into(), model, reward, lineage: lineage(), tokenizer }
 }
 
@@ -224,7 +224,7 @@ fn a_policy_gets_a_reward_model_and_a_shared_trunk_takes_no_room() {
         let dense = DenseTensor::new(shape, vec![0.5; n_values]);
         reward.insert(name, Matrix::from_dense(&dense, BlockFormat::F32).unwrap());
     }
-    let config = RewardConfig { variance_floor: 0.01, feature_dims: DIMS, kappa: 0.25 };
+    let config = RewardConfig { variance_floor: 0.01, feature_dims: DIMS, kappa: 0.25, n_layers: None };
     let both = alone.clone().with_reward(config.clone(), reward.clone()).unwrap();
     let file = both.encode().unwrap();
     let back = Checkpoint::decode(&file).unwrap();

@@ -54,6 +54,11 @@ impl Heads {
         })
     }
 
+    /// Layers before them, as [`RewardConfig::n_layers`].
+    pub fn n_layers(&self) -> Option<usize> {
+        self.config.n_layers
+    }
+
     /// Score of a suggestion from the final hidden states of its tokens `[T, D]`, T > 0.
     ///
     /// f = mean over tokens; mean = w·f + b; aleatoric variance = floor + softplus(w_v·f + b_v);
@@ -114,7 +119,7 @@ mod tests {
             variance_bias: -1.0,
             feature_mean: vec![1.0, 0.0],
             whitening: vec![2.0, 0.0, 0.0, 1.0],
-            config: RewardConfig { variance_floor: 0.01, feature_dims: 2, kappa },
+            config: RewardConfig { variance_floor: 0.01, feature_dims: 2, kappa, n_layers: None },
         }
     }
 

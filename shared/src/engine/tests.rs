@@ -64,7 +64,7 @@ fn checkpoint(format: BlockFormat) -> Checkpoint {
     let parts = Parts {
         name: "test".into(),
         model: &model,
-        reward: RewardConfig { variance_floor: 0.01, feature_dims: dims, kappa: 0.25 },
+        reward: RewardConfig { variance_floor: 0.01, feature_dims: dims, kappa: 0.25, n_layers: None },
         lineage: Lineage { device: "cpu".into(), simulated: true, ..Lineage::default() },
         tokenizer: &tokenizer(),
     };

@@ -8,6 +8,9 @@
 //! min  Σ -w [ y log Φ(d·θ) + (1-y) log Φ(-d·θ) ] + λ/2 |θ|²,   d = (f_a - f_b)/std
 //! ```
 //!
+//! How strong the prior is, and which of several sets of features is read, is what explains pairs best that the fit did not
+//! see ([`Probe::cross_validated`]).
+//!
 //! Dimension key: `N` texts, `D` features.
 
 use super::normal::{inverse_mills, log_phi};
@@ -15,8 +18,12 @@ use crate::conjugate::conjugate_gradient;
 
 /// Newton steps (by expected information); it converges in about five.
 const N_NEWTON_STEPS: usize = 15;
-/// Conjugate-gradient steps of one Newton step.
+/// Conjugate-gradient steps of one Newton step, and the residual that ends them.
 const N_CONJUGATE_STEPS: usize = 100;
+const RESIDUAL: f64 = 1e-10;
+/// The same of a fit that is only compared with others, which begins at one with a stronger prior.
+const N_NEWTON_STEPS_COMPARED: usize = 3;
+const RESIDUAL_COMPARED: f64 = 0.03;
 
 /// Two texts by number, and which is preferred.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,13 +80,43 @@ impl Probe {
     /// # Panics
     /// If a pair names a text that is not there.
     pub fn fit(&self, pairs: &[ProbePair], lambda: f64) -> Vec<f64> {
-        let d = self.std.len();
-        let mut theta = vec![0.0; d];
-        for _ in 0..N_NEWTON_STEPS {
+        let mut theta = vec![0.0; self.std.len()];
+        self.improve(&mut theta, pairs, lambda, N_NEWTON_STEPS, RESIDUAL);
+        theta.iter().zip(&self.std).map(|(t, s)| t / s).collect()
+    }
+
+    /// [`Self::nll`] of pairs under fits that have not seen their fold, for each of the precisions `lambdas`; `folds` has the
+    /// fold of each pair, from 0. NaN where a fold is all there is.
+    ///
+    /// # Panics
+    /// As [`Self::fit`]; if `folds` is not as long as `pairs`.
+    pub fn cross_validated(&self, pairs: &[ProbePair], folds: &[usize], lambdas: &[f64]) -> Vec<f64> {
+        assert_eq!(pairs.len(), folds.len(), "a fold for each pair");
+        let mut order: Vec<usize> = (0..lambdas.len()).collect();
+        order.sort_by(|a, b| lambdas[*b].total_cmp(&lambdas[*a]));
+        let mut losses = vec![0.0; lambdas.len()];
+        for fold in 0..folds.iter().max().map_or(0, |last| last + 1) {
+            let part = |is_left_out: bool| -> Vec<ProbePair> {
+                pairs.iter().zip(folds).filter(|(_, f)| (**f == fold) == is_left_out).map(|(p, _)| *p).collect()
+            };
+            let (seen, left_out) = (part(false), part(true));
+            let mut theta = vec![0.0; self.std.len()];
+            for &i in &order {
+                self.improve(&mut theta, &seen, lambdas[i], N_NEWTON_STEPS_COMPARED, RESIDUAL_COMPARED);
+                losses[i] += if seen.is_empty() { f64::NAN } else { self.loss(&left_out, &theta) };
+            }
+        }
+        let total: f64 = pairs.iter().map(|p| p.weight).sum();
+        losses.into_iter().map(|loss| loss / total).collect()
+    }
+
+    /// Newton's method from `theta`, which is in units of the scaled features.
+    fn improve(&self, theta: &mut [f64], pairs: &[ProbePair], lambda: f64, n_steps: usize, residual: f64) {
+        for _ in 0..n_steps {
             let mut gradient: Vec<f64> = theta.iter().map(|t| lambda * t).collect();
             let mut information = Vec::with_capacity(pairs.len());
             for pair in pairs {
-                let z = self.margin(pair, &theta);
+                let z = self.margin(pair, theta);
                 let (up, down) = (inverse_mills(z), inverse_mills(-z));
                 self.add(pair, -pair.weight * (pair.label * up - (1.0 - pair.label) * down), &mut gradient);
                 information.push(pair.weight * up * down); // φ²/(Φ(1-Φ))
@@ -91,25 +128,27 @@ impl Probe {
                 }
                 out
             };
-            let step = conjugate_gradient(product, &gradient, N_CONJUGATE_STEPS);
+            let step = conjugate_gradient(product, &gradient, N_CONJUGATE_STEPS, residual);
             theta.iter_mut().zip(&step).for_each(|(t, s)| *t -= s);
             if step.iter().all(|s| s.abs() < 1e-7) {
                 break;
             }
         }
-        theta.iter().zip(&self.std).map(|(t, s)| t / s).collect()
     }
 
     /// Weighted mean of the negative log-likelihood of `pairs`, nats; `theta` as from [`Self::fit`].
     pub fn nll(&self, pairs: &[ProbePair], theta: &[f64]) -> f64 {
         let scaled: Vec<f64> = theta.iter().zip(&self.std).map(|(t, s)| t * s).collect();
-        let (mut sum, mut total) = (0.0, 0.0);
-        for pair in pairs {
-            let z = self.margin(pair, &scaled);
-            sum -= pair.weight * (pair.label * log_phi(z) + (1.0 - pair.label) * log_phi(-z));
-            total += pair.weight;
-        }
-        sum / total
+        self.loss(pairs, &scaled) / pairs.iter().map(|p| p.weight).sum::<f64>()
+    }
+
+    /// Weighted sum of the negative log-likelihood; `theta` in units of the scaled features.
+    fn loss(&self, pairs: &[ProbePair], theta: &[f64]) -> f64 {
+        let of_pair = |pair: &ProbePair| {
+            let z = self.margin(pair, theta);
+            -pair.weight * (pair.label * log_phi(z) + (1.0 - pair.label) * log_phi(-z))
+        };
+        pairs.iter().map(of_pair).sum()
     }
 
     fn row(&self, text: usize) -> &[f32] {
@@ -161,6 +200,33 @@ mod tests {
         for (k, (got, want)) in theta.iter().zip([2.0, -1.0 / 30.0, 0.0, 0.0]).enumerate() {
             assert_close(&format!("theta {k}"), *got, want, 1e-4);
         }
+    }
+
+    #[test]
+    fn cross_validation_finds_the_prior_that_does_best_on_unseen_pairs() {
+        // 8 features of which none says anything but the first, 40 pairs with hard labels: a weak prior learns them by heart
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let texts: Vec<Vec<f32>> = (0..80).map(|_| (0..8).map(|_| rng.random::<f32>() - 0.5).collect()).collect();
+        let pair = |(chosen, rejected): (usize, usize)| {
+            let z = f64::from(texts[chosen][0] - texts[rejected][0]) * 2.0;
+            ProbePair { chosen, rejected, label: f64::from(z > 0.0), weight: 1.0 }
+        };
+        let pairs: Vec<ProbePair> = (0..40).map(|i| pair((2 * i, 2 * i + 1))).collect();
+        let folds: Vec<usize> = (0..40).map(|i| i % 4).collect();
+        let (probe, lambdas) = (Probe::new(&texts), [1e-2, 1.0, 1e4]);
+        let compared = probe.cross_validated(&pairs, &folds, &lambdas);
+        for (lambda, loss) in lambdas.iter().zip(&compared) {
+            let of_fold = |fold: usize| {
+                let part =
+                    |out: bool| (0..40).filter(|i| (folds[*i] == fold) == out).map(|i| pairs[i]).collect::<Vec<_>>();
+                probe.nll(&part(true), &probe.fit(&part(false), *lambda)) / 4.0
+            };
+            let want: f64 = (0..4).map(of_fold).sum();
+            assert_close("unseen pairs", *loss, want, 0.05 * want);
+        }
+        assert!(compared[1] < compared[0] && compared[1] < compared[2], "{compared:?}");
+        let one_fold = probe.cross_validated(&pairs, &[0; 40], &lambdas);
+        assert!(one_fold.iter().all(|loss| loss.is_nan()), "nothing was left to fit: {one_fold:?}");
     }
 
     #[test]

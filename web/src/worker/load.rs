@@ -32,8 +32,10 @@ impl Host {
         let progress = Progress { id, name: &name };
         progress.at(if order.gguf.is_some() { LoadStep::Read } else { LoadStep::Download }).await;
         let side = order.side.index();
-        if let Some(over) = order.over.as_ref().filter(|over| self.lies_over(&order, over)) {
-            return self.swap(&order, over, &progress, begun).await;
+        if let Some(over) = order.over.as_ref().filter(|over| self.lies_over(&order, over))
+            && let Some(loaded) = self.swap(&order, over, &progress, begun).await?
+        {
+            return Ok(loaded);
         }
         let files = self.files(&order, &progress).await?;
         let over = order.over.filter(|_| files.adapter.is_some());
@@ -75,18 +77,22 @@ impl Host {
         })
     }
 
-    /// Another adapter over the same base, on all executors or on none.
+    /// Another adapter over the same base, on all executors or on none. `None` where its reward model has another depth:
+    /// then the engines have to be made anew.
     async fn swap(
         &mut self,
         order: &Order,
         over: &Over,
         progress: &Progress<'_>,
         begun: f64,
-    ) -> Result<Loaded, String> {
+    ) -> Result<Option<Loaded>, String> {
         let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
         progress.at(LoadStep::Swap).await;
         let Some(hosted) = &mut self.sides[order.side.index()] else { return Err("it was unloaded".into()) };
         let old = hosted.adapter.as_ref();
+        if old.is_some_and(|old| old.manifest.reward.n_layers != file.manifest.reward.n_layers) {
+            return Ok(None);
+        }
         file.apply(&mut hosted.cpu, old).await.map_err(|e| e.to_string())?;
         if let Some(gpu) = &mut hosted.gpu
             && let Err(error) = file.apply(gpu, old).await
@@ -102,7 +108,7 @@ impl Host {
         loaded.notice = notice;
         loaded.load_secs = clock::now_secs() - begun;
         loaded.quota = kept::quota().await;
-        Ok(loaded.clone())
+        Ok(Some(loaded.clone()))
     }
 
     /// The adapter over its base where that one is here, else the whole checkpoint.

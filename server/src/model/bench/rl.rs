@@ -67,7 +67,7 @@ fn measure(setting: &Setting, tokenizer: &Tokenizer, prompts: &[Prompt], device:
     let mut model = Llama::init(&setting.model, 0, &autodiff)?;
     let reference = model.valid();
     let start = model.to_tensors();
-    let reward_config = RewardConfig { variance_floor: 0.05, feature_dims: 1, kappa: 0.1 };
+    let reward_config = RewardConfig { variance_floor: 0.05, feature_dims: 1, kappa: 0.1, n_layers: None };
     let inputs = RlInputs {
         tokenizer,
         model: &setting.model,

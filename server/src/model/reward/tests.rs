@@ -26,7 +26,7 @@ fn scorer(kappa: f32) -> Scorer {
     whitening[0] = 1.0;
     whitening[33] = 2.0;
     tensors.insert("whitening".into(), DenseTensor::new(vec![2, 32], whitening));
-    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 2, kappa };
+    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 2, kappa, n_layers: None };
     Scorer::new(&config, &tensors, &reward, &tokenizer, &device).expect("scorer")
 }
 
@@ -114,7 +114,7 @@ fn tensors_come_back_and_wrong_ones_are_refused() {
     let config = network(&scorer.tokenizer);
     let again = RewardModel::from_tensors(&config, &tensors, 0.01, &scorer.device).expect("round trip");
     assert_eq!(again.to_tensors(), tensors);
-    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 2, kappa: 0.0 };
+    let reward = RewardConfig { variance_floor: 0.01, feature_dims: 2, kappa: 0.0, n_layers: None };
     let error = Scorer::new(&config, &tensors, &reward, &scorer.tokenizer, &scorer.device).expect_err("no whitening");
     assert!(error.to_string().contains("feature_mean"), "{error}");
 }

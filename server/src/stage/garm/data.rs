@@ -25,6 +25,8 @@ const MIN_GROUPS: usize = 20;
 /// Validation pairs, and held-out pairs, that a look at the model reads at most.
 const MAX_VALIDATION: usize = 384;
 const MAX_HELD_OUT: usize = 128;
+/// Folds of the training groups on which starts are compared.
+const N_FOLDS: usize = 3;
 /// Logged suggestions behind the whitening, and behind the prior.
 const MAX_LOGGED: usize = 2_048;
 const PRIOR_SAMPLE: usize = 256;
@@ -130,6 +132,8 @@ impl<'a> Rows<'a> {
 pub struct Data {
     texts: Texts,
     pairs: Vec<PairItem>,
+    /// Of each pair.
+    folds: Vec<usize>,
     anchors: Vec<AnchorItem>,
     plan: Plan,
     /// Pairs of the training groups kept aside.
@@ -198,6 +202,7 @@ impl Data {
         Ok(Self {
             plan,
             pairs,
+            folds: folds(&train),
             anchors: anchors_of,
             validation,
             held_out,
@@ -267,6 +272,11 @@ impl Data {
         &self.pairs
     }
 
+    /// Of each of [`Self::train`], the fold of its group.
+    pub fn folds(&self) -> &[usize] {
+        &self.folds
+    }
+
     /// Texts that a look at the model reads.
     pub fn n_looked_at(&self) -> usize {
         let n_texts = |pairs: &Vec<PairItem>| {
@@ -300,6 +310,13 @@ impl ItemTexts for Data {
             Item::Anchor(i) => [self.anchors[i].text; 2],
         }
     }
+}
+
+/// Groups in turn, so that each fold has its share of every source.
+fn folds(pairs: &[&Pair]) -> Vec<usize> {
+    let groups: BTreeSet<(&str, &str)> = pairs.iter().map(|p| (p.source.as_str(), p.group.as_str())).collect();
+    let fold_of: HashMap<_, _> = groups.into_iter().enumerate().map(|(i, group)| (group, i % N_FOLDS)).collect();
+    pairs.iter().map(|p| fold_of[&(p.source.as_str(), p.group.as_str())]).collect()
 }
 
 /// A tenth of each source's groups (source, group), drawn by `seed`; none of a source with few groups.

@@ -127,7 +127,7 @@ fn train(
         held_out: &held_out,
         lora: None,
         likelihood,
-        features: &OnceCell::new(),
+        start: &OnceCell::new(),
     };
     let mut ctx = StageContext {
         device: Device::flex(),
@@ -255,7 +255,7 @@ fn bad_inputs_are_named() {
         held_out: &empty,
         lora: None,
         likelihood: Likelihood::Probit,
-        features: &OnceCell::new(),
+        start: &OnceCell::new(),
     };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
     assert!(matches!(error, StageError::NoData { stage: "garm", .. }), "{error}");

@@ -118,7 +118,7 @@ fn world() -> &'static World {
         let mut reward = heads.to_tensors();
         reward.insert("feature_mean".into(), DenseTensor::new(vec![32], vec![0.0; 32]));
         reward.insert("whitening".into(), DenseTensor::new(vec![4, 32], vec![0.05; 128]));
-        let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2 };
+        let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2, n_layers: None };
         let prompts = TOPICS.map(Prompt::from_query).to_vec();
         World { tokenizer, model, policy, reward, reward_config, prompts, bc }
     })

@@ -17,7 +17,7 @@ fn adapter() -> Adapter {
         })
     };
     let heads = random(reward_head_names(&model, 5), 99);
-    let config = RewardConfig { variance_floor: 0.02, feature_dims: 5, kappa: 0.5 };
+    let config = RewardConfig { variance_floor: 0.02, feature_dims: 5, kappa: 0.5, n_layers: None };
     Adapter { policy: factors(10).collect(), reward: factors(50).collect(), heads: Some((config, heads)) }
 }
 

@@ -1,0 +1,137 @@
+//! Where the reward model starts: after how many layers its trunk ends, and which way its mean head points.
+//!
+//! Both follow from what the policy's trunk, as it is, says of the pairs' texts, by cross-validation over groups of the
+//! training pairs. A trunk that is trained through adapters hardly changes, and the features of its last layers, which make
+//! the next token, are not the best to judge a text by (EXPERIMENTS.md); one whose weights all learn keeps its layers.
+//!
+//! Not here: the fit ([`beckon_shared::garm::probe`]).
+
+use super::Trainer;
+use super::data::PairItem;
+use crate::model::batch::{self, Batch, Sequence};
+use crate::model::reward::{READ_TOKENS, RewardModel, host};
+use crate::stage::folder::obey;
+use crate::stage::{StageContext, StageError};
+use beckon_shared::config::ConfigError;
+use beckon_shared::garm::probe::{Probe, ProbePair};
+
+/// Precisions of the prior that are tried, as a share of the pairs.
+const PRECISIONS: [f64; 5] = [0.1, 0.3, 1.0, 3.0, 10.0];
+/// The one that is taken where pairs of too few groups leave nothing to compare on.
+const PRECISION: f64 = 1.0;
+/// Lines about how far the reading is, at most.
+const N_TOLD: usize = 5;
+/// Parts of the layers after which an adapted trunk may end, in sixths.
+const SIXTHS: [usize; 4] = [3, 4, 5, 6];
+
+/// The start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Start {
+    /// Layers of the trunk.
+    pub n_layers: usize,
+    /// Of the probit fit, in units of the features, `[D]`.
+    theta: Vec<f64>,
+    /// Mean of theta · f over the texts.
+    centre: f64,
+}
+
+impl Start {
+    /// Weights `[D]` and bias of a mean head that is `scale` times the fit, and `base` on average.
+    pub fn mean_head(&self, scale: f64, base: f64) -> (Vec<f32>, f32) {
+        let weight = self.theta.iter().map(|theta| (theta * scale) as f32).collect();
+        (weight, (base - self.centre * scale) as f32)
+    }
+}
+
+/// Depths that are compared.
+fn depths(trainer: &Trainer) -> Result<Vec<usize>, StageError> {
+    let all = trainer.inputs.model.n_layers;
+    if let Some(value) = trainer.config.n_layers {
+        let (field, expected) = ("garm.n_layers", "1 to the policy's layers");
+        let refused = || StageError::Model(ConfigError { field, value, expected }.into());
+        return (1..=all).contains(&value).then(|| vec![value]).ok_or_else(refused);
+    }
+    if trainer.inputs.lora.is_none() {
+        return Ok(vec![all]);
+    }
+    let mut depths = SIXTHS.map(|sixths| (all * sixths).div_ceil(6)).to_vec();
+    depths.dedup();
+    Ok(depths)
+}
+
+/// Reads every text of the training pairs once, and compares.
+///
+/// # Errors
+/// A depth that the policy has not; a cancelled run.
+pub(super) fn find(trainer: &Trainer, ctx: &mut StageContext) -> Result<Start, StageError> {
+    let (inputs, data) = (trainer.inputs, trainer.data);
+    let depths = depths(trainer)?;
+    let (sequences, pairs) = data.reading(data.train());
+    let item = |p: &PairItem| ProbePair {
+        chosen: p.chosen,
+        rejected: p.rejected,
+        label: f64::from(p.label),
+        weight: f64::from(p.weight),
+    };
+    let pairs: Vec<ProbePair> = pairs.iter().map(item).collect();
+    let by_depth = read(trainer, &sequences, &depths, ctx)?;
+    let lambdas = PRECISIONS.map(|share| share * pairs.len() as f64);
+    let probes: Vec<Probe> = by_depth.iter().map(|features| Probe::new(features)).collect();
+    let (known, folds, precisions) = (&pairs, data.folds(), &lambdas);
+    let compared: Vec<Vec<f64>> = std::thread::scope(|scope| {
+        let compare = |probe: &Probe| probe.cross_validated(known, folds, precisions);
+        let running: Vec<_> = probes.iter().map(|probe| scope.spawn(move || compare(probe))).collect();
+        running.into_iter().map(|thread| thread.join().expect("comparing does not panic")).collect()
+    });
+    let candidates = compared.iter().enumerate().flat_map(|(d, losses)| {
+        losses.iter().enumerate().filter(|(_, nll)| nll.is_finite()).map(move |(l, nll)| (d, l, *nll))
+    });
+    let (depth, lambda) = match candidates.min_by(|a, b| a.2.total_cmp(&b.2)) {
+        Some((depth, lambda, nll)) => {
+            ctx.observer.log(&format!(
+                "garm: a fit to the trunk's features after {} of {} layers starts the mean head, {nll:.4} nats an unseen pair",
+                depths[depth], inputs.model.n_layers
+            ));
+            (depth, lambdas[lambda])
+        }
+        None => (depths.len() - 1, PRECISION * pairs.len() as f64),
+    };
+    let theta = probes[depth].fit(&pairs, lambda);
+    let features = &by_depth[depth];
+    let along = |f: &Vec<f32>| f.iter().zip(&theta).map(|(f, t)| f64::from(*f) * t).sum::<f64>();
+    let centre = features.iter().map(along).sum::<f64>() / features.len().max(1) as f64;
+    Ok(Start { n_layers: depths[depth], theta, centre })
+}
+
+/// Pooled features of texts after each depth, in the order of both.
+fn read(
+    trainer: &Trainer,
+    sequences: &[Sequence],
+    depths: &[usize],
+    ctx: &mut StageContext,
+) -> Result<Vec<Vec<Vec<f32>>>, StageError> {
+    let inputs = trainer.inputs;
+    let device = trainer.device.clone().inner();
+    let deepest = trainer.trunk(depths.iter().copied().max().unwrap_or(inputs.model.n_layers));
+    let model = RewardModel::init(&deepest, inputs.init, 0.0, trainer.config.variance_floor, 0, &device)?;
+    let mut by_depth = vec![vec![Vec::new(); sequences.len()]; depths.len()];
+    let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+    let (mut n_read, mut n_told) = (0, 0);
+    for rows in batch::plan_sorted(&lengths, READ_TOKENS) {
+        obey(ctx, || Ok(()))?;
+        if n_read >= n_told {
+            ctx.observer.log(&format!("garm: {n_read} of {} texts read by the trunk as it is", sequences.len()));
+            n_told = n_read + sequences.len().div_ceil(N_TOLD);
+        }
+        n_read += rows.len();
+        let batch = Batch::pack(rows.iter().map(|&i| &sequences[i]));
+        for (features, of_depth) in model.features_at(&batch, depths, &device).into_iter().zip(&mut by_depth) {
+            let d = features.dims()[1];
+            let features = host(features);
+            for (row, &i) in rows.iter().enumerate() {
+                of_depth[i] = features[row * d..(row + 1) * d].to_vec();
+            }
+        }
+    }
+    Ok(by_depth)
+}
