@@ -1,4 +1,5 @@
-//! The 4-bit product on the native adapter, shape by shape: the tiling that the adapter gets against the other one.
+//! The 4-bit product on the native adapter, shape by shape: the tiling that the adapter gets against the other one, and each
+//! variant of the kernel against the plain one in the same tiling (subgroups in that of a GPU, the other has no lanes).
 //!
 //! One JSON line a figure, `name, device, unit, ours, rival, rival_name, ratio`; `cargo xtask bench kernel` runs it.
 //! The unit is GB/s of weights, scales included, read once a product: many products of one matrix in one submit,
@@ -6,7 +7,7 @@
 
 use beckon_shaders::kernels::matmul::MatmulParams;
 use beckon_shaders::kernels::product::Tiling;
-use beckon_shaders::{GpuContext, Kernel, PackedWeight, Product, Recorder, WeightFormat, WeightView, ready};
+use beckon_shaders::{GpuContext, Kernel, PackedWeight, Product, Recorder, Variant, WeightFormat, WeightView, ready};
 use std::time::Instant;
 
 /// Inputs and outputs.
@@ -39,10 +40,11 @@ fn operands(gpu: &GpuContext, cols: usize, n_outputs: usize) -> Operands {
 }
 
 /// The kernel for one tiling.
-fn compiled(gpu: &GpuContext, tiling: &Tiling) -> Kernel {
+fn compiled(gpu: &GpuContext, tiling: &Tiling, variant: Variant) -> Kernel {
     let [rows, outputs, lanes] = tiling.constants();
     let constants = [("FORMAT", WeightFormat::Q4.wgsl_value()), rows, outputs, lanes];
-    let kernels = ready(Kernel::compile(gpu, Product::Matmul.spec(), &[&constants])).expect("native");
+    let kernels =
+        ready(Kernel::compile(gpu, &Product::Matmul.spec().in_variant(variant), &[&constants])).expect("native");
     kernels.expect("compiles").remove(0)
 }
 
@@ -78,7 +80,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let only = std::env::args().nth(1).unwrap_or_default();
     let name = |(cols, n): (usize, usize), rows: usize| format!("kernel.q4.{cols}x{n}.rows_{rows}");
-    if !SHAPES.iter().any(|shape| ROWS.iter().any(|rows| name(*shape, *rows).contains(&only))) {
+    if !SHAPES
+        .iter()
+        .any(|shape| ROWS.iter().any(|rows| only.contains(&name(*shape, *rows)) || name(*shape, *rows).contains(&only)))
+    {
         return;
     }
     let gpu = match ready(GpuContext::request()).expect("native") {
@@ -86,26 +91,46 @@ fn main() {
         Err(why) => return eprintln!("not run on a gpu: {why}"),
     };
     let tilings = [gpu.is_software(), !gpu.is_software()].map(Tiling::for_adapter);
-    let rival_name = if gpu.is_software() { "tiling of a GPU" } else { "tiling of a CPU" };
+    let other = if gpu.is_software() { "tiling of a GPU" } else { "tiling of a CPU" };
     for shape in SHAPES {
         let operands = operands(&gpu, shape.0, shape.1);
         for n_rows in ROWS {
             let name = name(shape, n_rows);
-            if !name.contains(&only) {
-                continue;
+            let [own, foreign] = tilings.each_ref().map(|tilings| Tiling::choose(tilings, n_rows));
+            let plain = Variant::PLAIN;
+            let mut contests = vec![(name.clone(), [(own, plain), (foreign, plain)], other)];
+            for variant in Product::Matmul.spec().variants() {
+                let tiling = if variant.subgroups { Tiling::choose(&Tiling::PARALLEL, n_rows) } else { own };
+                let name = format!("{name}.{}", variant.to_string().replace(' ', "_"));
+                if gpu.has(variant, tiling.lanes) {
+                    contests.push((name, [(tiling, variant), (tiling, plain)], "plain kernel"));
+                } else {
+                    eprintln!("{name} not run: {} has not what it needs", gpu.adapter_name());
+                }
             }
-            let sides = tilings.each_ref().map(|tilings| Tiling::choose(tilings, n_rows));
-            let kernels = sides.map(|tiling| compiled(&gpu, tiling));
-            let time = |side: usize| secs(&gpu, &kernels[side], sides[side], &operands, n_rows);
-            [0, 1].iter().for_each(|side| _ = time(*side)); // warm
-            let (ours, rival): (Vec<f64>, Vec<f64>) = (0..N_REPEATS).map(|_| (time(0), time(1))).unzip();
-            let per_sec = |secs: f64| operands.n_bytes as f64 / secs / 1e9;
-            let (ours, rival) = (per_sec(median(ours)), per_sec(median(rival)));
-            println!(
-                r#"{{"name":"{name}","device":"{}","unit":"GB/s","ours":{ours},"rival":{rival},"rival_name":"{rival_name}","ratio":{}}}"#,
-                gpu.adapter_name(),
-                ours / rival
-            );
+            for (name, sides, rival_name) in contests.into_iter().filter(|(name, ..)| name.contains(&only)) {
+                contest(&gpu, &operands, n_rows, (&name, sides, rival_name));
+            }
         }
     }
+}
+
+/// Prints a figure of two kernels that take turns.
+fn contest(
+    gpu: &GpuContext,
+    operands: &Operands,
+    n_rows: usize,
+    (name, sides, rival_name): (&str, [(&Tiling, Variant); 2], &str),
+) {
+    let kernels = sides.map(|(tiling, variant)| compiled(gpu, tiling, variant));
+    let time = |side: usize| secs(gpu, &kernels[side], sides[side].0, operands, n_rows);
+    [0, 1].iter().for_each(|side| _ = time(*side)); // warm
+    let (ours, rival): (Vec<f64>, Vec<f64>) = (0..N_REPEATS).map(|_| (time(0), time(1))).unzip();
+    let per_sec = |secs: f64| operands.n_bytes as f64 / secs / 1e9;
+    let (ours, rival) = (per_sec(median(ours)), per_sec(median(rival)));
+    println!(
+        r#"{{"name":"{name}","device":"{}","unit":"GB/s","ours":{ours},"rival":{rival},"rival_name":"{rival_name}","ratio":{}}}"#,
+        gpu.adapter_name(),
+        ours / rival
+    );
 }

@@ -3,6 +3,7 @@
 
 use beckon_shaders::kernels::attention::{self, AttentionParams, Span};
 use beckon_shaders::kernels::embed::{self, EmbedParams};
+use beckon_shaders::kernels::heads::{self, HeadsParams, Run};
 use beckon_shaders::kernels::low_rank_down::{self, LowRankDownParams};
 use beckon_shaders::kernels::low_rank_up::{self, LowRankUpParams};
 use beckon_shaders::kernels::matmul::{self, MatmulParams};
@@ -14,7 +15,8 @@ use beckon_shaders::kernels::rope_append::{self, RopeAppendParams, rotary_angles
 use beckon_shaders::kernels::sample::{self, Draw, SampleParams};
 use beckon_shaders::kernels::silu_mul::{self, SiluMulParams};
 use beckon_shaders::{
-    GpuContext, Kernel, KernelSpec, PackedWeight, Product, Recorder, WeightFormat, WeightView, max_diff_within, ready,
+    GpuContext, Kernel, KernelSpec, PackedWeight, Product, Recorder, Variant, WeightFormat, WeightView,
+    max_diff_within, ready,
 };
 use bytemuck::{Pod, cast_slice};
 use std::collections::HashMap;
@@ -62,12 +64,12 @@ impl Noise {
 }
 
 /// Kernels by source and constants: compiling takes longer than running.
-static COMPILED: LazyLock<Mutex<HashMap<(&str, String), Kernel>>> = LazyLock::new(Mutex::default);
+static COMPILED: LazyLock<Mutex<HashMap<(String, String), Kernel>>> = LazyLock::new(Mutex::default);
 
 fn compiled(spec: &KernelSpec, constants: &[(&str, f64)]) -> Kernel {
     let mut compiled = COMPILED.lock().expect("no test panicked while compiling");
     let compile = || ready(Kernel::compile(&GPU, spec, &[constants])).expect("native").expect("compiles").remove(0);
-    compiled.entry((spec.source, format!("{constants:?}"))).or_insert_with(compile).clone()
+    compiled.entry((spec.source.to_string(), format!("{constants:?}"))).or_insert_with(compile).clone()
 }
 
 /// Runs one dispatch of `spec` and gives the buffers that it writes, in order of binding.
@@ -300,6 +302,47 @@ fn check_attention(spec: &KernelSpec) -> Result<f64, String> {
     Ok(worst)
 }
 
+fn check_heads(spec: &KernelSpec) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for (cols, n_features, lens) in
+        [(32, 1, vec![1u32]), (96, 5, vec![3, 1, 7]), (64, 62, vec![2, 9]), (544, 70, vec![4, 1, 1, 12, 2, 3, 5, 6])]
+    {
+        let mut noise = Noise(cols as u64);
+        let n_rows = lens.iter().sum::<u32>() as usize;
+        let (hidden, mut weights) = (noise.floats(n_rows * cols), noise.floats(cols * (3 + n_features)));
+        weights.iter_mut().for_each(|weight| *weight *= 0.1); // so that squares are of order 1
+        let params = HeadsParams {
+            n_seqs: lens.len() as u32,
+            cols: cols as u32,
+            n_features: n_features as u32,
+            mean_bias: 0.5,
+            variance_bias: -0.25,
+        };
+        // all rows at once, and after as many as each has but one
+        let mut first = 0;
+        let whole = lens.iter().map(|len| {
+            let run = Run { first, n_rows: *len, n_before: 0, pad: 0 };
+            first += len;
+            run
+        });
+        let whole: Vec<Run> = whole.collect();
+        let last = whole.iter().map(|run| Run { first: run.first, n_rows: 1, n_before: run.n_rows - 1, ..*run });
+        let last: Vec<Run> = last.collect();
+        for runs in [whole, last] {
+            let before = noise.floats(lens.len() * cols);
+            let (mut sums, mut want) = (before.clone(), vec![0.0; lens.len() * heads::OUTPUTS]);
+            heads::heads(&params, &runs, &hidden, &weights, &mut sums, &mut want);
+            let out = vec![0; want.len()];
+            let buffers = [cast_slice(&runs), words(&hidden), words(&weights), words(&before), &out];
+            let got = run(spec, &[], &params, params.workgroups(), &buffers);
+            let name = format!("heads of {} x {cols}, {n_features} features", lens.len());
+            worst = worst.max(max_diff_within(&format!("{name}, sums"), &got[0], &sums, TOLERANCE)?);
+            worst = worst.max(max_diff_within(&name, &got[1], &want, 5.0 * TOLERANCE)?);
+        }
+    }
+    Ok(worst)
+}
+
 fn check_low_rank_down(spec: &KernelSpec) -> Result<f64, String> {
     let mut worst = 0.0f64;
     for (n_rows, cols, rank) in [(1, 32, 1), (3, 96, 5), (8, 544, 16), (17, 64, 33)] {
@@ -415,7 +458,7 @@ fn check_sample(spec: &KernelSpec) -> Result<f64, String> {
 /// Kernel, its check, and edits that a careless hand could make; each must be noticed.
 type Edited = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
 
-const KERNELS: [Edited; 11] = [
+const KERNELS: [Edited; 12] = [
     (
         &low_rank_down::SPEC,
         check_low_rank_down,
@@ -427,6 +470,21 @@ const KERNELS: [Edited; 11] = [
         &[("params.scale * sum", "sum"), ("params.out_offset + n", "n"), ("k < params.rank", "k + 1u < params.rank")],
     ),
     (
+        &heads::SPEC,
+        check_heads,
+        &[
+            ("sum = sums[sums_at + i]", "sum = 0.0"),
+            ("run.z > 0u", "run.z > 9u"),
+            ("f32(run.y + run.z)", "f32(run.y)"),
+            ("0.0, k < 2u", "0.0, k < 1u"),
+            ("1.0, 0.0, k < 2u", "1.0, 1.0, k < 2u"),
+            ("product + params.mean_bias", "product"),
+            ("product + params.variance_bias", "product + params.mean_bias"),
+            ("squares += product * product", "squares = product * product"),
+            ("k < 2u + params.n_features", "k < 1u + params.n_features"),
+        ],
+    ),
+    (
         &silu_mul::SPEC,
         check_silu_mul,
         &[("1.0 + exp", "1.01 + exp"), ("(group.y * 2u + 1u) * params.cols", "group.y * 2u * params.cols")],
@@ -434,7 +492,10 @@ const KERNELS: [Edited; 11] = [
     (
         &embed::SPEC,
         check_embed,
-        &[("16u, 20u, 24u, 28u", "16u, 24u, 20u, 28u"), ("out[at + 1u] = values.hi", "out[at] = values.hi")],
+        &[
+            ("16u, 20u, 24u, 28u", "16u, 24u, 20u, 28u"),
+            ("out[at + 1u] = vec4<f32>(values.hi)", "out[at] = vec4<f32>(values.hi)"),
+        ],
     ),
     (&norm_rows::SPEC, check_norm_rows, &[("+ params.eps", "+ 2e-4"), ("* scale * gain[i]", "* scale")]),
     (
@@ -526,8 +587,99 @@ fn a_perturbed_kernel_does_not() {
     for (spec, check, edits) in KERNELS {
         for (from, to) in edits {
             assert!(spec.source.contains(from), "{}: no `{from}`", spec.name);
-            let perturbed = KernelSpec { source: spec.source.replace(from, to).leak(), ..spec.clone() };
+            let perturbed = KernelSpec { source: spec.source.replace(from, to).into(), ..spec.clone() };
             assert!(check(&perturbed).is_err(), "{}: `{from}` made `{to}` went unnoticed", spec.name);
+        }
+    }
+}
+
+/// A kernel with f16 products against its twin in f32: relative to the sum of the products' sizes it errs by about 2^-11 of one.
+fn f16_error(spec: &KernelSpec, lanes_of_gpu: bool) -> f64 {
+    let mut worst = 0.0f64;
+    for format in WeightFormat::ALL {
+        for (n_rows, cols, n_outputs) in PRODUCTS {
+            let mut noise = Noise((n_rows * cols) as u64);
+            let x = noise.floats(n_rows * cols);
+            let (quants, scales) = noise.weight(format, n_outputs, cols);
+            let weight = WeightView { format, rows: n_outputs, cols, quants: &quants, scales: &scales };
+            let packed = PackedWeight::stacked(&[weight]);
+            for tiling in Product::Matmul.tilings(Tiling::for_adapter(!lanes_of_gpu)) {
+                let [r, o, l] = tiling.constants();
+                let n = n_outputs as u32;
+                let params = MatmulParams {
+                    n_rows: n_rows as u32,
+                    cols: cols as u32,
+                    n_outputs: n,
+                    out_stride: n,
+                    out_offset: 0,
+                    accumulate: 0,
+                };
+                let mut want = vec![0.0; n_rows * n_outputs];
+                matmul::matmul(&params, &weight, &x, &mut want);
+                let out = vec![0; want.len()];
+                let buffers = [&packed.quants[..], &packed.scales, words(&x), &out];
+                let constants = [("FORMAT", format.wgsl_value()), r, o, l];
+                let got = run(spec, &constants, &params, params.workgroups(&tiling), &buffers).remove(0);
+                let mut decoded = vec![0.0; cols];
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    weight.decode_row(i % n_outputs, &mut decoded);
+                    let row = &x[i / n_outputs * cols..][..cols];
+                    let size: f64 = row.iter().zip(&decoded).map(|(x, w)| f64::from(x * w).abs()).sum();
+                    worst = worst.max((f64::from(*got) - f64::from(*want)).abs() / size);
+                }
+            }
+        }
+    }
+    worst
+}
+
+#[test]
+#[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+fn every_variant_agrees_with_the_twin_of_its_kernel() {
+    for (spec, check, edits) in KERNELS {
+        for variant in spec.variants() {
+            // the widest tiling has eight lanes
+            let n_lanes = if edits.iter().any(|(from, _)| from.contains("LANES")) { 8 } else { 1 };
+            if !GPU.has(variant, n_lanes) {
+                eprintln!("{} with {variant}: NOT RUN, {} has not what it needs", spec.name, GPU.adapter_name());
+                continue;
+            }
+            let of_variant = spec.in_variant(variant);
+            if !variant.f16 {
+                let worst = check(&of_variant).unwrap_or_else(|why| panic!("{} with {variant}: {why}", spec.name));
+                eprintln!("{} with {variant}: largest difference {worst:.1e}", spec.name);
+            } else if spec.name == matmul::SPEC.name {
+                let worst = [false, true].map(|of_gpu| f16_error(&of_variant, of_gpu)).into_iter().fold(0.0, f64::max);
+                eprintln!("{} with {variant}: largest difference {worst:.1e} of the products", spec.name);
+                assert!(worst < 1e-3, "{} with {variant}: {worst}", spec.name);
+                assert!(worst > 1e-5, "{} with {variant} is as exact as f32: {worst}", spec.name);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+fn a_perturbed_variant_does_not() {
+    let edits: [Edited; 2] = [
+        (
+            &matmul::SPEC,
+            check_matmul,
+            &[("step *= 2u", "step *= 4u"), ("thread / LANES, thread % LANES", "thread % TILE, thread / TILE")],
+        ),
+        (&attention::SPEC, check_attention, &[("sum += parts[i]", "sum = parts[i]"), ("subgroupAdd(own)", "own")]),
+    ];
+    for (spec, check, edits) in edits {
+        let variant = Variant { f16: false, subgroups: true };
+        if !GPU.has(variant, 8) {
+            eprintln!("{} with {variant}: NOT RUN, {} has not what it needs", spec.name, GPU.adapter_name());
+            continue;
+        }
+        let spec = spec.in_variant(variant);
+        for (from, to) in edits {
+            assert!(spec.source.contains(from), "{}: no `{from}`", spec.name);
+            let perturbed = KernelSpec { source: spec.source.replace(from, to).into(), ..spec.clone() };
+            assert!(check(&perturbed).is_err(), "{} with {variant}: `{from}` made `{to}` went unnoticed", spec.name);
         }
     }
 }

@@ -174,7 +174,7 @@ fn a_kernel_broken_by_hand_does_not_agree() {
         ("attention", "mass * shrink + weight", "mass + weight"),
         ("rope_append", "- pair.y * turn.y", "+ pair.y * turn.y"),
         ("matmul", "dot(w.o3.hi, hi)", "dot(w.o2.hi, hi)"),
-        ("embed", "out[at + 1u] = values.hi", "out[at] = values.hi"),
+        ("embed", "out[at + 1u] = vec4<f32>(values.hi)", "out[at] = vec4<f32>(values.hi)"),
     ];
     for (name, from, to) in cases {
         let edit = |spec: &KernelSpec| {
@@ -182,7 +182,7 @@ fn a_kernel_broken_by_hand_does_not_agree() {
                 return spec.clone();
             }
             assert!(spec.source.contains(from), "{name}: no `{from}`");
-            KernelSpec { source: spec.source.replace(from, to).leak(), ..spec.clone() }
+            KernelSpec { source: spec.source.replace(from, to).into(), ..spec.clone() }
         };
         let mut on_gpu = block_on(Engine::gpu_edited(&checkpoint, &gpu, &edit)).unwrap();
         let found = block_on(parity::compare(&mut on_cpu, &mut on_gpu, &prompts(), N_TOKENS, LOGIT_TOLERANCE)).unwrap();
