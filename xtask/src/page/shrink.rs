@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 const CUSTOM: u8 = 0;
 const IMPORTS: u8 = 2;
 const EXPORTS: u8 = 7;
+/// What short names begin with, a number behind it.
+const SHORT: char = 'q';
 /// Bytes of the module's magic number and version.
 const HEAD: usize = 8;
 
@@ -17,7 +19,8 @@ const HEAD: usize = 8;
 /// A module that is cut or imports what is no function, or JavaScript with text over several lines.
 pub fn shrink(js: &str, wasm: &[u8]) -> Result<(String, Vec<u8>)> {
     let js = stripped(js)?;
-    ensure!(!js.contains('$'), "wasm-bindgen's JavaScript has names with $, which short names begin with");
+    let taken = js.split(|c| !is_part(c)).find(|word| is_short(word));
+    ensure!(taken.is_none(), "wasm-bindgen's JavaScript has a name that looks like a short one: {taken:?}");
     let mut names = BTreeMap::new();
     let mut out = wasm.get(..HEAD).context("a module without a head")?.to_vec();
     let mut rest = Reader(&wasm[HEAD..]);
@@ -45,7 +48,7 @@ fn renamed(kind: u8, body: &[u8], names: &mut BTreeMap<String, String>) -> Resul
             put(&mut out, reader.bytes()?);
         }
         let name = std::str::from_utf8(reader.bytes()?).context("a name that is no text")?;
-        let next = format!("${:x}", names.len());
+        let next = format!("{SHORT}{:x}", names.len());
         let has_hash = name.as_bytes().windows(16).any(|part| part.iter().all(u8::is_ascii_hexdigit));
         let name = if has_hash { names.entry(name.to_owned()).or_insert(next) } else { name };
         put(&mut out, name.as_bytes());
@@ -62,7 +65,6 @@ fn with_names(js: &str, names: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(js.len());
     let mut rest = js;
     while !rest.is_empty() {
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
         let (word, behind) = rest.split_at(end);
         out += names.get(word).map_or(word, String::as_str);
@@ -71,6 +73,14 @@ fn with_names(js: &str, names: &BTreeMap<String, String>) -> String {
         rest = &behind[end..];
     }
     out
+}
+
+fn is_part(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+fn is_short(word: &str) -> bool {
+    word.strip_prefix(SHORT).is_some_and(|number| u32::from_str_radix(number, 16).is_ok())
 }
 
 /// Without lines of comments, indentation and empty lines; line ends stay, as they can end a statement.
@@ -170,16 +180,16 @@ mod tests {
         let (js, wasm) = shrink(JS, &module()).unwrap();
         assert_eq!(
             js,
-            "export function page() {\nwasm.$2();\n}\nimport0 = { $0: (a) => a, $1: 1, \"text /* in it\": 2 };\n"
+            "export function page() {\nwasm.q2();\n}\nimport0 = { q0: (a) => a, q1: 1, \"text /* in it\": 2 };\n"
         );
         let text: String = wasm.iter().map(|byte| char::from(*byte)).collect();
         assert!(
-            ["./b.js\u{2}$0", "./b.js\u{2}$1", "plain", "\u{2}$2", "memory"].iter().all(|part| text.contains(part))
+            ["./b.js\u{2}q0", "./b.js\u{2}q1", "plain", "\u{2}q2", "memory"].iter().all(|part| text.contains(part))
         );
         assert!(!text.contains("abcdef") && !text.contains("hi"), "{text:?}");
-        assert!(text.ends_with("\u{a}\u{1}\u{0}") && text.contains("$2\u{0}\u{83}\u{1}"), "{text:?}");
+        assert!(text.ends_with("\u{a}\u{1}\u{0}") && text.contains("q2\u{0}\u{83}\u{1}"), "{text:?}");
         // what is short already stays
-        let again = shrink(&js.replace('$', "s"), &wasm).unwrap();
+        let again = shrink(&js.replace('q', "s"), &wasm).unwrap();
         assert_eq!(again.1, wasm);
     }
 
@@ -187,7 +197,7 @@ mod tests {
     fn what_is_not_understood_is_refused() {
         assert!(shrink("a = `one\ntwo`;", &module()).is_err());
         assert!(shrink("/* a */ b();", &module()).is_err());
-        assert!(shrink("$0();", &module()).is_err());
+        assert!(shrink("q0f();", &module()).is_err());
         assert!(shrink(JS, &module()[..module().len() - 1]).is_err());
         assert!(shrink(JS, b"\0asm").is_err());
     }

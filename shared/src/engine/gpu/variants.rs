@@ -6,7 +6,6 @@ use beckon_shaders::kernels::attention::Span;
 use beckon_shaders::kernels::product::Tiling;
 use beckon_shaders::kernels::{VARIED, attention};
 use beckon_shaders::{KernelSpec, Kernels, Recorder, Variant, WeightFormat};
-use std::collections::BTreeMap;
 
 /// Rounds of a measurement; the fastest counts, as everything that disturbs makes it slower.
 const N_ROUNDS: usize = 3;
@@ -19,28 +18,19 @@ const LEAST_GAIN: f64 = 1.05;
 /// Tokens that the measured attention looks at: of the prompt, and of the candidate.
 const MEASURED_SPAN: [usize; 2] = [64, 8];
 
-/// The variant of each kernel that does not run as WebGPU guarantees it.
+/// The variant of each of [`VARIED`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Variants(BTreeMap<&'static str, Variant>);
-
-impl Variants {
-    fn set(&mut self, name: &'static str, variant: Variant) {
-        if variant == Variant::PLAIN {
-            self.0.remove(name);
-        } else {
-            self.0.insert(name, variant);
-        }
-    }
-}
+pub struct Variants([Variant; VARIED.len()]);
 
 impl std::fmt::Display for Variants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.is_empty() {
+        if *self == Self::default() {
             return f.write_str("plain kernels");
         }
-        for (i, (name, variant)) in self.0.iter().enumerate() {
-            let before = if i == 0 { "" } else { ", " };
-            write!(f, "{before}{name} with {variant}")?;
+        let mut before = "";
+        for (spec, variant) in VARIED.iter().zip(self.0).filter(|(_, variant)| *variant != Variant::PLAIN) {
+            write!(f, "{before}{} with {variant}", spec.name)?;
+            before = ", ";
         }
         Ok(())
     }
@@ -62,10 +52,10 @@ impl GpuExecutor {
             return Ok(false);
         }
         let mut kernels = self.kernels.clone();
-        for (spec, variant) in of_kernels {
-            kernels.set_variant(&self.gpu, (spec.name, variant), None).await?;
-            self.variants.set(spec.name, variant);
+        for (spec, variant) in &of_kernels {
+            kernels.set_variant(&self.gpu, (spec.name, *variant), None).await?;
         }
+        self.variants = Variants(of_kernels.map(|(_, variant)| variant));
         self.kernels = kernels;
         Ok(true)
     }
@@ -73,7 +63,7 @@ impl GpuExecutor {
     /// As [`crate::engine::Engine::choose_variants`].
     pub(in crate::engine) async fn choose_variants(&mut self, clock: &dyn Fn() -> f64) -> Result<bool, EngineError> {
         self.set_variant(Variant::PLAIN).await?;
-        for spec in VARIED {
+        for (i, spec) in VARIED.into_iter().enumerate() {
             let mut sides = vec![(Variant::PLAIN, self.kernels.clone())];
             let only = self.format(spec).map(|format| (format, self.limits.n_seqs));
             for variant in spec.variants() {
@@ -92,7 +82,7 @@ impl GpuExecutor {
                 if variant != Variant::PLAIN {
                     self.kernels.set_variant(&self.gpu, (spec.name, variant), None).await?;
                 }
-                self.variants.set(spec.name, variant);
+                self.variants.0[i] = variant;
             }
         }
         Ok(self.variants != Variants::default())
