@@ -20,8 +20,6 @@ const ROWS: [usize; 3] = [1, 8, 64];
 const BUDGET: usize = 1 << 28;
 const N_REPEATS: usize = 5;
 /// Name of attention's figures.
-/*OLD*/
-const OLD: &str = include_str!("/tmp/engine-attention-old.wgsl");
 const ATTENTION: &str = "kernel.attention.rows_8";
 
 struct Operands {
@@ -145,14 +143,6 @@ fn main() {
                 contest(&gpu, (&name, "GB/s", rival_name), &time, &per_sec);
             }
         }
-    }
-    /*OLD*/
-    {
-        let k = [OLD.to_owned(), attention::SPEC.source.to_string()].map(|s| {
-            let spec = beckon_shaders::KernelSpec { source: s.into(), ..attention::SPEC.clone() };
-            ready(Kernel::compile(&gpu, &spec, &[&[]])).unwrap().unwrap().remove(0)
-        });
-        contest(&gpu, ("old attention", "1/s", "new plain"), &|i| attention_secs(&gpu, &k[i]), &|s| 1.0 / s);
     }
     for variant in attention::SPEC.variants() {
         let name = format!("{ATTENTION}.{variant}");

@@ -100,7 +100,7 @@ fn assert_parity(what: &str, parity: &Parity) {
 }
 
 /// Largest logit of a few steps.
-fn largest(engine: &mut Engine) -> f32 {
+fn largest_logit(engine: &mut Engine) -> f32 {
     let steps = block_on(engine.greedy(&prompts()[0], 3)).unwrap();
     steps.iter().flat_map(|step| &step.logits).fold(0.0f32, |max, logit| max.max(logit.abs()))
 }
@@ -168,7 +168,7 @@ fn wgsl_under_vulkan_agrees_with_the_cpu_executor() {
                 eprintln!("{name} with {variant}: NOT RUN, {} has not what it needs", gpu.adapter_name());
                 continue;
             }
-            let tolerance = if variant.f16 { F16_SHARE * largest(&mut on_cpu) } else { LOGIT_TOLERANCE };
+            let tolerance = if variant.f16 { F16_SHARE * largest_logit(&mut on_cpu) } else { LOGIT_TOLERANCE };
             let found = block_on(parity::compare(&mut on_cpu, &mut on_gpu, &prompts(), N_TOKENS, tolerance)).unwrap();
             let what = format!("{name}: {} and CPU executor", on_gpu.executor().device_name());
             assert_parity_within(&what, &found, tolerance);
