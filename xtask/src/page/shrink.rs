@@ -90,8 +90,11 @@ fn stripped(js: &str) -> Result<String> {
     for line in js.lines().map(str::trim) {
         in_comment |= line.starts_with("/*");
         if in_comment {
-            in_comment = !line.ends_with("*/");
-            ensure!(in_comment || line.matches("*/").count() == 1, "a comment with something behind it: {line}");
+            in_comment = !line.contains("*/");
+            ensure!(
+                in_comment || line.find("*/") == Some(line.len() - 2),
+                "a comment with something behind it: {line}"
+            );
             continue;
         }
         ensure!(line.matches('`').count() % 2 == 0, "a text over several lines: {line}");
@@ -100,6 +103,7 @@ fn stripped(js: &str) -> Result<String> {
             out.push('\n');
         }
     }
+    ensure!(!in_comment, "a comment without an end");
     Ok(out)
 }
 
