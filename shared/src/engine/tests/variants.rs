@@ -4,7 +4,7 @@ use super::*;
 
 /// Share of the largest logit by which products in f16 move logits of these random weights at most. Trained networks, whose
 /// weights are smaller, keep within the 2e-3 that the page's self-test allows (`end_to_end parity::`, `smollm2::`).
-const F16_SHARE: f32 = 1e-2;
+const F16_SHARE: f32 = 3e-2;
 
 fn f16_tolerance(host: &mut Engine) -> f32 {
     let steps = now(host.greedy(&prompts()[0], 8));
