@@ -1,6 +1,7 @@
 //! A GPU device with its queue, asked for with the limits that WebGPU guarantees, and the error
 //! handling that keeps a lost device or a bad driver from panicking.
 
+use crate::source::Variant;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -72,6 +73,10 @@ pub struct GpuContext {
     pub queue: wgpu::Queue,
     adapter: String,
     is_software: bool,
+    /// What the device was given of what variants use.
+    features: wgpu::Features,
+    /// Narrowest subgroup.
+    subgroup: u32,
     fault: Arc<Mutex<Option<GpuError>>>,
 }
 
@@ -103,8 +108,10 @@ impl GpuContext {
             max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
             ..wgpu::Limits::default()
         };
+        let required_features = adapter.features() & (wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP);
+        let label = Some("beckon");
         let (device, queue) = adapter
-            .request_device(&wgpu::DeviceDescriptor { label: Some("beckon"), required_limits, ..Default::default() })
+            .request_device(&wgpu::DeviceDescriptor { label, required_features, required_limits, ..Default::default() })
             .await
             .map_err(|e| GpuError::NoDevice { adapter: name.clone(), reason: e.to_string() })?;
         let fault = Arc::new(Mutex::new(None));
@@ -115,7 +122,9 @@ impl GpuContext {
         let is_software = info.device_type == wgpu::DeviceType::Cpu
             || ["swiftshader", "llvmpipe"].iter().any(|s| name.to_lowercase().contains(s))
             || info.backend == wgpu::Backend::BrowserWebGpu && info.subgroup_max_size <= SOFTWARE_SUBGROUP;
-        Ok(Self { device, queue, adapter: format!("{name} ({:?})", info.backend), is_software, fault })
+        let adapter = format!("{name} ({:?})", info.backend);
+        let (features, subgroup) = (required_features, info.subgroup_min_size);
+        Ok(Self { device, queue, adapter, is_software, features, subgroup, fault })
     }
 
     /// Adapter name and backend, for people.
@@ -126,6 +135,12 @@ impl GpuContext {
     /// Whether the adapter is a CPU in disguise (lavapipe, SwiftShader).
     pub fn is_software(&self) -> bool {
         self.is_software
+    }
+
+    /// Whether kernels in this variant run here, with at most `n_lanes` invocations that share an output.
+    pub fn has(&self, variant: Variant, n_lanes: u32) -> bool {
+        (!variant.f16 || self.features.contains(wgpu::Features::SHADER_F16))
+            && (!variant.subgroups || self.features.contains(wgpu::Features::SUBGROUP) && n_lanes <= self.subgroup)
     }
 
     /// The first error that the device reported outside any other call.

@@ -5,6 +5,7 @@
 //! one buffer, written once.
 
 use crate::context::{GpuContext, GpuError};
+use std::borrow::Cow;
 use std::num::NonZeroU64;
 
 /// WebGPU's limit on workgroups in one dimension of a dispatch.
@@ -27,7 +28,7 @@ pub struct KernelSpec {
     /// File name without extension; the twin has the same name.
     pub name: &'static str,
     /// WGSL.
-    pub source: &'static str,
+    pub source: Cow<'static, str>,
     /// Storage buffers from binding 1 on.
     pub bindings: &'static [Access],
     /// Bytes of the parameters.
@@ -68,7 +69,7 @@ impl Kernel {
                 });
                 let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                     label: Some(spec.name),
-                    source: wgpu::ShaderSource::Wgsl(spec.source.into()),
+                    source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(&spec.source)),
                 });
                 (layout, pipeline_layout, module)
             })

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod embed;
+pub mod heads;
 pub mod low_rank_down;
 pub mod low_rank_up;
 pub mod matmul;
@@ -21,14 +22,16 @@ pub mod silu_mul;
 
 use crate::context::{GpuContext, GpuError};
 use crate::kernel::{Kernel, KernelSpec};
+use crate::source::Variant;
 use crate::weight::WeightFormat;
 use product::Tiling;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every kernel.
-pub const SPECS: [&KernelSpec; 11] = [
+pub const SPECS: [&KernelSpec; 12] = [
     &attention::SPEC,
     &embed::SPEC,
+    &heads::SPEC,
     &low_rank_down::SPEC,
     &low_rank_up::SPEC,
     &matmul::SPEC,
@@ -39,6 +42,9 @@ pub const SPECS: [&KernelSpec; 11] = [
     &sample::SPEC,
     &silu_mul::SPEC,
 ];
+
+/// The kernels that an engine runs in variants: those that take most of its time.
+pub const VARIED: [&KernelSpec; 4] = [&attention::SPEC, &matmul::SPEC, &norm_gate_up::SPEC, &norm_matmul::SPEC];
 
 /// The kernels that multiply with a weight matrix; each is compiled per format and [`Tiling`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +58,9 @@ pub enum Product {
 }
 
 impl Product {
+    /// Every product.
+    pub const ALL: [Self; 3] = [Self::Matmul, Self::NormMatmul, Self::NormGateUp];
+
     /// The kernel as written.
     pub fn spec(self) -> &'static KernelSpec {
         match self {
@@ -75,6 +84,8 @@ impl Product {
 pub struct Kernels {
     /// Attention over two spans of slots.
     pub attention: Kernel,
+    /// Heads of the reward model.
+    pub heads: Kernel,
     /// Rows into an adapter's rank.
     pub low_rank_down: Kernel,
     /// From an adapter's rank onto a product.
@@ -110,16 +121,12 @@ impl Kernels {
         }
         for (product, format) in products.iter().copied().collect::<BTreeSet<_>>() {
             let tilings = product.tilings(tilings);
-            let constants = tilings.map(|tiling| {
-                let [rows, outputs, lanes] = tiling.constants();
-                [("FORMAT", format.wgsl_value()), rows, outputs, lanes]
-            });
-            let variants = constants.each_ref().map(|constants| &constants[..]);
-            let kernels = Kernel::compile(gpu, &edit(product.spec()), &variants).await?;
+            let kernels = of_product(gpu, &edit(product.spec()), format, &tilings).await?;
             compiled.insert((product, format), (tilings, kernels));
         }
         Ok(Self {
             attention: one(gpu, &edit(&attention::SPEC), &[]).await?,
+            heads: one(gpu, &edit(&heads::SPEC), &[]).await?,
             low_rank_down: one(gpu, &edit(&low_rank_down::SPEC), &[]).await?,
             low_rank_up: one(gpu, &edit(&low_rank_up::SPEC), &[]).await?,
             norm_rows: one(gpu, &edit(&norm_rows::SPEC), &[]).await?,
@@ -129,6 +136,37 @@ impl Kernels {
             embed: embeds,
             products: compiled,
         })
+    }
+
+    /// Exchanges the kernels of a name for those of a variant: `attention`, or a product; any other is left alone. A product's
+    /// are all, or, where `only` says so, those of a format for a number of rows. Bind groups stay good. After an error all
+    /// kernels are as before.
+    ///
+    /// # Errors
+    /// [`GpuError::Rejected`] naming the kernel.
+    pub async fn set_variant(
+        &mut self,
+        gpu: &GpuContext,
+        (name, variant): (&str, Variant),
+        only: Option<(WeightFormat, usize)>,
+    ) -> Result<(), GpuError> {
+        if name == attention::SPEC.name {
+            self.attention = one(gpu, &attention::SPEC.in_variant(variant), &[]).await?;
+        }
+        let mut exchanged = self.products.clone();
+        for ((product, format), (tilings, kernels)) in &mut exchanged {
+            if product.spec().name != name || only.is_some_and(|(only, _)| only != *format) {
+                continue;
+            }
+            let spec = product.spec().in_variant(variant);
+            for (tiling, kernel) in tilings.iter().zip(kernels) {
+                if only.is_none_or(|(_, n_rows)| Tiling::choose(tilings, n_rows) == tiling) {
+                    *kernel = of_product(gpu, &spec, *format, &[*tiling]).await?.remove(0);
+                }
+            }
+        }
+        self.products = exchanged;
+        Ok(())
     }
 
     /// The gather of a table in `format`.
@@ -150,6 +188,21 @@ impl Kernels {
         let (_, kernel) = tilings.iter().zip(kernels).find(|(t, _)| *t == tiling).expect("one of its own");
         (kernel, tiling)
     }
+}
+
+/// A product for one format, once a tiling.
+async fn of_product(
+    gpu: &GpuContext,
+    spec: &KernelSpec,
+    format: WeightFormat,
+    tilings: &[Tiling],
+) -> Result<Vec<Kernel>, GpuError> {
+    let constants = tilings.iter().map(|tiling| {
+        let [rows, outputs, lanes] = tiling.constants();
+        [("FORMAT", format.wgsl_value()), rows, outputs, lanes]
+    });
+    let constants: Vec<_> = constants.collect();
+    Kernel::compile(gpu, spec, &constants.iter().map(|constants| &constants[..]).collect::<Vec<_>>()).await
 }
 
 async fn one(gpu: &GpuContext, spec: &KernelSpec, constants: &[(&str, f64)]) -> Result<Kernel, GpuError> {

@@ -3,8 +3,8 @@
 //! In the loop: the arithmetic under `beckon_shared::engine`. Every kernel lives in `kernels/NAME.wgsl`
 //! beside `kernels/NAME.rs`, which holds its parameters (`repr(C)`, size asserted), its twin and its
 //! specification; `rms_norm` and `silu_mul` are steps of twins whose kernels do more at once. The kernels use f32
-//! activations, no subgroups, and only the limits that WebGPU guarantees: 256 invocations, 16 KiB of workgroup
-//! memory, 8 storage buffers.
+//! activations and only what WebGPU guarantees: 256 invocations, 16 KiB of workgroup memory, 8 storage buffers, no
+//! subgroups. Where an adapter has f16 or subgroups, a [`Variant`] of a kernel uses them.
 //!
 //! Never here: models, training, the DOM, threads.
 
@@ -17,6 +17,7 @@ mod packed;
 mod panel;
 mod ready;
 pub mod softmax;
+mod source;
 mod weight;
 
 pub use compare::{assert_all_close, max_diff_within};
@@ -27,4 +28,5 @@ pub use kernels::{Kernels, Product};
 pub use packed::{PackedWeight, TILE};
 pub use panel::{OUTPUTS, Panels};
 pub use ready::ready;
+pub use source::Variant;
 pub use weight::{BLOCK, WeightFormat, WeightView, f32_from_f16};

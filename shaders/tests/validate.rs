@@ -1,14 +1,16 @@
 //! Every WGSL file against naga's validator, the specification beside it and WebGPU's default limits.
 
-use beckon_shaders::{Access, KernelSpec, kernels::SPECS};
+use beckon_shaders::{Access, KernelSpec, Variant, kernels::SPECS};
 use naga::{AddressSpace, StorageAccess};
 
-fn parsed(spec: &KernelSpec) -> Result<naga::Module, String> {
-    let module = naga::front::wgsl::parse_str(spec.source).map_err(|e| e.emit_to_string(spec.source))?;
-    // unpack2x16float, which every WebGPU has; no other capability
-    let capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+fn parsed(spec: &KernelSpec, variant: Variant) -> Result<naga::Module, String> {
+    let module = naga::front::wgsl::parse_str(&spec.source).map_err(|e| e.emit_to_string(&spec.source))?;
+    // unpack2x16float, which every WebGPU has; beyond it what the variant says
+    let mut capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(naga::valid::Capabilities::SHADER_FLOAT16, variant.f16);
+    capabilities.set(naga::valid::Capabilities::SUBGROUP, variant.subgroups);
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-    validator.validate(&module).map_err(|e| e.emit_to_string(spec.source))?;
+    validator.validate(&module).map_err(|e| e.emit_to_string(&spec.source))?;
     Ok(module)
 }
 
@@ -26,6 +28,7 @@ fn mismatch(spec: &KernelSpec, module: &naga::Module) -> Option<String> {
         let bytes = module.types[variable.ty].inner.size(module.to_ctx());
         match (variable.space, &variable.binding) {
             (AddressSpace::WorkGroup, None) => workgroup_bytes += bytes,
+            (AddressSpace::Private, None) => {}
             (AddressSpace::Uniform, Some(at)) => {
                 if (at.group, at.binding, bytes as usize) != (0, 0, spec.params_bytes) {
                     return Some(format!("parameters of {bytes} bytes at {at:?}, expected {}", spec.params_bytes));
@@ -49,8 +52,14 @@ fn mismatch(spec: &KernelSpec, module: &naga::Module) -> Option<String> {
 #[test]
 fn every_kernel_is_valid_and_as_specified() {
     for spec in SPECS {
-        let module = parsed(spec).unwrap_or_else(|why| panic!("{}: {why}", spec.name));
-        assert_eq!(mismatch(spec, &module), None, "{}", spec.name);
+        for variant in std::iter::once(Variant::PLAIN).chain(spec.variants()) {
+            let spec = spec.in_variant(variant);
+            let module = parsed(&spec, variant).unwrap_or_else(|why| panic!("{} {variant}: {why}", spec.name));
+            assert_eq!(mismatch(&spec, &module), None, "{} {variant}", spec.name);
+            if variant != Variant::PLAIN {
+                assert!(parsed(&spec, Variant::PLAIN).is_err(), "{} {variant} needs nothing", spec.name);
+            }
+        }
     }
 }
 
@@ -59,15 +68,15 @@ fn a_broken_kernel_is_noticed() {
     let spec = SPECS[0].clone();
     let broken = |from: &str, to: &str| {
         assert!(spec.source.contains(from), "{from}");
-        KernelSpec { source: spec.source.replace(from, to).leak(), ..spec.clone() }
+        KernelSpec { source: spec.source.replace(from, to).into(), ..spec.clone() }
     };
-    assert!(parsed(&broken("params.half_dim;", "params.no_such_field;")).is_err());
+    assert!(parsed(&broken("params.half_dim;", "params.no_such_field;"), Variant::PLAIN).is_err());
     let grown = broken("scale: f32,", "scale: f32, more: f32,");
-    assert!(mismatch(&grown, &parsed(&grown).unwrap()).unwrap().contains("parameters of 24 bytes"));
-    let heavy = broken("array<f32, THREADS>", "array<f32, 4096>");
-    assert!(mismatch(&heavy, &parsed(&heavy).unwrap()).unwrap().contains("workgroup memory"));
+    assert!(mismatch(&grown, &parsed(&grown, Variant::PLAIN).unwrap()).unwrap().contains("parameters of 24 bytes"));
+    let heavy = broken("array<vec2<f32>, THREADS>", "array<vec2<f32>, 2048>");
+    assert!(mismatch(&heavy, &parsed(&heavy, Variant::PLAIN).unwrap()).unwrap().contains("workgroup memory"));
     let writing = broken("read> keys", "read_write> keys");
-    assert!(mismatch(&writing, &parsed(&writing).unwrap()).unwrap().contains("storage buffers"));
+    assert!(mismatch(&writing, &parsed(&writing, Variant::PLAIN).unwrap()).unwrap().contains("storage buffers"));
 }
 
 #[test]
@@ -78,9 +87,10 @@ fn every_wgsl_file_belongs_to_a_kernel() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "wgsl") {
             let text = std::fs::read_to_string(&path).unwrap();
-            assert!(SPECS.iter().any(|s| s.source.contains(&text)), "{} is in no kernel", path.display());
+            let all = SPECS.iter().flat_map(|s| [Variant::ALL[0], Variant::ALL[2]].map(|v| s.in_variant(v)));
+            assert!(all.into_iter().any(|s| s.source.contains(&text)), "{} is in no kernel", path.display());
             n_files += 1;
         }
     }
-    assert_eq!(n_files, SPECS.len() + 2, "the kernels, dequantize.wgsl and product.wgsl");
+    assert_eq!(n_files, SPECS.len() + 6, "the kernels and what is common to them");
 }

@@ -3,9 +3,8 @@
 //! In the loop: the last arrow, checkpoint to suggestions, in the page and natively; also RL's rollouts.
 //! One forward pass serves prefill, decode and scoring: it takes any [`Row`]s, writes their keys and
 //! values into a fixed cache and lets each attend to the prompt and to its own candidate. Two executors
-//! implement it, [`cpu`] and [`gpu`]. Tokens are drawn on the host, after the first one on a GPU there; the reward heads run on
-//! the host. Dimension key: `M`
-//! candidates, `T` tokens, `D` width, `V` vocabulary.
+//! implement it, [`cpu`] and [`gpu`]. Tokens are drawn on the host, after the first one on a GPU there; the reward heads run
+//! where the networks do. Dimension key: `M` candidates, `T` tokens, `D` width, `V` vocabulary.
 //!
 //! Never here: files, threads, the clock (the caller passes one).
 
@@ -36,7 +35,7 @@ use std::sync::Arc;
 use weights::{Weights, plain_matrix};
 
 pub use adapter::{Adapter, LowRank};
-pub use beckon_shaders::{GpuContext, GpuError, KernelPath};
+pub use beckon_shaders::{GpuContext, GpuError, KernelPath, Variant};
 pub use error::EngineError;
 pub use forward::{Executor, Limits, Network, Output, Row};
 pub use parallel::{OneThread, Parallel};
@@ -197,7 +196,8 @@ impl Engine {
         let (policy, reward, tokenizer) = parts_of(checkpoint)?;
         let config = &checkpoint.manifest.model;
         let (reward, heads) = reward.unzip();
-        let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, reward.as_ref(), edit).await?;
+        let reward = reward.as_ref().zip(heads.as_ref());
+        let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, reward, edit).await?;
         Ok(Self {
             config: config.clone(),
             limits,
@@ -243,6 +243,29 @@ impl Engine {
         })
     }
 
+    /// On a GPU, measures what variants the adapter has of the kernels that take most of the time, and keeps the faster ones; some
+    /// milliseconds of the device beside compiling them. Whether there were any. `clock` gives seconds.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub async fn choose_variants(&mut self, clock: &dyn Fn() -> f64) -> Result<bool, EngineError> {
+        match &mut self.executor {
+            Executor::Cpu(_) => Ok(false),
+            Executor::Gpu(executor) => executor.choose_variants(clock).await,
+        }
+    }
+
+    /// On a GPU, runs every kernel in `variant` as far as the kernel has it; whether the adapter has it.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub async fn set_variant(&mut self, variant: Variant) -> Result<bool, EngineError> {
+        match &mut self.executor {
+            Executor::Cpu(_) => Ok(variant == Variant::PLAIN),
+            Executor::Gpu(executor) => executor.set_variant(variant).await,
+        }
+    }
+
     /// Where the networks run.
     pub fn executor(&self) -> &Executor {
         &self.executor
@@ -283,7 +306,7 @@ impl Engine {
             let reason = "they read the trunk after another layer; load the checkpoint that they belong to";
             return Err(EngineError::Adapter { name: "heads".into(), reason });
         }
-        self.executor.set_sides(policy, reward).await?;
+        self.executor.set_sides(policy, reward, heads.as_ref().or(self.heads.as_ref())).await?;
         self.adapted_heads = heads;
         Ok(())
     }
@@ -345,25 +368,22 @@ impl Engine {
     /// # Errors
     /// No reward model, NaN from it, or a failure of the device.
     pub async fn score(&mut self, prompt: &Prompt, suggestions: &[String]) -> Result<Vec<Score>, EngineError> {
-        let heads = self.adapted_heads.as_ref().or(self.heads.as_ref()).cloned().ok_or(EngineError::NoReward)?;
         let texts: Vec<Vec<u32>> = suggestions.iter().map(|text| self.suggestion_tokens(text)).collect();
         let mut by_prompt: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
         for (i, text) in texts.iter().enumerate() {
             let prompt = self.tokenizer.encode_prompt(prompt, self.config.max_seq_len - text.len());
             by_prompt.entry(prompt).or_default().push(i);
         }
+        let heads = self.adapted_heads.as_ref().or(self.heads.as_ref()).ok_or(EngineError::NoReward)?;
         let mut scores = vec![Score::default(); texts.len()];
         for (prompt, of_prompt) in by_prompt {
             self.executor.forward(Network::Reward, &prompt_rows(&prompt), Output::Logits(&[])).await?;
             for batch in of_prompt.chunks(self.limits.n_seqs) {
                 let of_seq = |(seq, i): (usize, &usize)| suffix_rows(&texts[*i], seq as u32, prompt.len());
                 let rows: Vec<Row> = batch.iter().enumerate().flat_map(of_seq).collect();
-                let hidden = self.executor.forward(Network::Reward, &rows, Output::Hidden).await?; // [T of all, D]
-                let mut rest = &hidden[..];
-                for i in batch {
-                    let (own, others) = rest.split_at(texts[*i].len() * self.config.d_model);
-                    scores[*i] = heads.score(own)?;
-                    rest = others;
+                let lens: Vec<usize> = batch.iter().map(|i| texts[*i].len()).collect();
+                for (i, outputs) in batch.iter().zip(self.executor.judge(&rows, &lens, heads).await?) {
+                    scores[*i] = heads.score(outputs)?;
                 }
             }
         }

@@ -6,6 +6,8 @@
 //! `index.html` and `page.json` (what was built from what) keep their names. Files are written to a folder
 //! beside `server/page` and moved there in one step.
 
+mod shrink;
+
 use crate::project::{Project, succeed};
 use crate::system;
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +21,7 @@ pub const BUDGET_BYTES: u64 = 1_000_000;
 /// Name of the file that says what the page was built from.
 const MANIFEST: &str = "page.json";
 /// What the page is a function of; folders are walked.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "Cargo.lock",
     "Cargo.toml",
     ".cargo/config.toml",
@@ -29,6 +31,7 @@ const SOURCES: [&str; 9] = [
     "shared",
     "web",
     "xtask/src/page.rs",
+    "xtask/src/page",
 ];
 
 /// How to build the page.
@@ -126,11 +129,10 @@ fn bind(project: &Project, wasm: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         })
         .context("wasm-bindgen")?;
     ensure!(!out.join("snippets").exists(), "the page has wasm-bindgen snippets; move them to web/static");
-    let mut files = BTreeMap::new();
-    for (from, to) in [("beckon.js", "beckon.js"), ("beckon_bg.wasm", "beckon.wasm")] {
-        files.insert(to.to_owned(), std::fs::read(out.join(from)).with_context(|| format!("wasm-bindgen's {from}"))?);
-    }
-    Ok(files)
+    let read = |name: &str| std::fs::read(out.join(name)).with_context(|| format!("wasm-bindgen's {name}"));
+    let js = String::from_utf8(read("beckon.js")?).context("wasm-bindgen's beckon.js")?;
+    let (js, wasm) = shrink::shrink(&js, &read("beckon_bg.wasm")?)?;
+    Ok(BTreeMap::from([("beckon.js".to_owned(), js.into_bytes()), ("beckon.wasm".to_owned(), wasm)]))
 }
 
 /// Files of `web/static`, which has no folders inside; none if it does not exist.

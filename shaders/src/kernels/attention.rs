@@ -3,6 +3,7 @@
 
 use crate::kernel::{Access, KernelSpec};
 use crate::math::{dot, exp, sum};
+use crate::source::text;
 use crate::weight::BLOCK;
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::ops::Range;
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "attention",
-    source: include_str!("attention.wgsl"),
+    source: text!("threads.wgsl", "attention.wgsl"),
     // spans, qkv, keys, values, out
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<AttentionParams>(),

@@ -3,7 +3,7 @@
 //
 // One workgroup a row and head; 64 slots at a time with a running maximum and sum (online softmax,
 // Milakov and Gimelshein 2018, arXiv:1805.02867), so the number of slots has no limit. A thread scores
-// one slot; then it adds up one or two pairs of output elements over every n-th slot.
+// one slot (behind threads.wgsl); then it adds up one or two pairs of output elements over every n-th slot.
 
 struct AttentionParams {
     n_rows: u32,
@@ -20,20 +20,17 @@ struct AttentionParams {
 @group(0) @binding(4) var<storage, read> values: array<vec2<f32>>; // [S, G K / 2]
 @group(0) @binding(5) var<storage, read_write> out: array<vec2<f32>>; // [R, H K / 2]
 
-const THREADS = 64u;
 const LOWEST = -3.4028234e38;
 
 var<workgroup> query: array<vec2<f32>, 128>;
 var<workgroup> scores: array<f32, THREADS>;
-var<workgroup> parts: array<f32, 8>; // maxima, at the end masses, of eight slots each
 var<workgroup> sums: array<vec2<f32>, THREADS>;
 
 fn slot_of(i: u32, span: vec4<u32>) -> u32 {
     return select(span.y + i - span.x, i, i < span.x);
 }
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn kernel(group: vec3<u32>, thread: u32) {
     let head = group.x;
     let row = group.y;
     let half_dim = params.half_dim;
@@ -57,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     var sum0 = vec2<f32>(0.0); // pair first_pair
     var sum1 = vec2<f32>(0.0); // pair first_pair + 64
-    var largest = LOWEST;
+    var peak = LOWEST;
     var mass = 0.0; // of this thread's slots
     for (var first = 0u; first < n_slots; first += THREADS) {
         let n_here = min(THREADS, n_slots - first);
@@ -70,25 +67,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             score = products.x + products.y;
         }
-        scores[thread] = score;
-        workgroupBarrier();
-
-        if thread < 8u {
-            var peak = scores[thread * 8u];
-            for (var i = 1u; i < 8u; i++) {
-                peak = max(peak, scores[thread * 8u + i]);
-            }
-            parts[thread] = peak;
-        }
-        workgroupBarrier();
-
-        var now_largest = largest;
-        for (var i = 0u; i < 8u; i++) {
-            now_largest = max(now_largest, parts[i]);
-        }
-        let shrink = exp(largest - now_largest);
-        largest = now_largest;
-        let weight = select(0.0, exp(score - largest), thread < n_here);
+        // behind its barrier all threads have added up the slots before
+        let now_peak = max(peak, largest(thread, score));
+        let shrink = exp(peak - now_peak);
+        peak = now_peak;
+        let weight = select(0.0, exp(score - peak), thread < n_here);
         scores[thread] = weight;
         mass = mass * shrink + weight;
         sum0 *= shrink;
@@ -104,33 +87,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
             }
         }
-        workgroupBarrier();
     }
 
-    scores[thread] = mass;
-    sums[thread] = sum0;
-    workgroupBarrier();
-    if thread < 8u {
-        var part = 0.0;
-        for (var i = 0u; i < 8u; i++) {
-            part += scores[thread * 8u + i];
-        }
-        parts[thread] = part;
-    }
-    workgroupBarrier();
-    var total_mass = 0.0;
-    for (var i = 0u; i < 8u; i++) {
-        total_mass += parts[i];
-    }
+    sums[thread] = sum0; // read behind the barrier of the total
+    let whole_mass = total(thread, mass);
     if thread < width {
-        var total = vec2<f32>(0.0);
+        var sum = vec2<f32>(0.0);
         for (var i = 0u; i < n_sharing; i++) {
-            total += sums[i * width + thread];
+            sum += sums[i * width + thread];
         }
         let out_at = (row * params.n_heads + head) * half_dim + thread;
-        out[out_at] = total / total_mass;
+        out[out_at] = sum / whole_mass;
         if thread + THREADS < half_dim {
-            out[out_at + THREADS] = sum1 / total_mass;
+            out[out_at + THREADS] = sum1 / whole_mass;
         }
     }
 }

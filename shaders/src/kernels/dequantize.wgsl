@@ -4,6 +4,8 @@
 
 override FORMAT: u32 = 1u; // 0: f32, 1: Q8, 2: Q4
 
+alias Real = f32; // of decoded weights and their products; f16 in a variant
+
 const TILE = 32u; // outputs that lie interleaved
 const OCTETS = 4u; // of a block
 
@@ -11,8 +13,8 @@ const OCTETS = 4u; // of a block
 @group(0) @binding(2) var<storage, read> scales: array<u32>; // [N / 32, C / 32, 32] scale, minimum
 
 struct Octet {
-    lo: vec4<f32>,
-    hi: vec4<f32>,
+    lo: vec4<Real>,
+    hi: vec4<Real>,
 }
 
 // Scale and minimum of an output's block; `block` counts through the tiles.
@@ -30,16 +32,19 @@ fn octet_at(block: u32, octet: u32, column: u32, scale: vec2<f32>) -> Octet {
         let lo = vec4<u32>(quants[at], quants[at + TILE], quants[at + 2u * TILE], quants[at + 3u * TILE]);
         let hi =
             vec4<u32>(quants[at + 4u * TILE], quants[at + 5u * TILE], quants[at + 6u * TILE], quants[at + 7u * TILE]);
-        return Octet(bitcast<vec4<f32>>(lo), bitcast<vec4<f32>>(hi));
+        return Octet(vec4<Real>(bitcast<vec4<f32>>(lo)), vec4<Real>(bitcast<vec4<f32>>(hi)));
     }
     if FORMAT == 1u {
         let at = (block * OCTETS + octet) * 2u * TILE + column;
-        return Octet(bytes_of(quants[at]) * scale.x + scale.y, bytes_of(quants[at + TILE]) * scale.x + scale.y);
+        return Octet(
+            vec4<Real>(bytes_of(quants[at]) * scale.x + scale.y),
+            vec4<Real>(bytes_of(quants[at + TILE]) * scale.x + scale.y),
+        );
     }
     let word = quants[(block * OCTETS + octet) * TILE + column];
     return Octet(
-        nibbles_of(word, vec4<u32>(0u, 4u, 8u, 12u)) * scale.x + scale.y,
-        nibbles_of(word, vec4<u32>(16u, 20u, 24u, 28u)) * scale.x + scale.y,
+        vec4<Real>(nibbles_of(word, vec4<u32>(0u, 4u, 8u, 12u)) * scale.x + scale.y),
+        vec4<Real>(nibbles_of(word, vec4<u32>(16u, 20u, 24u, 28u)) * scale.x + scale.y),
     );
 }
 

@@ -1,13 +1,14 @@
 //! Rows gathered from a matrix in any weight format: token embedding, or a selection of rows.
 
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use crate::weight::WeightView;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "embed",
-    source: concat!(include_str!("dequantize.wgsl"), include_str!("embed.wgsl")),
+    source: text!("dequantize.wgsl", "embed.wgsl"),
     bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite], // quants, scales, ids, out
     params_bytes: size_of::<EmbedParams>(),
 };

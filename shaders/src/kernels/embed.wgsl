@@ -23,6 +23,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let block = table_row / TILE * (octets / OCTETS) + id.x / OCTETS;
     let values = octet_at(block, id.x % OCTETS, column, scale_at(block, column));
     let at = (row * octets + id.x) * 2u;
-    out[at] = values.lo;
-    out[at + 1u] = values.hi;
+    out[at] = vec4<f32>(values.lo);
+    out[at + 1u] = vec4<f32>(values.hi);
 }

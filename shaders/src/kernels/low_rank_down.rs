@@ -2,12 +2,13 @@
 
 use crate::kernel::{Access, KernelSpec};
 use crate::math::dot_of_blocks;
+use crate::source::text;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "low_rank_down",
-    source: include_str!("low_rank_down.wgsl"),
+    source: text!("low_rank_down.wgsl"),
     bindings: &[Access::Read, Access::Read, Access::ReadWrite], // a, x, out
     params_bytes: size_of::<LowRankDownParams>(),
 };

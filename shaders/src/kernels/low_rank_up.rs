@@ -1,12 +1,13 @@
 //! The second half of a low-rank side path (LoRA, arXiv:2106.09685): from the adapter's rank onto what the weights gave.
 
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "low_rank_up",
-    source: include_str!("low_rank_up.wgsl"),
+    source: text!("low_rank_up.wgsl"),
     bindings: &[Access::Read, Access::Read, Access::ReadWrite], // b, t, out
     params_bytes: size_of::<LowRankUpParams>(),
 };

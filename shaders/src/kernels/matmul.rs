@@ -3,13 +3,14 @@
 use super::product::Tiling;
 use crate::kernel::{Access, KernelSpec};
 use crate::math::dot_of_blocks;
+use crate::source::text;
 use crate::weight::{WeightFormat, WeightView};
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "matmul",
-    source: concat!(include_str!("dequantize.wgsl"), include_str!("product.wgsl"), include_str!("matmul.wgsl")),
+    source: text!("dequantize.wgsl", "lanes.wgsl", "product.wgsl", "matmul.wgsl"),
     bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite], // quants, scales, x, out
     params_bytes: size_of::<MatmulParams>(),
 };

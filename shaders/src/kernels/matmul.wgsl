@@ -15,8 +15,8 @@ struct MatmulParams {
 
 const NORMALISED = false;
 
-fn gain_at(quad: u32) -> Octet {
-    return Octet(vec4<f32>(1.0), vec4<f32>(1.0));
+fn gain_at(quad: u32) -> Gain {
+    return Gain(vec4<f32>(1.0), vec4<f32>(1.0));
 }
 
 fn tiles_of(workgroup: u32, first: u32) -> vec4<u32> {
@@ -51,9 +51,4 @@ fn store(start: u32, n: u32, value: f32) {
         }
         out[start + n] = sum;
     }
-}
-
-@compute @workgroup_size(TILE, LANES)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    product(workgroup, local);
 }

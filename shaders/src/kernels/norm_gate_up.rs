@@ -4,13 +4,14 @@ use super::norm_matmul::{NormMatmulParams, norm_matmul};
 use super::product::Tiling;
 use super::silu_mul::{SiluMulParams, silu_mul};
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use crate::weight::WeightView;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "norm_gate_up",
-    source: concat!(include_str!("dequantize.wgsl"), include_str!("product.wgsl"), include_str!("norm_gate_up.wgsl")),
+    source: text!("dequantize.wgsl", "lanes.wgsl", "product.wgsl", "norm_gate_up.wgsl"),
     // quants, scales, x, gain, out
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<NormGateUpParams>(),

@@ -17,8 +17,8 @@ struct NormGateUpParams {
 
 const NORMALISED = true;
 
-fn gain_at(quad: u32) -> Octet {
-    return Octet(gain[quad], gain[quad + 1u]);
+fn gain_at(quad: u32) -> Gain {
+    return Gain(gain[quad], gain[quad + 1u]);
 }
 
 // Of 8 tiles 0 to 3 are gates; of 4 tiles 0 and 1; of 2 tiles 0.
@@ -54,9 +54,4 @@ fn store(start: u32, f: u32, gate: f32, up: f32) {
         // the bound keeps exp finite; silu(-80) is 0 in f32 for every purpose
         out[start + f] = gate / (1.0 + exp(min(-gate, 80.0))) * up;
     }
-}
-
-@compute @workgroup_size(TILE, LANES)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    product(workgroup, local);
 }

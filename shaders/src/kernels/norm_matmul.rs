@@ -4,13 +4,14 @@ use super::matmul::{MatmulParams, matmul};
 use super::product::Tiling;
 use super::rms_norm::{RmsNormParams, rms_norm};
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use crate::weight::WeightView;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "norm_matmul",
-    source: concat!(include_str!("dequantize.wgsl"), include_str!("product.wgsl"), include_str!("norm_matmul.wgsl")),
+    source: text!("dequantize.wgsl", "lanes.wgsl", "product.wgsl", "norm_matmul.wgsl"),
     // quants, scales, x, gain, out
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<NormMatmulParams>(),

@@ -17,8 +17,8 @@ struct NormMatmulParams {
 
 const NORMALISED = true;
 
-fn gain_at(quad: u32) -> Octet {
-    return Octet(gain[quad], gain[quad + 1u]);
+fn gain_at(quad: u32) -> Gain {
+    return Gain(gain[quad], gain[quad + 1u]);
 }
 
 fn tiles_of(workgroup: u32, first: u32) -> vec4<u32> {
@@ -50,9 +50,4 @@ fn store(start: u32, n: u32, value: f32) {
     if n < params.n_outputs {
         out[start + n] = value;
     }
-}
-
-@compute @workgroup_size(TILE, LANES)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    product(workgroup, local);
 }

@@ -2,12 +2,13 @@
 
 use super::rms_norm::{RmsNormParams, rms_norm};
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "norm_rows",
-    source: include_str!("norm_rows.wgsl"),
+    source: text!("threads.wgsl", "norm_rows.wgsl"),
     bindings: &[Access::Read, Access::Read, Access::Read, Access::ReadWrite], // rows, x, gain, out
     params_bytes: size_of::<NormRowsParams>(),
 };

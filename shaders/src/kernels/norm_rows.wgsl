@@ -1,5 +1,5 @@
 // out[i] = norm(x[rows[i]]): chosen rows of the residual stream after the final norm, as in norm_matmul.wgsl.
-// One workgroup a row.
+// One workgroup a row; behind threads.wgsl.
 
 struct NormRowsParams {
     n_rows: u32,
@@ -14,13 +14,7 @@ struct NormRowsParams {
 @group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>; // [C / 4]
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [R, C / 4]
 
-const THREADS = 64u;
-
-var<workgroup> partial: array<f32, THREADS>;
-var<workgroup> parts: array<f32, 8>;
-
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn kernel(group: vec3<u32>, thread: u32) {
     let quads = params.cols / 4u;
     // a row outside x reads its last one, as in the twin
     let from_row = min(rows[group.x], params.n_x_rows - 1u) * quads;
@@ -30,21 +24,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let value = x[from_row + i];
         sum += value * value;
     }
-    partial[thread] = dot(sum, vec4<f32>(1.0));
-    workgroupBarrier();
-    if thread < 8u {
-        var part = 0.0;
-        for (var i = 0u; i < 8u; i++) {
-            part += partial[thread * 8u + i];
-        }
-        parts[thread] = part;
-    }
-    workgroupBarrier();
-    var total = 0.0;
-    for (var i = 0u; i < 8u; i++) {
-        total += parts[i];
-    }
-    let scale = inverseSqrt(total / f32(params.cols) + params.eps);
+    let square = total(thread, dot(sum, vec4<f32>(1.0)));
+    let scale = inverseSqrt(square / f32(params.cols) + params.eps);
     for (var i = thread; i < quads; i += THREADS) {
         out[to_row + i] = x[from_row + i] * scale * gain[i];
     }

@@ -1,5 +1,5 @@
 // Rows times a packed weight matrix, the part that matmul, norm_matmul and norm_gate_up have in common;
-// stands between dequantize.wgsl and the kernel, which says where inputs and outputs are.
+// stands between dequantize.wgsl with lanes.wgsl and the kernel, which says where inputs and outputs are.
 //
 // An invocation makes ROWS rows of OUTPUTS outputs, one in each of OUTPUTS tiles, so a weight is decoded
 // once for ROWS rows and an input is read once for OUTPUTS outputs. LANES invocations share the blocks of
@@ -22,6 +22,12 @@ struct Four {
 struct Weights {
     a: Four,
     b: Four,
+}
+
+// What the norm multiplies eight inputs with.
+struct Gain {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
 }
 
 // Of one row: outputs in tiles 0 to 3 and 4 to 7, and the sum of the squared inputs.
@@ -65,8 +71,6 @@ struct Place {
     tiles_b: vec4<u32>,
 }
 
-var<workgroup> parts: array<vec4<f32>, 256>; // [LANES, TILE], 4 KiB
-
 fn scales_at(blocks: vec4<u32>, column: u32) -> Scales {
     var scales = Scales(scale_at(blocks.x, column), vec2<f32>(), vec2<f32>(), vec2<f32>());
     if OUTPUTS > 1u {
@@ -92,19 +96,19 @@ fn four_at(blocks: vec4<u32>, octet: u32, column: u32, scales: Scales) -> Four {
     return four;
 }
 
-fn products(w: Four, lo: vec4<f32>, hi: vec4<f32>) -> vec4<f32> {
-    var sums = vec4<f32>(dot(w.o0.lo, lo) + dot(w.o0.hi, hi), 0.0, 0.0, 0.0);
+fn products(w: Four, lo: vec4<Real>, hi: vec4<Real>) -> vec4<f32> {
+    var sums = vec4<f32>(f32(dot(w.o0.lo, lo)) + f32(dot(w.o0.hi, hi)), 0.0, 0.0, 0.0);
     if OUTPUTS > 1u {
-        sums.y = dot(w.o1.lo, lo) + dot(w.o1.hi, hi);
+        sums.y = f32(dot(w.o1.lo, lo)) + f32(dot(w.o1.hi, hi));
     }
     if OUTPUTS > 2u {
-        sums.z = dot(w.o2.lo, lo) + dot(w.o2.hi, hi);
-        sums.w = dot(w.o3.lo, lo) + dot(w.o3.hi, hi);
+        sums.z = f32(dot(w.o2.lo, lo)) + f32(dot(w.o2.hi, hi));
+        sums.w = f32(dot(w.o3.lo, lo)) + f32(dot(w.o3.hi, hi));
     }
     return sums;
 }
 
-fn with_row(before: Sums, w: Weights, at: u32, gain: Octet) -> Sums {
+fn with_row(before: Sums, w: Weights, at: u32, gain: Gain) -> Sums {
     var sums = before;
     var lo = x[at];
     var hi = x[at + 1u];
@@ -113,9 +117,9 @@ fn with_row(before: Sums, w: Weights, at: u32, gain: Octet) -> Sums {
         lo *= gain.lo;
         hi *= gain.hi;
     }
-    sums.a += products(w.a, lo, hi);
+    sums.a += products(w.a, vec4<Real>(lo), vec4<Real>(hi));
     if OUTPUTS > 4u {
-        sums.b += products(w.b, lo, hi);
+        sums.b += products(w.b, vec4<Real>(lo), vec4<Real>(hi));
     }
     return sums;
 }
@@ -142,21 +146,6 @@ fn add_octet(rows: ptr<function, Rows>, block: u32, octet: u32, scales: BlockSca
     }
 }
 
-// The sum of a value over the lanes of an output, for every lane; called by all or none.
-fn over_lanes(value: vec4<f32>, lane: u32, column: u32) -> vec4<f32> {
-    if LANES == 1u {
-        return value;
-    }
-    parts[lane * TILE + column] = value;
-    workgroupBarrier();
-    var total = parts[column];
-    for (var i = 1u; i < LANES; i++) {
-        total += parts[i * TILE + column];
-    }
-    workgroupBarrier();
-    return total;
-}
-
 // Adds up a row's parts and hands it to the kernel; lane `turn` of the output stores it.
 fn finish_row(sums: Sums, row: u32, turn: u32, place: Place) {
     var whole = sums;
@@ -172,7 +161,7 @@ fn finish_row(sums: Sums, row: u32, turn: u32, place: Place) {
     }
 }
 
-fn product(workgroup: vec3<u32>, local: vec3<u32>) {
+fn product(workgroup: vec3<u32>, column: u32, lane: u32) {
     let n_blocks = params.cols / 32u;
     let quads = params.cols / 4u;
     let row = workgroup.y * ROWS;
@@ -180,8 +169,8 @@ fn product(workgroup: vec3<u32>, local: vec3<u32>) {
     let last_row = vec4<u32>(params.n_rows - 1u);
     var place: Place;
     place.workgroup = workgroup.x;
-    place.lane = local.y;
-    place.column = local.x;
+    place.lane = lane;
+    place.column = column;
     place.rows_a = min(vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u), last_row) * quads;
     place.rows_b = min(vec4<u32>(row) + vec4<u32>(4u, 5u, 6u, 7u), last_row) * quads;
     place.tiles_a = tiles_of(workgroup.x, 0u) * n_blocks;

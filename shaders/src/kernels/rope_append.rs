@@ -2,12 +2,13 @@
 //! values to the cache.
 
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "rope_append",
-    source: include_str!("rope_append.wgsl"),
+    source: text!("rope_append.wgsl"),
     // rotary, slots, qkv, keys, values
     bindings: &[Access::Read, Access::Read, Access::ReadWrite, Access::ReadWrite, Access::ReadWrite],
     params_bytes: size_of::<RopeAppendParams>(),

@@ -6,13 +6,14 @@
 //! The kernel sums in f32: where the uniform number lies within about 1e-5 of a token's edge it may draw the neighbour.
 
 use crate::kernel::{Access, KernelSpec};
+use crate::source::text;
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "sample",
-    source: include_str!("sample.wgsl"),
+    source: text!("sample.wgsl"),
     bindings: &[Access::Read, Access::Read, Access::ReadWrite, Access::ReadWrite], // logits, uniforms, ids, draws
     params_bytes: size_of::<SampleParams>(),
 };

@@ -3,12 +3,13 @@
 
 use crate::kernel::{Access, KernelSpec};
 use crate::math::exp;
+use crate::source::text;
 use bytemuck::{Pod, Zeroable};
 
 /// The kernel.
 pub const SPEC: KernelSpec = KernelSpec {
     name: "silu_mul",
-    source: include_str!("silu_mul.wgsl"),
+    source: text!("silu_mul.wgsl"),
     bindings: &[Access::Read, Access::ReadWrite], // gate_up, out
     params_bytes: size_of::<SiluMulParams>(),
 };

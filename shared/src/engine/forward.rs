@@ -2,9 +2,11 @@
 //! result is wanted, `D` width, `V` vocabulary.
 
 use super::adapter::SideLayer;
+use super::heads::Heads;
 use super::{EngineError, cpu, gpu};
 use crate::config::ModelConfig;
 use beckon_shaders::KernelPath;
+use beckon_shaders::kernels::heads::OUTPUTS;
 use std::ops::Range;
 
 /// Sizes that are fixed when an engine is made.
@@ -121,15 +123,16 @@ impl Executor {
         }
     }
 
-    /// What people call the device; on the CPU with its [`KernelPath`].
+    /// What people call the device; on the CPU with its [`KernelPath`], on a GPU with the variants of its kernels.
     pub fn device_name(&self) -> String {
         match self {
             Self::Cpu(executor) => format!("CPU, {}", executor.kernel_path()),
-            Self::Gpu(executor) => executor.adapter_name().to_owned(),
+            Self::Gpu(executor) => format!("{}, {}", executor.adapter_name(), executor.variants()),
         }
     }
 
-    /// Puts an adapter's side paths beside the matrices of both networks, or takes them away; all or nothing.
+    /// Puts an adapter's side paths beside the matrices of both networks, or takes them away; all or nothing. `heads` are those that
+    /// then hold.
     ///
     /// # Errors
     /// A failure of the device.
@@ -137,13 +140,33 @@ impl Executor {
         &mut self,
         policy: Option<Vec<SideLayer>>,
         reward: Option<Vec<SideLayer>>,
+        heads: Option<&Heads>,
     ) -> Result<(), EngineError> {
         match self {
             Self::Cpu(executor) => {
                 executor.set_sides(policy, reward);
                 Ok(())
             }
-            Self::Gpu(executor) => executor.set_sides(policy, reward).await,
+            Self::Gpu(executor) => executor.set_sides((policy, reward), heads).await,
+        }
+    }
+
+    /// The reward model over rows of candidates, `lens` of each in turn, and its heads over them.
+    ///
+    /// # Errors
+    /// As [`Executor::forward`].
+    pub(super) async fn judge(
+        &mut self,
+        rows: &[Row],
+        lens: &[usize],
+        heads: &Heads,
+    ) -> Result<Vec<[f32; OUTPUTS]>, EngineError> {
+        match self {
+            Self::Cpu(executor) => {
+                let hidden = executor.forward(Network::Reward, rows, Output::Hidden)?; // [T of all, D]
+                Ok(heads.outputs(lens, &hidden))
+            }
+            Self::Gpu(executor) => executor.judge(rows, lens).await,
         }
     }
 

@@ -6,16 +6,20 @@
 //! [`crate::config`].
 
 pub(super) mod draw;
+mod judge;
 mod network;
+mod variants;
 
 use super::adapter::SideLayer;
 use super::forward::Pass;
+use super::heads::Heads;
 use super::plan::PassRows;
 use super::weights::Weights;
 use super::{EngineError, Limits, Network, Output, Row};
 use crate::config::ModelConfig;
 use beckon_shaders::kernels::attention::AttentionParams;
 use beckon_shaders::kernels::embed::EmbedParams;
+use beckon_shaders::kernels::heads::{HeadsParams, OUTPUTS};
 use beckon_shaders::kernels::low_rank_down::LowRankDownParams;
 use beckon_shaders::kernels::low_rank_up::LowRankUpParams;
 use beckon_shaders::kernels::matmul::MatmulParams;
@@ -26,7 +30,9 @@ use beckon_shaders::kernels::rope_append::RopeAppendParams;
 use beckon_shaders::kernels::silu_mul::SiluMulParams;
 use beckon_shaders::{GpuContext, KernelSpec, Kernels, PARAMS_ALIGNMENT, Product, Recorder};
 use draw::{DRAW_WORDS, STEPS, Sample};
+use judge::GpuHeads;
 use network::{Binder, BoundPath, BoundProduct, GpuNetwork, GpuSide, Uploaded};
+use variants::Variants;
 use wgpu::{BindGroup, Buffer, BufferUsages};
 
 /// Dispatches of a layer and around the layers: they share one buffer of parameters.
@@ -43,6 +49,8 @@ pub struct GpuExecutor {
     buffers: Buffers,
     policy: GpuNetwork,
     reward: Option<GpuNetwork>,
+    heads: Option<GpuHeads>,
+    variants: Variants,
     /// The draw, bound to its buffers.
     sample: BindGroup,
     /// Emptied parameters, kept for their allocation.
@@ -66,7 +74,10 @@ struct Buffers {
     logits: Buffer,   // [R, V]
     uniforms: Buffer, // [steps, candidates]
     draws: Buffer,    // [steps, candidates] of 4
-    readback: Buffer, // [R, max(D, V)], or draws
+    runs: Buffer,     // [candidates] of 4
+    sums: Buffer,     // [candidates, D]
+    judged: Buffer,   // [candidates] of 3
+    readback: Buffer, // [R, max(D, V)], draws or judgements
 }
 
 impl GpuExecutor {
@@ -75,11 +86,12 @@ impl GpuExecutor {
         config: &ModelConfig,
         limits: Limits,
         policy: &Weights,
-        reward: Option<&Weights>,
+        reward: Option<(&Weights, &Heads)>,
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
         let upload = |weights| Uploaded::new(gpu, config, &limits, weights);
         let policy = gpu.guarded("policy weights", || upload(policy)).await?;
+        let (reward, heads) = reward.unzip();
         let reward = match reward {
             Some(weights) => Some(gpu.guarded("reward weights", || upload(weights)).await?),
             None => None,
@@ -98,25 +110,31 @@ impl GpuExecutor {
             Some(uploaded) => Some(gpu.guarded("reward model", || bind(uploaded)).await?),
             None => None,
         };
+        let bind = |heads| GpuHeads::new(&binder, heads);
+        let heads = gpu.guarded("heads", || heads.map(bind)).await?;
         let draw = [&buffers.logits, &buffers.uniforms, &buffers.ids, &buffers.draws];
         let sample = gpu.guarded("sample", || kernels.sample.bind(gpu, &buffers.params, &draw)).await?;
         let config = config.clone();
-        Ok(Self { gpu: gpu.clone(), kernels, config, limits, buffers, policy, reward, sample, params: Vec::new() })
+        let (gpu, variants, params) = (gpu.clone(), Variants::default(), Vec::new());
+        Ok(Self { gpu, kernels, config, limits, buffers, policy, reward, heads, variants, sample, params })
     }
 
     /// As [`super::Executor::set_sides`].
     pub(super) async fn set_sides(
         &mut self,
-        policy: Option<Vec<SideLayer>>,
-        reward: Option<Vec<SideLayer>>,
+        (policy, reward): (Option<Vec<SideLayer>>, Option<Vec<SideLayer>>),
+        heads: Option<&Heads>,
     ) -> Result<(), EngineError> {
         let binder = Binder { gpu: &self.gpu, kernels: &self.kernels, buffers: &self.buffers };
         let of = |network: &GpuNetwork, sides: Option<Vec<SideLayer>>| {
             sides.map(|sides| GpuSide::new(&binder, &self.config, &self.limits, &network.uploaded, &sides))
         };
-        let make = || (of(&self.policy, policy), self.reward.as_ref().and_then(|network| of(network, reward)));
-        let (policy, reward) = self.gpu.guarded("adapter", make).await?;
-        self.policy.side = policy;
+        let make = || {
+            let reward = self.reward.as_ref().and_then(|network| of(network, reward));
+            (of(&self.policy, policy), reward, heads.map(|heads| GpuHeads::new(&binder, heads)))
+        };
+        let (policy, reward, heads) = self.gpu.guarded("adapter", make).await?;
+        (self.policy.side, self.heads) = (policy, heads);
         if let Some(network) = &mut self.reward {
             network.side = reward;
         }
@@ -137,7 +155,8 @@ impl GpuExecutor {
         let networks = std::iter::once(&self.policy).chain(self.reward.as_ref());
         let of_network =
             |network: &'a GpuNetwork| network.uploaded.buffers().chain(network.side.iter().flat_map(GpuSide::buffers));
-        self.buffers.all().into_iter().chain(networks.flat_map(of_network))
+        let heads = self.heads.iter().map(GpuHeads::buffer);
+        self.buffers.all().into_iter().chain(networks.flat_map(of_network)).chain(heads)
     }
 
     /// As [`super::Executor::forward`].
@@ -155,7 +174,7 @@ impl GpuExecutor {
         let placement = of_network.plan.place(rows)?;
         let mut result = Vec::new();
         for pass in output.passes(rows.len(), self.limits.rows_per_pass)? {
-            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, (output, None))?;
+            let n_values = self.submit(network, placement.rows(pass.rows.clone()), &pass, End::Output(output))?;
             result.extend(self.gpu.read_f32(&self.buffers.readback, n_values).await?);
         }
         self.gpu.check()?;
@@ -163,20 +182,20 @@ impl GpuExecutor {
     }
 
     /// Sends one pass to the device; gives the number of values to read back. A pass with a draw takes its tokens from the
-    /// draw before it, if there is one, and has the draws so far read back.
+    /// draw before it, if there is one, and has the draws so far read back; one with heads has those of all candidates.
     fn submit(
         &mut self,
         network: Network,
         rows: PassRows<'_>,
         pass: &Pass,
-        (output, sample): (Output<'_>, Option<Sample<'_>>),
+        end: End<'_>,
     ) -> Result<usize, EngineError> {
         let network = match network {
             Network::Policy => &self.policy,
             Network::Reward => self.reward.as_ref().ok_or(EngineError::NoReward)?,
         };
         let (b, queue) = (&self.buffers, &self.gpu.queue);
-        if sample.as_ref().is_none_or(|sample| sample.first_draw == 0) {
+        if !matches!(&end, End::Draw(sample) if sample.first_draw > 0) {
             queue.write_buffer(&b.ids, 0, bytemuck::cast_slice(rows.ids));
         }
         queue.write_buffer(&b.slots, 0, bytemuck::cast_slice(rows.slots));
@@ -189,10 +208,13 @@ impl GpuExecutor {
             let recorder = Recorder::new(&mut encoder, std::mem::take(&mut self.params));
             let mut forward = Forward { recorder, kernels: &self.kernels, config: &self.config };
             forward.trunk(network, rows.ids.len() as u32);
-            forward.head(network, [rows.ids.len() as u32, pass.selected.len() as u32], output);
-            if let Some(sample) = &sample {
+            forward.head(network, [rows.ids.len() as u32, pass.selected.len() as u32], end.has_logits());
+            if let End::Draw(sample) = &end {
                 let params = sample.params(rows.ids.len(), self.config.vocab_size);
                 forward.recorder.dispatch(&self.kernels.sample, &self.sample, &params, params.workgroups());
+            }
+            if let (End::Heads(params), Some(heads)) = (&end, &self.heads) {
+                forward.recorder.dispatch(&self.kernels.heads, heads.group(), params, params.workgroups());
             }
             forward.recorder.finish()
         };
@@ -200,10 +222,11 @@ impl GpuExecutor {
         queue.write_buffer(&b.params, 0, &params);
         self.params = params;
 
-        let (from, n_values) = match (&sample, output) {
-            (Some(sample), _) => (&b.draws, (sample.first_draw + rows.ids.len()) * DRAW_WORDS),
-            (None, Output::Hidden) => (&b.normed, pass.selected.len() * self.config.d_model),
-            (None, Output::Logits(_)) => (&b.logits, pass.selected.len() * self.config.vocab_size),
+        let (from, n_values) = match &end {
+            End::Draw(sample) => (&b.draws, (sample.first_draw + rows.ids.len()) * DRAW_WORDS),
+            End::Heads(params) => (&b.judged, params.n_seqs as usize * OUTPUTS),
+            End::Output(Output::Hidden) => (&b.normed, pass.selected.len() * self.config.d_model),
+            End::Output(Output::Logits(_)) => (&b.logits, pass.selected.len() * self.config.vocab_size),
         };
         if n_values > 0 {
             encoder.copy_buffer_to_buffer(from, 0, &b.readback, 0, n_values as u64 * 4);
@@ -220,6 +243,19 @@ impl Drop for GpuExecutor {
     }
 }
 
+/// What comes after a pass's layers.
+enum End<'a> {
+    Output(Output<'a>),
+    Draw(Sample<'a>),
+    Heads(HeadsParams),
+}
+
+impl End<'_> {
+    fn has_logits(&self) -> bool {
+        matches!(self, End::Output(Output::Logits(_)) | End::Draw(_))
+    }
+}
+
 /// One pass being recorded.
 struct Forward<'a> {
     recorder: Recorder<'a>,
@@ -233,9 +269,6 @@ impl Forward<'_> {
         let (c, kernels) = (self.config, self.kernels);
         let (n_heads, n_kv_heads, half_dim) = (c.n_heads as u32, c.n_kv_heads as u32, c.head_dim as u32 / 2);
         let rope = RopeAppendParams { n_rows, n_heads, n_kv_heads, half_dim };
-        let scale = 1.0 / (c.head_dim as f32).sqrt();
-        let attend = AttentionParams { n_rows, n_heads, n_kv_heads, half_dim, scale };
-
         let gather = EmbedParams { n_rows, cols: c.d_model as u32, n_table_rows: c.vocab_size as u32 };
         let embed = kernels.embed(network.logits.format);
         self.recorder.dispatch(embed, &network.embed, &gather, gather.workgroups()); // [R, D]
@@ -250,7 +283,7 @@ impl Forward<'_> {
                 self.beside(&side.qkv, n_rows, layer.qkv.n_outputs);
             }
             self.recorder.dispatch(&kernels.rope_append, &layer.rope, &rope, rope.workgroups());
-            self.recorder.dispatch(&kernels.attention, &layer.attention, &attend, attend.workgroups()); // [R, H K]
+            self.attention(&layer.attention, n_rows); // [R, H K]
             self.matmul(&layer.output, n_rows, true); // [R, D]
             if let Some(side) = side {
                 self.beside(&side.output, n_rows, layer.output.n_outputs);
@@ -283,12 +316,20 @@ impl Forward<'_> {
     }
 
     /// Final norm of the selected of `n_x_rows` rows, and their logits where wanted.
-    fn head(&mut self, network: &GpuNetwork, [n_x_rows, n_rows]: [u32; 2], output: Output<'_>) {
+    fn head(&mut self, network: &GpuNetwork, [n_x_rows, n_rows]: [u32; 2], has_logits: bool) {
         let norm = NormRowsParams { n_rows, cols: self.config.d_model as u32, n_x_rows, eps: self.config.norm_eps };
         self.recorder.dispatch(&self.kernels.norm_rows, &network.norm, &norm, norm.workgroups()); // [N, D]
-        if let Output::Logits(_) = output {
+        if has_logits {
             self.matmul(&network.logits, n_rows, false); // [N, V]
         }
+    }
+
+    fn attention(&mut self, bound: &BindGroup, n_rows: u32) {
+        let c = self.config;
+        let (n_heads, n_kv_heads, half_dim) = (c.n_heads as u32, c.n_kv_heads as u32, c.head_dim as u32 / 2);
+        let scale = 1.0 / (c.head_dim as f32).sqrt();
+        let params = AttentionParams { n_rows, n_heads, n_kv_heads, half_dim, scale };
+        self.recorder.dispatch(&self.kernels.attention, bound, &params, params.workgroups());
     }
 
     /// A product, added to the residual stream or not.
@@ -341,11 +382,14 @@ impl Buffers {
             logits: gpu.storage("logits", r * c.vocab_size),
             uniforms: gpu.storage("uniforms", n_draws),
             draws: gpu.storage("draws", n_draws * DRAW_WORDS),
+            runs: gpu.storage("runs", limits.n_seqs * 4),
+            sums: gpu.storage("sums", limits.n_seqs * c.d_model),
+            judged: gpu.storage("judged", limits.n_seqs * OUTPUTS),
             readback: gpu.buffer("readback", n_read * 4, BufferUsages::MAP_READ | BufferUsages::COPY_DST),
         }
     }
 
-    fn all(&self) -> [&Buffer; 15] {
+    fn all(&self) -> [&Buffer; 18] {
         let b = self;
         [
             &b.params,
@@ -362,6 +406,9 @@ impl Buffers {
             &b.logits,
             &b.uniforms,
             &b.draws,
+            &b.runs,
+            &b.sums,
+            &b.judged,
             &b.readback,
         ]
     }

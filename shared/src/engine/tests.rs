@@ -3,6 +3,7 @@
 mod adapter;
 mod draw;
 mod int8;
+mod variants;
 
 use super::*;
 use crate::checkpoint::{Formats, Lineage, Parts, PolicyParts, RewardConfig};
@@ -442,7 +443,7 @@ mod on_a_gpu {
         let mut right = Engine::cpu(&checkpoint).unwrap();
         for (kernel, from, to) in [
             ("attention", "params.scale", "1.0"),
-            ("embed", "out[at + 1u] = values.hi", "out[at + 1u] = values.lo"),
+            ("embed", "vec4<f32>(values.hi)", "vec4<f32>(values.lo)"),
             ("matmul", "sums.a += products", "sums.a -= products"),
             ("norm_gate_up", "80.0))) * up", "80.0)))"),
             ("norm_matmul", "hi *= gain.hi", ""),
@@ -451,8 +452,10 @@ mod on_a_gpu {
         ] {
             let edit = |spec: &KernelSpec| {
                 assert!(spec.name != kernel || spec.source.contains(from), "{kernel}: no `{from}`");
-                let source = if spec.name == kernel { spec.source.replace(from, to).leak() } else { spec.source };
-                KernelSpec { source, ..spec.clone() }
+                if spec.name == kernel {
+                    return KernelSpec { source: spec.source.replace(from, to).into(), ..spec.clone() };
+                }
+                spec.clone()
             };
             let mut wrong = now(Engine::gpu_edited(&checkpoint, &context, &edit));
             let parity = now(parity::compare(&mut right, &mut wrong, &prompts()[..1], 4, TOLERANCE));

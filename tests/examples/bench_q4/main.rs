@@ -70,7 +70,7 @@ fn main() -> Result<()> {
     let (site, url) = Site::start(vec![("/ort/", ort)])?;
     site.put("/", "<!doctype html><title>q4</title><script type=module src=page.js></script>");
     site.put("/page.js", include_str!("page.js"));
-    site.put("/kernel.wgsl", Product::Matmul.spec().source);
+    site.put("/kernel.wgsl", &*Product::Matmul.spec().source);
     let page = Page::open(&url, WebGpu::On);
     page.wait("the bench page", 60, || (page.eval("window.ready === true") == true).then_some(()));
     let (is_software, device) = adapter(&page)?;

@@ -5,7 +5,7 @@
 use beckon_server::model::device::block_on;
 use beckon_server::model::llama::Llama;
 use beckon_server::model::pretrained::{Options, import, write_folder, write_gguf};
-use beckon_shaders::GpuContext;
+use beckon_shaders::{GpuContext, Variant};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::engine::{Engine, Limits, Network, Output, Row, SuggestRequest, parity};
 use beckon_shared::prompt::{Prompt, Role, Turn};
@@ -264,4 +264,18 @@ fn wgsl_under_vulkan_writes_what_the_cpu_executor_writes() {
     let found = block_on(parity::compare(&mut on_cpu, &mut on_gpu, &prompts, N_TOKENS, EXECUTOR_TOLERANCE)).unwrap();
     eprintln!("SmolLM2: {} and CPU executor: {found:?}", gpu.adapter_name());
     assert!(found.holds(EXECUTOR_TOLERANCE), "{found:?}");
+
+    // variants on fewer prompts, those with f16 within what the page's self-test allows
+    let steps = block_on(on_cpu.greedy(&prompts[0], 3)).unwrap();
+    let largest = steps.iter().flat_map(|step| &step.logits).fold(0.0f32, |max, logit| max.max(logit.abs()));
+    for variant in [Variant { f16: false, subgroups: true }, Variant { f16: true, subgroups: false }] {
+        if !block_on(on_gpu.set_variant(variant)).unwrap() {
+            eprintln!("SmolLM2 with {variant}: NOT RUN, {} has not what it needs", gpu.adapter_name());
+            continue;
+        }
+        let tolerance = if variant.f16 { 2e-3 * largest } else { EXECUTOR_TOLERANCE };
+        let found = block_on(parity::compare(&mut on_cpu, &mut on_gpu, &prompts[..4], 8, tolerance)).unwrap();
+        eprintln!("SmolLM2: {} and CPU executor: {found:?}", on_gpu.executor().device_name());
+        assert!(found.holds(tolerance), "{variant}: {found:?}, tolerance {tolerance}");
+    }
 }

@@ -2,16 +2,16 @@
 //! before all other tests.
 
 use beckon_shaders::kernels::product::Tiling;
-use beckon_shaders::kernels::{Product, SPECS, embed};
-use beckon_shaders::{KernelSpec, WeightFormat};
+use beckon_shaders::kernels::{Product, SPECS, VARIED, embed};
+use beckon_shaders::{KernelSpec, Variant, WeightFormat};
 use beckon_tests::browser::{Page, WebGpu};
 use beckon_tests::process::root;
 use beckon_tests::site::Site;
 use serde_json::{Value, json};
 
-/// On a device with nothing but what WebGPU guarantees: messages of modules with their line, then of pipelines.
-const COMPILE: &str = "async (kernels) => {
-  const device = await (await navigator.gpu.requestAdapter()).requestDevice();
+/// On a device with nothing but what WebGPU guarantees and the named features: messages of modules with their line, then of pipelines.
+const COMPILE: &str = "async (kernels, requiredFeatures) => {
+  const device = await (await navigator.gpu.requestAdapter()).requestDevice({ requiredFeatures });
   const faults = [];
   for (const { name, source, variants } of kernels) {
     device.pushErrorScope('validation');
@@ -73,13 +73,17 @@ fn place(source: &str, line: usize) -> String {
 
 /// What Chromium refuses, one line each.
 fn refused(page: &Page, specs: &[&KernelSpec]) -> Vec<String> {
+    refused_with(page, specs, &[])
+}
+
+fn refused_with(page: &Page, specs: &[&KernelSpec], features: &[&str]) -> Vec<String> {
     let jobs: Vec<Value> = specs.iter().map(|spec| job(spec)).collect();
-    let faults = page.eval(&format!("({COMPILE})({})", Value::from(jobs)));
+    let faults = page.eval(&format!("({COMPILE})({}, {})", Value::from(jobs), Value::from(features)));
     let told = faults.as_array().expect("a list").iter().map(|fault| {
         let spec = specs.iter().find(|spec| fault["name"] == spec.name).expect("one of them");
         let (line, column) = (fault["line"].as_u64().unwrap_or(0) as usize, &fault["column"]);
         let message = fault["message"].as_str().unwrap_or_default();
-        format!("{} ({}): {column}: {message}", place(spec.source, line), spec.name)
+        format!("{} ({}): {column}: {message}", place(&spec.source, line), spec.name)
     });
     told.collect()
 }
@@ -95,9 +99,20 @@ fn chromium_takes_every_kernel_and_names_the_line_of_a_bad_one() {
     assert_eq!(products, 3, "products in three formats and six tilings");
     assert_eq!(refused(&page, &SPECS), Vec::<String>::new());
 
+    // what a page may choose where the adapter has f16; without it the browser has to refuse the same text
+    let in_f16 = VARIED.map(|spec| spec.in_variant(Variant { f16: true, subgroups: false }));
+    let in_f16: Vec<&KernelSpec> = in_f16.iter().filter(|spec| spec.source.starts_with("enable f16;")).collect();
+    assert_eq!(in_f16.len(), 3);
+    assert_eq!(refused(&page, &in_f16).len(), 3, "f16 passed without being asked for");
+    if page.eval("navigator.gpu.requestAdapter().then((adapter) => adapter.features.has('shader-f16'))") == true {
+        assert_eq!(refused_with(&page, &in_f16, &["shader-f16"]), Vec::<String>::new());
+    } else {
+        eprintln!("kernels with f16: NOT RUN, this browser's adapter has no shader-f16");
+    }
+
     // an entry point that is not there, and a name
     let good = Product::Matmul.spec();
-    let edited = |source: String| KernelSpec { source: source.leak(), ..good.clone() };
+    let edited = |source: String| KernelSpec { source: source.into(), ..good.clone() };
     let renamed = edited(good.source.replace("fn main(", "fn other("));
     assert_eq!(refused(&page, &[&renamed]).len(), 18, "a pipeline without its entry point passed");
     let unknown = edited(format!("{}\nfn more() -> u32 {{ return nothing; }}\n", good.source));
@@ -106,6 +121,6 @@ fn chromium_takes_every_kernel_and_names_the_line_of_a_bad_one() {
     // in a file as it stands the line is that of the file
     let own = std::fs::read_to_string(root().join("shaders/src/kernels/matmul.wgsl")).unwrap();
     let before = good.source.lines().count() - own.lines().count();
-    assert_eq!(place(good.source, before + 3), "shaders/src/kernels/matmul.wgsl:3");
-    assert_eq!(place(good.source, 1), "shaders/src/kernels/dequantize.wgsl:1");
+    assert_eq!(place(&good.source, before + 3), "shaders/src/kernels/matmul.wgsl:3");
+    assert_eq!(place(&good.source, 1), "shaders/src/kernels/dequantize.wgsl:1");
 }

@@ -74,7 +74,7 @@ pub fn top_level(files: &[File]) -> Vec<Finding> {
     unknown.into_iter().map(|name| Finding::of(name, "does not belong in the root")).collect()
 }
 
-/// Every kernel (a WGSL file with an entry point) has a CPU twin of the same name.
+/// Every kernel (a WGSL file with parameters) has a CPU twin of the same name.
 pub fn kernel_twins(files: &[File]) -> Vec<Finding> {
     let stem =
         |path: &str| path.rsplit('/').next().unwrap_or_default().rsplit_once('.').map(|(stem, _)| stem.to_owned());
@@ -85,7 +85,7 @@ pub fn kernel_twins(files: &[File]) -> Vec<Finding> {
         .collect();
     files
         .iter()
-        .filter(|file| file.path.ends_with(".wgsl") && file.text.contains("@compute"))
+        .filter(|file| file.path.ends_with(".wgsl") && file.text.contains("var<uniform>"))
         .filter(|file| !stem(&file.path).is_some_and(|stem| twins.contains(&stem)))
         .map(|file| Finding::of(&file.path, "has no CPU twin of the same name in shaders"))
         .collect()
@@ -204,7 +204,7 @@ mod tests {
         check(file_names, &[("a/utils.rs", "")], &[("a/common_terms.rs", "")]);
         check(file_names, &[("a.rs", "mod helpers {\n")], &[("a.rs", "mod help_page;\n")]);
         check(top_level, &[("scripts/a", "")], &[("web/a", ""), ("xtask/a", "")]);
-        let kernel = ("shaders/a.wgsl", "@compute fn main");
+        let kernel = ("shaders/a.wgsl", "@group(0) @binding(0) var<uniform> params: Params;");
         check(
             kernel_twins,
             &[kernel, ("shared/a.rs", "")],

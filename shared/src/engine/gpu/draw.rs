@@ -1,7 +1,7 @@
 //! Decode steps whose tokens are drawn on the device: the drawn token is the next step's row, and the host reads back
 //! once for several steps.
 
-use super::{GpuExecutor, Network, Output, Row};
+use super::{End, GpuExecutor, Network, Row};
 use crate::engine::EngineError;
 use crate::engine::forward::Pass;
 use crate::sampling::{Drawn, Sampling, SamplingError};
@@ -62,8 +62,7 @@ impl GpuExecutor {
             let placement = self.policy.plan.place(&rows)?;
             let pass = Pass { rows: 0..rows.len(), selected: (0..rows.len() as u32).collect() };
             let sample = Sample { sampling, first_draw: step * rows.len() };
-            let output = Output::Logits(&[]);
-            self.submit(Network::Policy, placement.rows(0..rows.len()), &pass, (output, Some(sample)))?;
+            self.submit(Network::Policy, placement.rows(0..rows.len()), &pass, End::Draw(sample))?;
             rows.iter_mut().for_each(|row| row.pos += 1);
         }
         let n_draws = n_steps * rows.len();

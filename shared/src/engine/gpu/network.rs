@@ -190,7 +190,7 @@ impl Binder<'_> {
         }
     }
 
-    fn bind(&self, kernel: &Kernel, storage: &[&Buffer]) -> BindGroup {
+    pub fn bind(&self, kernel: &Kernel, storage: &[&Buffer]) -> BindGroup {
         kernel.bind(self.gpu, &self.buffers.params, storage)
     }
 

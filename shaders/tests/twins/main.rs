@@ -1,8 +1,11 @@
 //! Every kernel against its CPU twin on a Vulkan adapter (lavapipe will do), over odd shapes, and a
 //! perturbed copy of every kernel, which must not agree.
 
+mod variants;
+
 use beckon_shaders::kernels::attention::{self, AttentionParams, Span};
 use beckon_shaders::kernels::embed::{self, EmbedParams};
+use beckon_shaders::kernels::heads::{self, HeadsParams, Run};
 use beckon_shaders::kernels::low_rank_down::{self, LowRankDownParams};
 use beckon_shaders::kernels::low_rank_up::{self, LowRankUpParams};
 use beckon_shaders::kernels::matmul::{self, MatmulParams};
@@ -62,12 +65,12 @@ impl Noise {
 }
 
 /// Kernels by source and constants: compiling takes longer than running.
-static COMPILED: LazyLock<Mutex<HashMap<(&str, String), Kernel>>> = LazyLock::new(Mutex::default);
+static COMPILED: LazyLock<Mutex<HashMap<(String, String), Kernel>>> = LazyLock::new(Mutex::default);
 
 fn compiled(spec: &KernelSpec, constants: &[(&str, f64)]) -> Kernel {
     let mut compiled = COMPILED.lock().expect("no test panicked while compiling");
     let compile = || ready(Kernel::compile(&GPU, spec, &[constants])).expect("native").expect("compiles").remove(0);
-    compiled.entry((spec.source, format!("{constants:?}"))).or_insert_with(compile).clone()
+    compiled.entry((spec.source.to_string(), format!("{constants:?}"))).or_insert_with(compile).clone()
 }
 
 /// Runs one dispatch of `spec` and gives the buffers that it writes, in order of binding.
@@ -300,6 +303,47 @@ fn check_attention(spec: &KernelSpec) -> Result<f64, String> {
     Ok(worst)
 }
 
+fn check_heads(spec: &KernelSpec) -> Result<f64, String> {
+    let mut worst = 0.0f64;
+    for (cols, n_features, lens) in
+        [(32, 1, vec![1u32]), (96, 5, vec![3, 1, 7]), (64, 62, vec![2, 9]), (544, 70, vec![4, 1, 1, 12, 2, 3, 5, 6])]
+    {
+        let mut noise = Noise(cols as u64);
+        let n_rows = lens.iter().sum::<u32>() as usize;
+        let (hidden, mut weights) = (noise.floats(n_rows * cols), noise.floats(cols * (3 + n_features)));
+        weights.iter_mut().for_each(|weight| *weight *= 0.1); // so that squares are of order 1
+        let params = HeadsParams {
+            n_seqs: lens.len() as u32,
+            cols: cols as u32,
+            n_features: n_features as u32,
+            mean_bias: 0.5,
+            variance_bias: -0.25,
+        };
+        // all rows at once, and after as many as each has but one
+        let mut first = 0;
+        let whole = lens.iter().map(|len| {
+            let run = Run { first, n_rows: *len, n_before: 0, pad: 0 };
+            first += len;
+            run
+        });
+        let whole: Vec<Run> = whole.collect();
+        let last = whole.iter().map(|run| Run { first: run.first, n_rows: 1, n_before: run.n_rows - 1, ..*run });
+        let last: Vec<Run> = last.collect();
+        for runs in [whole, last] {
+            let before = noise.floats(lens.len() * cols);
+            let (mut sums, mut want) = (before.clone(), vec![0.0; lens.len() * heads::OUTPUTS]);
+            heads::heads(&params, &runs, &hidden, &weights, &mut sums, &mut want);
+            let out = vec![0; want.len()];
+            let buffers = [cast_slice(&runs), words(&hidden), words(&weights), words(&before), &out];
+            let got = run(spec, &[], &params, params.workgroups(), &buffers);
+            let name = format!("heads of {} x {cols}, {n_features} features", lens.len());
+            worst = worst.max(max_diff_within(&format!("{name}, sums"), &got[0], &sums, TOLERANCE)?);
+            worst = worst.max(max_diff_within(&name, &got[1], &want, 5.0 * TOLERANCE)?);
+        }
+    }
+    Ok(worst)
+}
+
 fn check_low_rank_down(spec: &KernelSpec) -> Result<f64, String> {
     let mut worst = 0.0f64;
     for (n_rows, cols, rank) in [(1, 32, 1), (3, 96, 5), (8, 544, 16), (17, 64, 33)] {
@@ -415,7 +459,7 @@ fn check_sample(spec: &KernelSpec) -> Result<f64, String> {
 /// Kernel, its check, and edits that a careless hand could make; each must be noticed.
 type Edited = (&'static KernelSpec, Check, &'static [(&'static str, &'static str)]);
 
-const KERNELS: [Edited; 11] = [
+const KERNELS: [Edited; 12] = [
     (
         &low_rank_down::SPEC,
         check_low_rank_down,
@@ -427,6 +471,21 @@ const KERNELS: [Edited; 11] = [
         &[("params.scale * sum", "sum"), ("params.out_offset + n", "n"), ("k < params.rank", "k + 1u < params.rank")],
     ),
     (
+        &heads::SPEC,
+        check_heads,
+        &[
+            ("sum = sums[sums_at + i]", "sum = 0.0"),
+            ("run.z > 0u", "run.z > 9u"),
+            ("f32(run.y + run.z)", "f32(run.y)"),
+            ("0.0, k < 2u", "0.0, k < 1u"),
+            ("1.0, 0.0, k < 2u", "1.0, 1.0, k < 2u"),
+            ("product + params.mean_bias", "product"),
+            ("product + params.variance_bias", "product + params.mean_bias"),
+            ("squares += product * product", "squares = product * product"),
+            ("k < 2u + params.n_features", "k < 1u + params.n_features"),
+        ],
+    ),
+    (
         &silu_mul::SPEC,
         check_silu_mul,
         &[("1.0 + exp", "1.01 + exp"), ("(group.y * 2u + 1u) * params.cols", "group.y * 2u * params.cols")],
@@ -434,7 +493,10 @@ const KERNELS: [Edited; 11] = [
     (
         &embed::SPEC,
         check_embed,
-        &[("16u, 20u, 24u, 28u", "16u, 24u, 20u, 28u"), ("out[at + 1u] = values.hi", "out[at] = values.hi")],
+        &[
+            ("16u, 20u, 24u, 28u", "16u, 24u, 20u, 28u"),
+            ("out[at + 1u] = vec4<f32>(values.hi)", "out[at] = vec4<f32>(values.hi)"),
+        ],
     ),
     (&norm_rows::SPEC, check_norm_rows, &[("+ params.eps", "+ 2e-4"), ("* scale * gain[i]", "* scale")]),
     (
@@ -526,7 +588,7 @@ fn a_perturbed_kernel_does_not() {
     for (spec, check, edits) in KERNELS {
         for (from, to) in edits {
             assert!(spec.source.contains(from), "{}: no `{from}`", spec.name);
-            let perturbed = KernelSpec { source: spec.source.replace(from, to).leak(), ..spec.clone() };
+            let perturbed = KernelSpec { source: spec.source.replace(from, to).into(), ..spec.clone() };
             assert!(check(&perturbed).is_err(), "{}: `{from}` made `{to}` went unnoticed", spec.name);
         }
     }
