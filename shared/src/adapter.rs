@@ -2,8 +2,10 @@
 //! heads and the numbers of a self-test.
 //!
 //! File: magic `BECKAD01` (8 bytes) | header length u32 LE | header SHA-256 (32 bytes) | header JSON
-//! ([`AdapterManifest`]) | payload of f32 LE, cut into chunks of [`CHUNK_BYTES`](crate::checkpoint::CHUNK_BYTES) whose
-//! hashes stand in the header. The hash of the header is the adapter's id and fixes the whole file.
+//! ([`AdapterManifest`]) | payload, cut into chunks of [`CHUNK_BYTES`](crate::checkpoint::CHUNK_BYTES) whose hashes stand in
+//! the header. The hash of the header is the adapter's id and fixes the whole file. The payload is f32 in four planes: the lowest
+//! bytes of all values, then the next ones, so that signs and exponents, which repeat, stand together for who compresses
+//! the file. In version 1 the bytes of a value stand side by side.
 //!
 //! In the loop: beside a checkpoint; a page that has the base fetches this instead of the whole file. Both networks lie over
 //! the base's *policy*: GaRM's trunk begins as a copy of it ([`AdapterFile::frame`]). Source: LoRA (Hu et al. 2021,
@@ -25,7 +27,7 @@ pub use factor::{add_product, low_rank};
 pub use format::{AdapterHeader, decode_header};
 
 /// Version of the file format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The self-test's prompt.
 const PROBE_PROMPT: &str = "how to cook rice";
 /// Every so many logits one is kept.

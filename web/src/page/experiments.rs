@@ -6,6 +6,7 @@ use crate::api::{self, ApiError};
 use crate::component::confirm::ConfirmButton;
 use crate::format;
 use crate::live::{Fetched, Live};
+use crate::platform::http::encoded;
 use crate::platform::{clock, spawn};
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{
@@ -13,6 +14,7 @@ use beckon_shared::control::experiment::{
 };
 use leptos::prelude::*;
 use results::ResultsView;
+use serde_json::Value;
 
 /// How often the results of a running experiment are read again.
 const LOOK_EVERY_MILLIS: i32 = 5_000;
@@ -43,10 +45,13 @@ pub fn ExperimentsPage() -> impl IntoView {
     });
     let act = Callback::new(move |command: Command| {
         spawn(async move {
-            match api::command::<ExperimentStatus>(&command).await {
+            match api::command::<Option<ExperimentStatus>>(&command).await {
                 Ok(experiment) => {
                     failure.set(None);
-                    live.announce(format!("Experiment {} is {}", experiment.id, state_name(&experiment)));
+                    // nothing is left of one that was deleted
+                    if let Some(experiment) = experiment {
+                        live.announce(format!("Experiment {} is {}", experiment.id, state_name(&experiment)));
+                    }
                     live.experiments_version.update(|version| *version += 1);
                 }
                 Err(error) => failure.set(Some(error.to_string())),
@@ -77,6 +82,7 @@ pub fn ExperimentsPage() -> impl IntoView {
                 <p class="error" role="alert" data-testid="experiments-error">{text}</p>
             })}
             <CreateForm act=act/>
+            <PlanForm/>
             {note}
             <For each=move || ids.get() key=|id| id.clone() children=experiment/>
         </div>
@@ -99,25 +105,33 @@ fn FirstSteps() -> impl IntoView {
     }
 }
 
-/// A test of two checkpoints with equal shares; anything else by `beckon experiment create FILE`.
+/// A test of two checkpoints with equal shares; anything else as JSON over it.
 #[component]
 fn CreateForm(act: Callback<Command>) -> impl IntoView {
     let live = expect_context::<Live>();
     let name = RwSignal::new(String::new());
     let arms = [RwSignal::new(String::new()), RwSignal::new(String::new())];
     let origin = RwSignal::new(String::new());
+    let more = RwSignal::new(String::new());
     let create = move |ev: leptos::ev::SubmitEvent| {
         ev.prevent_default();
         let arm = |name: &str, signal: RwSignal<String>| serde_json::json!({ "name": name, "source": { "checkpoint": signal.get_untracked() } });
         let origin = origin.get_untracked();
         let origins: Vec<&str> = Some(origin.trim()).filter(|origin| !origin.is_empty()).into_iter().collect();
-        act.run(Command::CreateExperiment {
-            config: serde_json::json!({
-                "name": name.get_untracked(),
-                "arms": [arm("control", arms[0]), arm("treatment", arms[1])],
-                "allowed_origins": origins,
-            }),
+        let mut config = serde_json::json!({
+            "name": name.get_untracked(),
+            "arms": [arm("control", arms[0]), arm("treatment", arms[1])],
+            "allowed_origins": origins,
         });
+        let more = more.get_untracked();
+        if !more.is_empty() {
+            match (config.as_object_mut(), serde_json::from_str(&more)) {
+                (Some(config), Ok(Value::Object(more))) => config.extend(more),
+                // the server says what is wrong with it
+                _ => config = Value::String(more),
+            }
+        }
+        act.run(Command::CreateExperiment { config });
     };
     let pick = move |label: &'static str, signal: RwSignal<String>| {
         let options = move || {
@@ -139,14 +153,6 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
             </label>
         }
     };
-    let text = move |label: &'static str, signal: RwSignal<String>, required: bool| {
-        view! {
-            <label>{label}
-                <input type="text" required=required prop:value=move || signal.get()
-                    on:input=move |ev| signal.set(event_target_value(&ev))/>
-            </label>
-        }
-    };
     view! {
         <section class="card">
             <h2>"New experiment"</h2>
@@ -155,6 +161,7 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
                 {pick("Control", arms[0])}
                 {pick("Treatment", arms[1])}
                 {text("Origin of your site (optional)", origin, false)}
+                {text("Other settings as JSON (optional)", more, false)}
                 <button type="submit" class="primary" data-testid="experiment-create">"Make a draft"</button>
             </form>
             <p class="muted">
@@ -163,6 +170,56 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
                 <code>"beckon experiment create FILE"</code>
             </p>
         </section>
+    }
+}
+
+fn text(label: &'static str, signal: RwSignal<String>, required: bool) -> impl IntoView {
+    view! {
+        <label>{label}
+            <input type="text" required=required prop:value=move || signal.get()
+                on:input=move |ev| signal.set(event_target_value(&ev))/>
+        </label>
+    }
+}
+
+/// How many users a test needs, and how long that takes.
+#[component]
+fn PlanForm() -> impl IntoView {
+    let fields = ["0.05", "0.2", "1000"].map(|text| RwSignal::new(text.to_owned()));
+    let answer = RwSignal::new(None::<Result<Value, ApiError>>);
+    let plan = move |ev: leptos::ev::SubmitEvent| {
+        ev.prevent_default();
+        let [base_rate, lift, users_per_day] = fields.map(|field| encoded(&field.get_untracked()));
+        spawn(async move {
+            let query = format!("base_rate={base_rate}&lift={lift}&users_per_day={users_per_day}");
+            answer.set(Some(api::plan(&query).await));
+        });
+    };
+    let said = |plan: Value| {
+        let size = |design: &str| {
+            let figure = |name: &str| format::count(plan[design][name].as_f64().unwrap_or_default().ceil() as u64);
+            format!("{} users in each arm, {} days", figure("n_users_per_arm"), figure("days"))
+        };
+        format!(
+            "Looking at any time: at most {}. One look at the end: {}.",
+            size("always_valid"),
+            size("fixed_horizon")
+        )
+    };
+    view! {
+        <details class="card">
+            <summary>"How many users does a test need?"</summary>
+            <form class="form-row" data-testid="plan-form" on:submit=plan>
+                {text("Click rate of the control", fields[0], true)}
+                {text("Lift to find", fields[1], true)}
+                {text("Users a day", fields[2], true)}
+                <button type="submit">"Plan"</button>
+            </form>
+            {move || answer.get().map(|answer| match answer {
+                Ok(plan) => view! { <p class="result" role="status" data-testid="plan">{said(plan)}</p> }.into_any(),
+                Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
+            })}
+        </details>
     }
 }
 
@@ -249,6 +306,8 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
         }
     };
     let kill = Callback::new(move |()| steer(ExperimentCommand::Kill, None));
+    let delete = Callback::new(move |()| act.run(Command::DeleteExperiment { experiment: id.get_value() }));
+    let can_go = move || status.with(|e| e.as_ref().is_some_and(|e| e.state != ExperimentState::Running));
     let winners = move || {
         let legal = status.with(|e| e.as_ref().is_some_and(|e| next(e.state, ExperimentCommand::Decide).is_some()));
         let names =
@@ -271,6 +330,10 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
                     title="Everything that arrives from now on is refused, at once and for good" act=kill/>
             })}
             {winners}
+            {move || can_go().then(|| view! {
+                <ConfirmButton label="Delete" question="Delete it with its data?" testid="experiment-delete" disabled=false
+                    title="Forgets the experiment and everything that it took in" act=delete/>
+            })}
         </div>
     }
 }
