@@ -39,7 +39,7 @@ impl AdapterFile {
     }
 
     /// Tensors in file order with their names in it; a scale is folded into its `b`.
-    fn tensors(&self) -> impl Iterator<Item = (String, DenseTensor)> + '_ {
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, DenseTensor)> + '_ {
         let sides = [("policy", &self.adapter.policy), ("reward", &self.adapter.reward)];
         let sides = sides.into_iter().flat_map(|(network, sides)| {
             sides.iter().flat_map(move |(name, LowRank { a, b, scale })| {

@@ -207,3 +207,25 @@ fn the_terminal_steers_a_far_server_by_the_same_verbs() {
     let events = asked(&["events", "--after", "0", "--limit", "3"], token).1;
     assert!(events.lines().filter(|line| line.starts_with("{\"seq\"")).count() == 3, "{events}");
 }
+
+#[test]
+fn off_loopback_nothing_starts_without_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let refused = beckon(["serve", "--addr", "0.0.0.0:0", "--device", "cpu", "--data-dir", data], dir.path());
+    let text = printed(&refused);
+    assert!(!refused.status.success() && text.contains("needs a token") && text.contains("beckon token add"), "{text}");
+}
+
+#[test]
+fn log_lines_are_json_with_the_id_of_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--log-json"], &[("BECKON_LOG", "debug")]);
+    let agent = ureq::Agent::new_with_defaults();
+    agent.get(format!("{}/api/ready", server.client.url)).header("x-request-id", "looked-for").call().unwrap();
+    let line = beckon_tests::wait_for("the line", SECONDS(20), || {
+        server.log().lines().find(|line| line.contains("looked-for") && line.contains("answered")).map(str::to_owned)
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a line is one JSON value");
+    assert_eq!((&line["span"]["id"], &line["fields"]["status"]), (&json!("looked-for"), &json!(200)), "{line}");
+}
