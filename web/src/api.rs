@@ -100,11 +100,6 @@ pub async fn results(id: &str) -> Result<Results, ApiError> {
     get(&format!("/api/experiments/{}/results", http::encoded(id))).await
 }
 
-/// `GET /api/plan`: what a test needs; the query is encoded.
-pub async fn plan(query: &str) -> Result<serde_json::Value, ApiError> {
-    get(&format!("/api/plan?{query}")).await
-}
-
 /// `POST /api/experiments/{id}/harvest`.
 pub async fn harvest(id: &str) -> Result<HarvestOutcome, ApiError> {
     let url = format!("/api/experiments/{}/harvest", http::encoded(id));

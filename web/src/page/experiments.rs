@@ -6,7 +6,6 @@ use crate::api::{self, ApiError};
 use crate::component::confirm::ConfirmButton;
 use crate::format;
 use crate::live::{Fetched, Live};
-use crate::platform::http::encoded;
 use crate::platform::{clock, spawn};
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{
@@ -82,7 +81,6 @@ pub fn ExperimentsPage() -> impl IntoView {
                 <p class="error" role="alert" data-testid="experiments-error">{text}</p>
             })}
             <CreateForm act=act/>
-            <PlanForm/>
             {note}
             <For each=move || ids.get() key=|id| id.clone() children=experiment/>
         </div>
@@ -179,47 +177,6 @@ fn text(label: &'static str, signal: RwSignal<String>, required: bool) -> impl I
             <input type="text" required=required prop:value=move || signal.get()
                 on:input=move |ev| signal.set(event_target_value(&ev))/>
         </label>
-    }
-}
-
-/// How many users a test needs, and how long that takes.
-#[component]
-fn PlanForm() -> impl IntoView {
-    let fields = ["0.05", "0.2", "1000"].map(|text| RwSignal::new(text.to_owned()));
-    let answer = RwSignal::new(None::<Result<Value, ApiError>>);
-    let plan = move |ev: leptos::ev::SubmitEvent| {
-        ev.prevent_default();
-        let [base_rate, lift, users_per_day] = fields.map(|field| encoded(&field.get_untracked()));
-        spawn(async move {
-            let query = format!("base_rate={base_rate}&lift={lift}&users_per_day={users_per_day}");
-            answer.set(Some(api::plan(&query).await));
-        });
-    };
-    let said = |plan: Value| {
-        let size = |design: &str| {
-            let figure = |name: &str| format::count(plan[design][name].as_f64().unwrap_or_default().ceil() as u64);
-            format!("{} users in each arm, {} days", figure("n_users_per_arm"), figure("days"))
-        };
-        format!(
-            "Looking at any time: at most {}. One look at the end: {}.",
-            size("always_valid"),
-            size("fixed_horizon")
-        )
-    };
-    view! {
-        <details class="card">
-            <summary>"How many users does a test need?"</summary>
-            <form class="form-row" data-testid="plan-form" on:submit=plan>
-                {text("Click rate of the control", fields[0], true)}
-                {text("Lift to find", fields[1], true)}
-                {text("Users a day", fields[2], true)}
-                <button type="submit">"Plan"</button>
-            </form>
-            {move || answer.get().map(|answer| match answer {
-                Ok(plan) => view! { <p class="result" role="status" data-testid="plan">{said(plan)}</p> }.into_any(),
-                Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
-            })}
-        </details>
     }
 }
 
