@@ -13,7 +13,6 @@ use beckon_shared::control::experiment::{
 };
 use leptos::prelude::*;
 use results::ResultsView;
-use serde_json::Value;
 
 /// How often the results of a running experiment are read again.
 const LOOK_EVERY_MILLIS: i32 = 5_000;
@@ -44,13 +43,10 @@ pub fn ExperimentsPage() -> impl IntoView {
     });
     let act = Callback::new(move |command: Command| {
         spawn(async move {
-            match api::command::<Option<ExperimentStatus>>(&command).await {
+            match api::command::<ExperimentStatus>(&command).await {
                 Ok(experiment) => {
                     failure.set(None);
-                    // nothing is left of one that was deleted
-                    if let Some(experiment) = experiment {
-                        live.announce(format!("Experiment {} is {}", experiment.id, state_name(&experiment)));
-                    }
+                    live.announce(format!("Experiment {} is {}", experiment.id, state_name(&experiment)));
                     live.experiments_version.update(|version| *version += 1);
                 }
                 Err(error) => failure.set(Some(error.to_string())),
@@ -103,33 +99,25 @@ fn FirstSteps() -> impl IntoView {
     }
 }
 
-/// A test of two checkpoints with equal shares; anything else as JSON over it.
+/// A test of two checkpoints with equal shares; anything else by `beckon experiment create FILE`.
 #[component]
 fn CreateForm(act: Callback<Command>) -> impl IntoView {
     let live = expect_context::<Live>();
     let name = RwSignal::new(String::new());
     let arms = [RwSignal::new(String::new()), RwSignal::new(String::new())];
     let origin = RwSignal::new(String::new());
-    let more = RwSignal::new(String::new());
     let create = move |ev: leptos::ev::SubmitEvent| {
         ev.prevent_default();
         let arm = |name: &str, signal: RwSignal<String>| serde_json::json!({ "name": name, "source": { "checkpoint": signal.get_untracked() } });
         let origin = origin.get_untracked();
         let origins: Vec<&str> = Some(origin.trim()).filter(|origin| !origin.is_empty()).into_iter().collect();
-        let mut config = serde_json::json!({
-            "name": name.get_untracked(),
-            "arms": [arm("control", arms[0]), arm("treatment", arms[1])],
-            "allowed_origins": origins,
+        act.run(Command::CreateExperiment {
+            config: serde_json::json!({
+                "name": name.get_untracked(),
+                "arms": [arm("control", arms[0]), arm("treatment", arms[1])],
+                "allowed_origins": origins,
+            }),
         });
-        let more = more.get_untracked();
-        if !more.is_empty() {
-            match (config.as_object_mut(), serde_json::from_str(&more)) {
-                (Some(config), Ok(Value::Object(more))) => config.extend(more),
-                // the server says what is wrong with it
-                _ => config = Value::String(more),
-            }
-        }
-        act.run(Command::CreateExperiment { config });
     };
     let pick = move |label: &'static str, signal: RwSignal<String>| {
         let options = move || {
@@ -151,6 +139,14 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
             </label>
         }
     };
+    let text = move |label: &'static str, signal: RwSignal<String>, required: bool| {
+        view! {
+            <label>{label}
+                <input type="text" required=required prop:value=move || signal.get()
+                    on:input=move |ev| signal.set(event_target_value(&ev))/>
+            </label>
+        }
+    };
     view! {
         <section class="card">
             <h2>"New experiment"</h2>
@@ -159,7 +155,6 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
                 {pick("Control", arms[0])}
                 {pick("Treatment", arms[1])}
                 {text("Origin of your site (optional)", origin, false)}
-                {text("Other settings as JSON (optional)", more, false)}
                 <button type="submit" class="primary" data-testid="experiment-create">"Make a draft"</button>
             </form>
             <p class="muted">
@@ -168,15 +163,6 @@ fn CreateForm(act: Callback<Command>) -> impl IntoView {
                 <code>"beckon experiment create FILE"</code>
             </p>
         </section>
-    }
-}
-
-fn text(label: &'static str, signal: RwSignal<String>, required: bool) -> impl IntoView {
-    view! {
-        <label>{label}
-            <input type="text" required=required prop:value=move || signal.get()
-                on:input=move |ev| signal.set(event_target_value(&ev))/>
-        </label>
     }
 }
 
@@ -263,8 +249,6 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
         }
     };
     let kill = Callback::new(move |()| steer(ExperimentCommand::Kill, None));
-    let delete = Callback::new(move |()| act.run(Command::DeleteExperiment { experiment: id.get_value() }));
-    let can_go = move || status.with(|e| e.as_ref().is_some_and(|e| e.state != ExperimentState::Running));
     let winners = move || {
         let legal = status.with(|e| e.as_ref().is_some_and(|e| next(e.state, ExperimentCommand::Decide).is_some()));
         let names =
@@ -287,10 +271,6 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
                     title="Everything that arrives from now on is refused, at once and for good" act=kill/>
             })}
             {winners}
-            {move || can_go().then(|| view! {
-                <ConfirmButton label="Delete" question="Delete it with its data?" testid="experiment-delete" disabled=false
-                    title="Forgets the experiment and everything that it took in" act=delete/>
-            })}
         </div>
     }
 }
