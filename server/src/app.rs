@@ -11,8 +11,11 @@ use crate::catalog::Catalog;
 use crate::events::Events;
 use crate::import::MAX_IMPORT_BYTES;
 use crate::limit::Limiter;
+use crate::route::checkpoints::compressed::Compressed;
 use crate::route::problem::{self, ApiError};
-use crate::route::{audit, checkpoints, control, events, experiments, health, log, page, runs, session, tags, tokens};
+use crate::route::{
+    audit, checkpoints, control, events, experiments, health, log, page, plan, runs, session, tags, tokens,
+};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 use crate::trainer::Trainer;
@@ -49,6 +52,8 @@ pub struct Parts {
     pub catalog: Arc<Catalog>,
     /// Runs.
     pub trainer: Trainer,
+    /// Adapters with gzip.
+    pub compressed: Compressed,
     /// Figures.
     pub telemetry: Telemetry,
     /// [`MAX_IMPORTS`] permits.
@@ -187,6 +192,7 @@ fn routes(app: App) -> Routes {
         .route(GET, "/tags", View, tags::list)
         .route(POST, "/tags/{tag}/roll-back", Operate, tags::roll_back)
         .route(GET, "/promotions", View, tags::history)
+        .route(GET, "/plan", View, plan::show)
         .route(GET, "/experiments", View, experiments::list)
         .route(POST, "/experiments", Operate, experiments::create)
         .route(GET, "/experiments/{id}", View, experiments::show)

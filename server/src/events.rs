@@ -2,8 +2,9 @@
 //! after a restart, misses nothing.
 //!
 //! In the loop: carries curves, run states and new checkpoints to open pages. An event is kept before anyone sees it, so
-//! its number is never given twice. Curve points come many a step: they and a run's progress wait up to [`BATCH_EVERY`], are kept
-//! together in one transaction, and wake every listener once; everything else is kept at once, with what waited before it.
+//! its number is never given twice. Curve points come many a step: they and a run's progress wait up to [`BATCH_EVERY`] (longer
+//! where many listen), are kept together in one transaction, and wake every listener once; everything else is kept at once, with
+//! what waited before it.
 //!
 //! In a store that several servers share, the database gives the numbers, and each server reads on from the last one that it
 //! knows, every [`BATCH_EVERY`]: events of all servers come to the listeners of each, in one order.
@@ -15,7 +16,7 @@
 use crate::store::{Kept, Store, StoreError};
 use axum::body::Bytes;
 use beckon_shared::control::{Event, Metric};
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -31,6 +32,9 @@ const MAX_OVER: u64 = 5_000;
 /// How long a curve point may wait for others, and how many may wait.
 const BATCH_EVERY: Duration = Duration::from_millis(100);
 const MAX_WAITING: usize = 512;
+/// What it may wait more for each listener, as each is woken and written to for every batch; and at most.
+const MORE_A_LISTENER: Duration = Duration::from_micros(200);
+const BATCH_AT_MOST: Duration = Duration::from_millis(300);
 /// Listeners at a time.
 const MAX_LISTENERS: usize = 4_096;
 /// Events read for a listener at once.
@@ -43,18 +47,26 @@ pub struct Numbered {
     pub seq: u64,
     /// What happened, as JSON.
     pub json: String,
+}
+
+/// Events that became known together; listeners that are at the first of them share them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In order, without a gap but for what is lost.
+    pub events: Vec<Arc<Numbered>>,
     sse: OnceLock<Bytes>,
 }
 
-impl Numbered {
-    fn new(seq: u64, json: String) -> Arc<Self> {
-        Arc::new(Self { seq, json, sse: OnceLock::new() })
+impl Batch {
+    fn new(events: Vec<Arc<Numbered>>) -> Arc<Self> {
+        Arc::new(Self { events, sse: OnceLock::new() })
     }
 
-    /// As a server-sent event; every listener gets the same bytes.
+    /// As server-sent events; every listener gets the same bytes.
     pub fn sse(&self) -> Bytes {
         // JSON of serde_json has no line break
-        self.sse.get_or_init(|| format!("id: {}\ndata: {}\n\n", self.seq, self.json).into()).clone()
+        let text = |event: &Arc<Numbered>| format!("id: {}\ndata: {}\n\n", event.seq, event.json);
+        self.sse.get_or_init(|| self.events.iter().map(text).collect::<String>().into()).clone()
     }
 }
 
@@ -77,11 +89,35 @@ struct Board {
     /// First number that was ever given in this data folder.
     first_seq: u64,
     ring: VecDeque<Arc<Numbered>>,
+    /// The newest events of the ring.
+    newest: Arc<Batch>,
     /// Curve points and progress that wait to be kept.
     waiting: Vec<Event>,
     /// Events that the store refused, as on a full disk; tried again with the next.
     unkept: Vec<Kept>,
     closed: bool,
+}
+
+impl Board {
+    /// Takes in what is kept.
+    fn push(&mut self, rows: impl IntoIterator<Item = Kept>) {
+        let mut events = Vec::new();
+        for (seq, json) in rows {
+            if seq != self.next_seq {
+                // the oldest were removed before they could be read here
+                self.ring.clear();
+                events.clear();
+            }
+            if self.ring.len() == RING {
+                self.ring.pop_front();
+            }
+            let event = Arc::new(Numbered { seq, json });
+            self.ring.push_back(Arc::clone(&event));
+            events.push(event);
+            self.next_seq = seq + 1;
+        }
+        self.newest = Batch::new(events);
+    }
 }
 
 /// Where events are announced and listened to; share it behind an `Arc`.
@@ -120,6 +156,7 @@ impl Events {
             oldest_seq,
             first_seq,
             ring: VecDeque::new(),
+            newest: Arc::default(),
             waiting: Vec::new(),
             unkept: Vec::new(),
             closed: false,
@@ -171,9 +208,7 @@ impl Events {
         }
     }
 
-    /// Events from now on; with `last_seq` (the last one a returning listener saw) also those in between, led by
-    /// [`Event::Missed`] where they are no longer kept. The stream ends after the last event once the hub is closed.
-    /// Has to be read within a Tokio runtime.
+    /// [`Events::listen_in_batches`], event by event.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -181,6 +216,20 @@ impl Events {
         &self,
         last_seq: Option<u64>,
     ) -> Result<impl Stream<Item = Arc<Numbered>> + Send + use<>, ListenError> {
+        let batches = self.listen_in_batches(last_seq)?;
+        Ok(batches.flat_map(|batch| stream::iter(batch.events.clone())))
+    }
+
+    /// Events from now on; with `last_seq` (the last one a returning listener saw) also those in between, led by
+    /// [`Event::Missed`] where they are no longer kept. The stream ends after the last event once the hub is closed.
+    /// Has to be read within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen_in_batches(
+        &self,
+        last_seq: Option<u64>,
+    ) -> Result<impl Stream<Item = Arc<Batch>> + Send + use<>, ListenError> {
         let (first, next, closed) = {
             let board = self.shared.board();
             (board.first_seq, board.next_seq, board.closed)
@@ -203,13 +252,13 @@ impl Events {
         };
         let shared = Arc::clone(&self.shared);
         let news = shared.news.subscribe();
-        let listener = Listener { shared, cursor, news, page: VecDeque::new(), _permit: permit };
+        let listener = Listener { shared, cursor, news, _permit: permit };
         Ok(stream::unfold(listener, async |mut listener| Some((listener.next().await?, listener))))
     }
 
     /// Listeners at this moment.
     pub fn n_listeners(&self) -> usize {
-        MAX_LISTENERS - self.shared.listeners.available_permits()
+        self.shared.n_listeners()
     }
 
     /// Ends every listener's stream after what was announced; later announcements are dropped.
@@ -243,6 +292,16 @@ impl Shared {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn n_listeners(&self) -> usize {
+        MAX_LISTENERS - self.listeners.available_permits()
+    }
+
+    /// How long what may wait waits at this moment.
+    fn batch_every(&self) -> Duration {
+        // there are at most MAX_LISTENERS
+        (BATCH_EVERY + MORE_A_LISTENER * self.n_listeners() as u32).min(BATCH_AT_MOST)
+    }
+
     /// Keeps what waits, and then `event`, and tells the listeners.
     fn keep(&self, board: &mut Board, event: Option<&Event>) {
         if board.closed || (board.waiting.is_empty() && event.is_none()) {
@@ -260,13 +319,7 @@ impl Shared {
             rows.drain(..n_over);
             board.unkept = rows;
         }
-        board.next_seq = first + jsons.len() as u64;
-        for (i, json) in jsons.into_iter().enumerate() {
-            if board.ring.len() == RING {
-                board.ring.pop_front();
-            }
-            board.ring.push_back(Numbered::new(first + i as u64, json));
-        }
+        board.push((first..).zip(jsons));
         if board.next_seq - board.oldest_seq > MAX_KEPT + MAX_OVER {
             let oldest = board.next_seq - MAX_KEPT;
             match self.store.forget_events_before(oldest) {
@@ -329,17 +382,7 @@ impl Shared {
                 return;
             }
             let mut board = self.board();
-            for (seq, json) in rows {
-                if seq != board.next_seq {
-                    // the oldest were removed before they could be read here
-                    board.ring.clear();
-                }
-                if board.ring.len() == RING {
-                    board.ring.pop_front();
-                }
-                board.ring.push_back(Numbered::new(seq, json));
-                board.next_seq = seq + 1;
-            }
+            board.push(rows);
             let next = board.next_seq;
             let oldest = (next - board.oldest_seq > MAX_KEPT + MAX_OVER).then(|| next - MAX_KEPT);
             board.oldest_seq = oldest.unwrap_or(board.oldest_seq);
@@ -356,7 +399,7 @@ impl Shared {
     /// The thread that writes and reads on in a store that is shared.
     fn share_batches(&self) {
         while !self.board().closed {
-            std::thread::sleep(BATCH_EVERY);
+            std::thread::sleep(self.batch_every());
             self.share(None);
         }
     }
@@ -370,22 +413,26 @@ impl Shared {
                 continue;
             }
             drop(board);
-            std::thread::sleep(BATCH_EVERY);
+            std::thread::sleep(self.batch_every());
             board = self.board();
             self.keep(&mut board, None);
         }
     }
 
-    /// Events from `cursor` on, at most [`PAGE`]. Blocks where they have to be read from the store.
-    fn page(&self, cursor: &mut Cursor) -> Result<Vec<Arc<Numbered>>, StoreError> {
+    /// Events from `cursor` on: what became known last, or at most [`PAGE`]. Blocks where they have to be read from the store.
+    fn page(&self, cursor: &mut Cursor) -> Result<Arc<Batch>, StoreError> {
         let oldest = {
             let board = self.board();
             let first = board.ring.front().map_or(board.next_seq, |numbered| numbered.seq);
             if cursor.at >= first && !cursor.strange {
+                if board.newest.events.first().is_some_and(|event| event.seq == cursor.at) {
+                    cursor.at = board.next_seq;
+                    return Ok(Arc::clone(&board.newest));
+                }
                 let from = usize::try_from(cursor.at - first).unwrap_or(RING);
                 let page: Vec<_> = board.ring.iter().skip(from).take(PAGE).cloned().collect();
                 cursor.at += page.len() as u64;
-                return Ok(page);
+                return Ok(Batch::new(page));
             }
             board.oldest_seq
         };
@@ -402,9 +449,9 @@ impl Shared {
                 page.push(missed(seq - 1, seq - cursor.at));
             }
             cursor.at = seq + 1;
-            page.push(Numbered::new(seq, json));
+            page.push(Arc::new(Numbered { seq, json }));
         }
-        Ok(page)
+        Ok(Batch::new(page))
     }
 }
 
@@ -430,43 +477,40 @@ struct Cursor {
 /// again.
 fn missed(seq: u64, n_events: u64) -> Arc<Numbered> {
     let json = serde_json::to_string(&Event::Missed { n_events }).unwrap_or_default();
-    Numbered::new(seq, json)
+    Arc::new(Numbered { seq, json })
 }
 
-/// Who listens: a place in the sequence, and what was read from there on.
+/// Who listens: a place in the sequence.
 struct Listener {
     shared: Arc<Shared>,
     cursor: Cursor,
     news: watch::Receiver<Option<u64>>,
-    page: VecDeque<Arc<Numbered>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Listener {
-    /// The next event; `None` once the hub is closed and everything is told, or where past events cannot be read: the listener
+    /// The next events; `None` once the hub is closed and everything is told, or where past events cannot be read: the listener
     /// then comes back with the number it has.
-    async fn next(&mut self) -> Option<Arc<Numbered>> {
+    async fn next(&mut self) -> Option<Arc<Batch>> {
         loop {
-            if let Some(numbered) = self.page.pop_front() {
-                return Some(numbered);
-            }
             // looked at before the page is read, so that what comes in between is not slept through
             let closed = self.news.borrow_and_update().is_none();
             match self.read().await {
-                Ok(page) => self.page = page.into(),
+                Ok(page) if page.events.is_empty() => {}
+                Ok(page) => return Some(page),
                 Err(error) => {
                     tracing::error!(%error, "past events cannot be read");
                     return None;
                 }
             }
-            if self.page.is_empty() && (closed || self.news.changed().await.is_err()) {
+            if closed || self.news.changed().await.is_err() {
                 return None;
             }
         }
     }
 
     /// What comes at the cursor, which moves on. What is no longer in memory is read on another thread.
-    async fn read(&mut self) -> Result<Vec<Arc<Numbered>>, StoreError> {
+    async fn read(&mut self) -> Result<Arc<Batch>, StoreError> {
         let behind = {
             let board = self.shared.board();
             self.cursor.at < board.ring.front().map_or(board.next_seq, |first| first.seq)
@@ -480,7 +524,7 @@ impl Listener {
             (page, cursor)
         });
         // a runtime that is shutting down
-        let Ok((page, cursor)) = read.await else { return Ok(Vec::new()) };
+        let Ok((page, cursor)) = read.await else { return Ok(Arc::default()) };
         self.cursor = cursor;
         page
     }

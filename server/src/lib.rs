@@ -17,6 +17,7 @@ pub mod model;
 pub mod openapi;
 mod outbound;
 pub mod pipeline;
+pub mod priority;
 pub mod registry;
 pub mod remote;
 pub mod replica;

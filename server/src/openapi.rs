@@ -4,7 +4,7 @@
 //! one place, by what the route needs. A test holds the document and the table of routes together.
 
 use crate::app::App;
-use crate::route::{audit, checkpoints, control, events, experiments, health, log, runs, session, tags, tokens};
+use crate::route::{audit, checkpoints, control, events, experiments, health, log, plan, runs, session, tags, tokens};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -37,7 +37,7 @@ pub const PAGE: &str = "/docs";
         tags::promote, tags::list, tags::roll_back, tags::history,
         experiments::list, experiments::create, experiments::show, experiments::delete, experiments::command,
         experiments::new_key, experiments::assignment, experiments::ingest, experiments::results,
-        experiments::harvest::export, experiments::harvest::harvest,
+        experiments::harvest::export, experiments::harvest::harvest, plan::show,
         events::listen, control::open,
         tokens::list, tokens::create, tokens::delete, audit::list,
     ),

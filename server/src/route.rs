@@ -12,6 +12,7 @@ pub mod health;
 pub mod listing;
 pub mod log;
 pub mod page;
+pub mod plan;
 pub mod problem;
 pub mod runs;
 pub mod session;

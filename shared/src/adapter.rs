@@ -2,8 +2,10 @@
 //! heads and the numbers of a self-test.
 //!
 //! File: magic `BECKAD01` (8 bytes) | header length u32 LE | header SHA-256 (32 bytes) | header JSON
-//! ([`AdapterManifest`]) | payload of f32 LE, cut into chunks of [`CHUNK_BYTES`](crate::checkpoint::CHUNK_BYTES) whose
-//! hashes stand in the header. The hash of the header is the adapter's id and fixes the whole file.
+//! ([`AdapterManifest`]) | payload, cut into chunks of [`CHUNK_BYTES`](crate::checkpoint::CHUNK_BYTES) whose hashes stand in
+//! the header. The hash of the header is the adapter's id and fixes the whole file. The payload is f32 in four planes: the lowest
+//! bytes of all values, then the next ones, so that signs and exponents, which repeat, stand together for who compresses
+//! the file. In version 1 the bytes of a value stand side by side.
 //!
 //! In the loop: beside a checkpoint; a page that has the base fetches this instead of the whole file. Both networks lie over
 //! the base's *policy*: GaRM's trunk begins as a copy of it ([`AdapterFile::frame`]). Source: LoRA (Hu et al. 2021,
@@ -59,7 +61,7 @@ pub struct Stored {
 /// Header of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterManifest {
-    /// 1 to [`FORMAT_VERSION`]: the first version that can hold it.
+    /// 1 to [`FORMAT_VERSION`].
     pub format_version: u32,
     /// Name for people.
     pub name: String,
@@ -179,7 +181,7 @@ impl AdapterFile {
         };
         let probe = Probe { prompt: Prompt::from_query(PROBE_PROMPT), logits: Vec::new(), tolerance: 0.0 };
         let manifest = AdapterManifest {
-            format_version: if reward_config.n_layers.is_some() { 2 } else { 1 },
+            format_version: FORMAT_VERSION,
             name: name.to_owned(),
             base: base.id.clone(),
             checkpoint: checkpoint.to_owned(),

@@ -21,7 +21,7 @@ const RETRY_MILLIS: [i32; 3] = [500, 1_500, 3_000];
 pub struct Fetched<T> {
     /// The file, checked whole.
     pub file: T,
-    /// Bytes that came over the network; 0 where all were kept.
+    /// Bytes that came over the network, as they are in the file; 0 where all were kept.
     pub n_bytes: u64,
     /// Why it is not kept for offline use.
     pub notice: Option<String>,
@@ -93,7 +93,7 @@ impl Unannounced {
     /// # Errors
     /// In words: no answer, no such file, or a server that does not say how long it is.
     pub async fn open(url: &str) -> Result<Self, String> {
-        let download = Download::open(url, 0).await.map_err(|e| e.to_string())?;
+        let download = Download::open(url, Some(0)).await.map_err(|e| e.to_string())?;
         let n_bytes = download.n_bytes().ok_or_else(|| format!("the server does not say how long {url} is"))?;
         let mut source = Source::new(url.to_owned(), String::new(), "", n_bytes);
         source.download = Some((download, 0));
@@ -216,7 +216,7 @@ impl<'a> Source<'a> {
         let at = first + bytes.len() as u64;
         let (mut download, _) = match self.download.take().filter(|(_, next)| *next == at) {
             Some(open) => open,
-            None => (Download::open(&self.url, at).await?, at),
+            None => (Download::open(&self.url, (at > 0).then_some(at)).await?, at),
         };
         let piece = download.next(n - bytes.len()).await?;
         self.n_fetched += piece.len() as u64;

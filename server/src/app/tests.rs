@@ -3,6 +3,7 @@
 use super::*;
 use crate::limit::Rate;
 use crate::model::lent::Lent;
+use crate::route::checkpoints::compressed::Compressed;
 use crate::stage::Observer;
 use crate::trainer::{Job, Product, RunError, TrainerParts};
 use axum::body::{Body, to_bytes};
@@ -55,6 +56,7 @@ pub(crate) fn bench_with(doors: Doors) -> Bench {
         events,
         catalog,
         trainer: trainer.expect("starts"),
+        compressed: Compressed::default(),
         telemetry: Telemetry::default(),
         imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
         rejects_dir: dir.path().join("rejects"),
@@ -329,6 +331,38 @@ async fn an_adapter_is_listed_and_fetched_by_those_who_have_its_base() {
     assert_eq!(to_bytes(part.into_body(), 1 << 24).await.expect("whole"), bytes[100..]);
     let none = request(Method::GET, &format!("/api/checkpoints/{base}/adapter"), Body::empty());
     assert!(bench.problem(none, 404).await.contains("lora"));
+
+    let asking = async |headers: &[(&'static str, &str)]| {
+        let mut asked = request(Method::GET, &path, Body::empty());
+        for (name, value) in headers {
+            asked.headers_mut().insert(*name, HeaderValue::from_str(value).expect("a header"));
+        }
+        bench.send(asked).await
+    };
+    // twice: made, and kept
+    for _ in 0..2 {
+        let small = asking(&[("accept-encoding", "br, gzip")]).await;
+        let tag = format!("\"{}-gzip\"", adapter.id);
+        for (name, value) in [("content-encoding", "gzip"), ("etag", &*tag), ("vary", "accept-encoding")] {
+            assert_eq!(small.headers()[name], value);
+        }
+        let compressed = to_bytes(small.into_body(), 1 << 24).await.expect("whole");
+        assert!(compressed.len() < bytes.len(), "{} of {}", compressed.len(), bytes.len());
+        let mut decoded = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*compressed), &mut decoded).expect("gzip");
+        assert_eq!(decoded, bytes);
+        let known = asking(&[("accept-encoding", "gzip"), ("if-none-match", &tag)]).await;
+        assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(known.headers()["etag"], tag);
+    }
+    // a part is one of the file, and so is what a client gets that takes no gzip or has only the tag of the compressed form
+    let part = asking(&[("accept-encoding", "gzip"), ("range", "bytes=100-199")]).await;
+    assert_eq!((part.status(), part.headers().get("content-encoding")), (StatusCode::PARTIAL_CONTENT, None));
+    assert_eq!(to_bytes(part.into_body(), 1 << 24).await.expect("whole"), bytes[100..200]);
+    let plain =
+        asking(&[("accept-encoding", "gzip;q=0"), ("if-none-match", &format!("\"{}-gzip\"", adapter.id))]).await;
+    assert_eq!((plain.status(), plain.headers().get("content-encoding")), (StatusCode::OK, None));
+    assert_eq!(plain.headers()["vary"], "accept-encoding");
 }
 
 #[tokio::test]
@@ -433,6 +467,25 @@ async fn a_branch_starts_from_a_checkpoint_and_keeps_it() {
     assert!(detail.contains("run r1"), "{detail}");
     let detail = bench.problem(request(Method::POST, "/api/runs", r#"{"parent": "gone"}"#), 422).await;
     assert!(detail.contains("gone"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_test_is_planned_as_by_the_command() {
+    let bench = bench();
+    let plan: serde_json::Value = json(bench.get("/api/plan?base_rate=0.05&lift=0.34&users_per_day=1000").await).await;
+    let same = beckon_shared::ab::plan::plan(beckon_shared::ab::plan::Planned {
+        base_rate: 0.05,
+        lift: 0.34,
+        alpha: 0.05,
+        power: 0.8,
+        n_treatments: 1,
+        impressions_per_user: 1.0,
+        design_effect: 1.0,
+        users_per_day: Some(1000.0),
+    });
+    assert_eq!(plan, serde_json::to_value(same.expect("planned")).expect("JSON"));
+    let refused = request(Method::GET, "/api/plan?base_rate=0.05&lift=0", "");
+    assert!(bench.problem(refused, 422).await.contains("lift is 0"));
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub use reader::Reader;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Until an answer begins, what is sent with the request included, and between its pieces.
 const SILENCE: Duration = Duration::from_secs(120);
+/// Until a storage has answered for the first time, all tries and what names a role included: a start must not wait longer.
+const START: Duration = Duration::from_secs(60);
 /// Times that a request is sent again, or a download goes on; pauses are drawn between the first and three times the last one.
 const N_RETRIES: usize = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -94,6 +96,19 @@ pub enum BucketError {
         /// Why.
         reason: String,
     },
+    /// It takes connections, or keeps failing, and does not answer.
+    #[error(
+        "no answer from {endpoint} for {object} within {limit:?}: is that a storage (--s3-endpoint), does it run, does a proxy or \
+         firewall hold connections open, and does what names the key's role answer?"
+    )]
+    Silent {
+        /// Which storage.
+        object: String,
+        /// Server that was asked.
+        endpoint: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// An answer that says no.
     #[error("cannot {action} {object}: {}", refusal(*status, detail))]
     Refused {
@@ -155,8 +170,17 @@ impl Bucket {
             return Err(BucketError::NoKey { url: address.url.clone() });
         }
         let bucket = Self::with_settings(address, builder)?;
-        bucket.list()?;
+        bucket.check(START)?;
         Ok(bucket)
+    }
+
+    /// Asks for something small, and waits `limit` for the answer, however often it has to be asked.
+    fn check(&self, limit: Duration) -> Result<(), BucketError> {
+        let mut list = self.store.list(None);
+        match outbound::wait(async move { tokio::time::timeout(limit, list.try_next()).await }) {
+            Ok(answer) => answer.map(drop).map_err(|error| self.failed("list", self.url.clone(), &error)),
+            Err(_) => Err(BucketError::Silent { object: self.url.clone(), endpoint: self.endpoint.clone(), limit }),
+        }
     }
 
     /// The bucket at `address` with the key, and what else `address` leaves out, of `builder`. Nothing is asked of the storage.
@@ -188,6 +212,7 @@ impl Bucket {
         let region = region.unwrap_or_else(|| "us-east-1".to_owned());
         let is_amazon = endpoint.is_none();
         let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let options = client(&endpoint, builder.get_config_value(&Setting::AccessKeyId).is_none());
         let mut builder = builder
             .with_bucket_name(name)
             .with_region(region)
@@ -200,7 +225,7 @@ impl Bucket {
                 max_retries: N_RETRIES,
                 retry_timeout: RETRY,
             })
-            .with_client_options(client(&endpoint));
+            .with_client_options(options);
         if !is_amazon {
             builder = builder.with_config(Setting::S3Endpoint, endpoint.clone());
         }
@@ -327,12 +352,13 @@ fn has_key(builder: &AmazonS3Builder) -> bool {
     KEYS.iter().any(|settings| settings.iter().all(|key| builder.get_config_value(key).is_some()))
 }
 
-fn client(endpoint: &str) -> ClientOptions {
+/// How `endpoint` is asked, and what gives out the keys of a role.
+fn client(endpoint: &str, is_role: bool) -> ClientOptions {
     ClientOptions::new()
         .with_user_agent(HeaderValue::from_static(concat!("beckon/", env!("CARGO_PKG_VERSION"))))
         .with_allow_http(true)
-        // a machine without any certificates can still ask a server that has none
-        .with_no_system_certificates(endpoint.starts_with("http://"))
+        // a machine without any certificates can still ask a server that has none; a role's keys come by HTTPS
+        .with_no_system_certificates(endpoint.starts_with("http://") && !is_role)
         .with_connect_timeout(CONNECT)
         .with_read_timeout(SILENCE)
         // a download may take as long as its reader does

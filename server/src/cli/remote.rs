@@ -298,6 +298,11 @@ enum ExperimentVerb {
         /// An arm.
         winner: String,
     },
+    /// Forget one that is not running, with everything that it took in.
+    Delete {
+        /// As `e2`.
+        experiment: String,
+    },
     /// Make a new ingest key and print it.
     Key {
         /// As `e2`.
@@ -349,6 +354,7 @@ pub fn experiment(args: &ExperimentArgs) -> anyhow::Result<()> {
         ExperimentVerb::Stop { experiment } => steer(experiment, ExperimentCommand::Stop, None),
         ExperimentVerb::Kill { experiment } => steer(experiment, ExperimentCommand::Kill, None),
         ExperimentVerb::Decide { experiment, winner } => steer(experiment, ExperimentCommand::Decide, Some(winner)),
+        ExperimentVerb::Delete { experiment } => Command::DeleteExperiment { experiment: experiment.clone() },
     };
     print(&remote.command(&command)?)
 }

@@ -14,7 +14,9 @@ use crate::catalog::bucket::Bucket;
 use crate::events::Events;
 use crate::import::import_bytes;
 use crate::limit::{Limiter, Rate};
+use crate::priority;
 use crate::replica;
+use crate::route::checkpoints::compressed::Compressed;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Telemetry, start_logging};
 use crate::trainer::{Trainer, TrainerParts, run_pipeline};
@@ -107,7 +109,10 @@ fn rate(text: &str) -> Result<f64, String> {
 /// # Errors
 /// In words for people: address not allowed or in use, data folder locked or damaged, no such device.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // Burn's pool begins here, by a thread that was not lowered; one that is there already does too
+    let _ = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("rayon-{i}")).build_global();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().on_thread_start(priority::lower).build().context("cannot start threads")?;
     runtime.block_on(serve_until_signal(&Settings::resolve(args)?, args.open))
 }
 
@@ -129,11 +134,10 @@ async fn serve_until_signal(args: &Settings, open: bool) -> anyhow::Result<()> {
     };
     println!("device: {device}");
 
-    // store and storage wait for their answers, so not on a thread of the runtime
+    // store and storage wait for their answers, and the trainer's thread begins there: so on no thread of the runtime
     let (settings, dir) = (args.clone(), data_dir.clone());
-    let app = tokio::task::spawn_blocking(move || open_app(&settings, &dir, device))
-        .await
-        .context("the start broke off")??;
+    let opening = std::thread::spawn(move || open_app(&settings, &dir, device));
+    let app = opening.join().map_err(|_| anyhow::anyhow!("the start broke off"))??;
     let url = format!("{}://{addr}/", if tls.is_some() { "https" } else { "http" });
     println!("data: {}", data_dir.display());
     println!("page: {url}");
@@ -209,6 +213,7 @@ fn open_app(args: &Settings, data_dir: &Path, device: String) -> anyhow::Result<
         events,
         catalog,
         trainer,
+        compressed: Compressed::default(),
         telemetry: Telemetry::default(),
         imports: Arc::new(Semaphore::new(MAX_IMPORTS)),
         rejects_dir,

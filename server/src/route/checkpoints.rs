@@ -1,8 +1,10 @@
 //! `/api/checkpoints`: what the page loads its policy and reward model from, and the registry of them.
 
+pub mod compressed;
 mod sending;
 
 use super::listing::Part;
+use super::page::accepts;
 use super::problem::ApiError;
 use super::{blocking, runs};
 use crate::app::App;
@@ -21,6 +23,10 @@ use beckon_shared::control::registry::{Lineage, MAX_NOTE_BYTES, Note, RegistryEn
 use beckon_shared::control::{CheckpointInfo, RunConfig, RunStatus};
 use sending::send;
 use std::ops::Range;
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// Of content that its address fixes.
+const FOR_GOOD: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 /// Checkpoints, newest first, the built-in one last.
 #[utoipa::path(
@@ -145,7 +151,8 @@ pub async fn file(State(app): State<App>, Path(id): Path<String>, headers: Heade
 }
 
 /// What the run of this checkpoint learnt, as factors over the checkpoint it started from: for a client that has that one.
-/// Ranges and entity tag as with the whole file; 404 where the run trained all weights.
+/// Ranges and entity tag as with the whole file; whole, it comes with gzip to those who accept it. 404 where the run trained all
+/// weights.
 #[utoipa::path(
     get, path = "/api/checkpoints/{id}/adapter", tag = "checkpoints",
     params(("id", Path), ("range" = Option<String>, Header, description = "`bytes=first-last`, one part")),
@@ -161,14 +168,42 @@ pub async fn adapter(State(app): State<App>, Path(id): Path<String>, headers: He
     let (info, content) = app.catalog.adapter(&id).ok_or_else(|| {
         ApiError::not_found(format!("checkpoint {id} has no adapter: its run did not train with lora; fetch its file"))
     })?;
-    answer(&content, info.n_bytes, &info.id, &headers).await
+    let small = info.n_bytes <= compressed::MAX_FILE_BYTES;
+    let mut response = if small && !headers.contains_key(header::RANGE) && accepts(&headers, "gzip") {
+        answer_compressed(app, content, info.id, &headers).await?
+    } else {
+        answer(&content, info.n_bytes, &info.id, &headers).await?
+    };
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    Ok(response)
+}
+
+/// The same content with gzip: another representation, so with an entity tag of its own.
+async fn answer_compressed(app: App, content: Content, id: String, headers: &HeaderMap) -> Result<Response, ApiError> {
+    let etag = format!("\"{id}-gzip\"");
+    let mut response = if is_known(headers, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let bytes = blocking(move || app.compressed.get(&id, &content)).await?;
+        let coding = HeaderValue::from_static("gzip");
+        ([(header::CONTENT_TYPE, OCTETS), (header::CONTENT_ENCODING, coding)], bytes).into_response()
+    };
+    insert(&mut response, header::ETAG, &etag);
+    response.headers_mut().insert(header::CACHE_CONTROL, FOR_GOOD);
+    Ok(response)
+}
+
+/// Whether the client says that it has what the tag stands for.
+fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    let tags = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    tags.is_some_and(|tags| tags == "*" || tags.contains(etag))
 }
 
 /// Content that `id` fixes, whole or in part.
 async fn answer(content: &Content, n_bytes: u64, id: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
     let etag = format!("\"{id}\"");
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let mut response = if text(header::IF_NONE_MATCH).is_some_and(|tags| tags == "*" || tags.contains(&etag)) {
+    let mut response = if is_known(headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         // a part of another content would not fit to what the client has
@@ -194,7 +229,7 @@ async fn answer(content: &Content, n_bytes: u64, id: &str, headers: &HeaderMap) 
     };
     insert(&mut response, header::ETAG, &etag);
     insert(&mut response, header::ACCEPT_RANGES, "bytes");
-    insert(&mut response, header::CACHE_CONTROL, "public, max-age=31536000, immutable");
+    response.headers_mut().insert(header::CACHE_CONTROL, FOR_GOOD);
     Ok(response)
 }
 

@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 use utoipa::IntoParams;
 
-/// Time between comments on a quiet stream, so that neither side takes the connection for dead.
+/// A stream that was quiet for one to two of these gets a comment, so that neither side takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// From where to listen.
@@ -43,14 +43,27 @@ pub async fn listen(
         .or(params.after);
     let stream = app
         .events
-        .listen(last_seq)
+        .listen_in_batches(last_seq)
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no room", error.to_string()))?;
-    let frames = stream::unfold(Box::pin(stream), async |mut stream| {
-        let frame = match tokio::time::timeout(KEEP_ALIVE, stream.next()).await {
-            Ok(numbered) => numbered?.sse(),
-            Err(_) => Bytes::from_static(b": still here\n\n"),
+    // one timer for the whole stream: one for every batch would cost about as much as the batch
+    let mut beat = tokio::time::interval(KEEP_ALIVE);
+    beat.reset();
+    let frames = stream::unfold((Box::pin(stream), beat, true), async |(mut stream, mut beat, mut quiet)| {
+        let frame = loop {
+            tokio::select! {
+                biased;
+                batch = stream.next() => {
+                    quiet = false;
+                    break batch?.sse();
+                }
+                _ = beat.tick() => {
+                    if std::mem::replace(&mut quiet, true) {
+                        break Bytes::from_static(b": still here\n\n");
+                    }
+                }
+            }
         };
-        Some((Ok::<_, Infallible>(frame), stream))
+        Some((Ok::<_, Infallible>(frame), (stream, beat, quiet)))
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(frames)).into_response())

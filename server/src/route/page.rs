@@ -35,7 +35,7 @@ pub async fn page(method: Method, uri: Uri, headers: HeaderMap) -> Result<Respon
 
 fn embedded(path: &str, headers: &HeaderMap) -> Option<Response> {
     let plain = Page::get(path)?;
-    let (file, encoding) = match Page::get(&format!("{path}.br")).filter(|_| accepts_brotli(headers)) {
+    let (file, encoding) = match Page::get(&format!("{path}.br")).filter(|_| accepts(headers, "br")) {
         Some(compressed) => (compressed, Some(HeaderValue::from_static("br"))),
         None => (plain, None),
     };
@@ -66,13 +66,13 @@ fn tag(file: &EmbeddedFile) -> String {
     file.metadata.sha256_hash()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether `Accept-Encoding` names `br` and does not rule it out with a weight of zero.
-fn accepts_brotli(headers: &HeaderMap) -> bool {
+/// Whether `Accept-Encoding` names `coding` and does not rule it out with a weight of zero.
+pub(super) fn accepts(headers: &HeaderMap, coding: &str) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|choice| {
         let (name, weight) = choice.split_once(';').unwrap_or((choice, "q=1"));
         let weight = weight.trim().trim_start_matches("q=").parse().unwrap_or(0.0);
-        name.trim() == "br" && weight > 0.0
+        name.trim() == coding && weight > 0.0
     })
 }
 
@@ -158,16 +158,16 @@ mod tests {
 
     #[test]
     fn brotli_is_sent_only_where_it_is_wanted() {
-        let accepts = |value: &'static str| {
+        let sent = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
-            accepts_brotli(&headers)
+            accepts(&headers, "br")
         };
-        assert!(accepts("gzip, deflate, br, zstd"));
-        assert!(accepts("br;q=0.5"));
-        assert!(!accepts("br;q=0"));
-        assert!(!accepts("gzip, brotli"));
-        assert!(!accepts_brotli(&HeaderMap::new()));
+        assert!(sent("gzip, deflate, br, zstd"));
+        assert!(sent("br;q=0.5"));
+        assert!(!sent("br;q=0"));
+        assert!(!sent("gzip, brotli"));
+        assert!(!accepts(&HeaderMap::new(), "br"));
     }
 
     #[test]

@@ -12,6 +12,11 @@ const MAGIC: &[u8; 8] = b"BECKAD01";
 /// Longest header that is read.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 
+/// Distances in the payload: of a value from the next, and of its bytes from each other.
+fn strides(version: u32, n_values: usize) -> (usize, usize) {
+    if version == 1 { (4, 1) } else { (1, n_values) }
+}
+
 fn malformed(what: impl Into<String>) -> AdapterError {
     AdapterError::Malformed { what: what.into() }
 }
@@ -35,7 +40,7 @@ impl AdapterFile {
     }
 
     /// Tensors in file order with their names in it; a scale is folded into its `b`.
-    fn tensors(&self) -> impl Iterator<Item = (String, DenseTensor)> + '_ {
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, DenseTensor)> + '_ {
         let sides = [("policy", &self.adapter.policy), ("reward", &self.adapter.reward)];
         let sides = sides.into_iter().flat_map(|(network, sides)| {
             sides.iter().flat_map(move |(name, LowRank { a, b, scale })| {
@@ -49,7 +54,13 @@ impl AdapterFile {
     }
 
     fn payload(&self) -> Vec<u8> {
-        self.tensors().flat_map(|(_, tensor)| tensor.data).flat_map(f32::to_le_bytes).collect()
+        let values: Vec<f32> = self.tensors().flat_map(|(_, tensor)| tensor.data).collect();
+        let (stride, plane) = strides(self.manifest.format_version, values.len());
+        let mut payload = vec![0; 4 * values.len()];
+        for (i, value) in values.iter().enumerate() {
+            value.to_le_bytes().iter().enumerate().for_each(|(byte, bits)| payload[stride * i + plane * byte] = *bits);
+        }
+        payload
     }
 
     fn header_json(&self) -> Result<Vec<u8>, AdapterError> {
@@ -137,7 +148,10 @@ impl AdapterHeader {
         if !payload.chunks(CHUNK_BYTES).map(sha256_hex).eq(manifest.chunks.iter().cloned()) {
             return Err(malformed("a chunk does not match its SHA-256"));
         }
-        let values: Vec<f32> = payload.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let n_values = payload.len() / 4;
+        let (stride, plane) = strides(manifest.format_version, n_values);
+        let value = |i| f32::from_le_bytes([0, 1, 2, 3].map(|byte| payload[stride * i + plane * byte]));
+        let values: Vec<f32> = (0..n_values).map(value).collect();
         if values.iter().chain(&manifest.probe.logits).any(|value| !value.is_finite()) {
             return Err(malformed("it holds values that are not finite"));
         }

@@ -143,6 +143,22 @@ fn a_file_comes_back_whole_and_no_damage_passes() {
 }
 
 #[test]
+fn bytes_stand_in_planes_and_a_file_of_version_1_is_read() {
+    let mut file = file(&base(1));
+    let values: Vec<[u8; 4]> = file.tensors().flat_map(|(_, tensor)| tensor.data).map(f32::to_le_bytes).collect();
+    let plane = |byte: usize| values.iter().map(move |bytes| bytes[byte]).collect::<Vec<u8>>();
+    assert!(file.encode().unwrap().ends_with(&[plane(0), plane(1), plane(2), plane(3)].concat()));
+    file.manifest.format_version = 1;
+    file.lay_out().unwrap();
+    let bytes = file.encode().unwrap();
+    assert!(bytes.ends_with(values.as_flattened()));
+    assert_eq!(AdapterFile::decode(&bytes).unwrap(), file);
+    file.manifest.format_version = 3;
+    let error = AdapterFile::decode(&file.encode().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("format 3"), "{error}");
+}
+
+#[test]
 fn another_base_is_refused() {
     let file = file(&base(1));
     let error = file.frame(&base(2)).unwrap_err();

@@ -84,6 +84,11 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         winner: Option<String>,
     },
+    /// Forget an experiment that is not running, with everything that it took in.
+    DeleteExperiment {
+        /// Which.
+        experiment: String,
+    },
 }
 
 /// A request of the REST interface.
@@ -126,6 +131,9 @@ impl Command {
             Self::SteerExperiment { experiment, action, winner } => {
                 let path = format!("/api/experiments/{}/{}", segment(experiment), segment(action));
                 ("POST", path, winner.as_ref().map(|winner| json!({ "winner": winner })))
+            }
+            Self::DeleteExperiment { experiment } => {
+                ("DELETE", format!("/api/experiments/{}", segment(experiment)), None)
             }
         };
         Call { method, path, body }
@@ -212,6 +220,7 @@ mod tests {
                 "POST",
                 "/api/experiments/e1/stop",
             ),
+            (r#"{"key":"k","command":"delete_experiment","experiment":"e1"}"#, "DELETE", "/api/experiments/e1"),
         ] {
             let call = parse(json).command.call();
             assert_eq!((call.method, call.path.as_str()), (method, path), "{json}");

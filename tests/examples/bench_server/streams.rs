@@ -1,6 +1,7 @@
 //! A thousand listeners while a run trains: how late events come, what it costs the run, and how much memory it takes.
 
 use crate::alone;
+use crate::cpu::Cpu;
 use crate::download::memory_mb;
 use beckon_server::remote::Remote;
 use beckon_shared::control::command::Command;
@@ -18,8 +19,8 @@ const N_STREAMS: usize = 1_000;
 /// Events whose delivery is timed, and the pause between them.
 const N_EVENTS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(400);
-/// Rounds with and without listeners, in turn.
-const N_ROUNDS: usize = 3;
+/// Rounds of all three parts, in turn.
+const N_ROUNDS: usize = 5;
 /// What the listeners look for; four digits follow.
 const MARK: &[u8] = b"bench-mark-";
 
@@ -27,8 +28,28 @@ const MARK: &[u8] = b"bench-mark-";
 #[derive(Default)]
 struct Clock {
     asked: Mutex<Vec<Option<Instant>>>,
-    delays: Mutex<Vec<Duration>>,
+    /// Of each round.
+    delays: Mutex<Vec<Vec<Duration>>>,
     n_open: AtomicUsize,
+}
+
+/// What the thousand do in a part of a round.
+#[derive(Clone, Copy, PartialEq)]
+enum Listeners {
+    /// They are not there.
+    None,
+    /// Their connections are open, and what comes stays in the system's buffers: what the server alone does.
+    Unread,
+    /// They read, on this machine's cores.
+    Reading,
+}
+
+/// What a part of a round showed.
+#[derive(Clone, Copy)]
+struct Part {
+    steps_per_sec: f64,
+    /// Processor time per second.
+    cpu: Cpu,
 }
 
 /// Figures of the whole.
@@ -37,48 +58,141 @@ pub fn measure(server: &Server, checkpoint: &str) -> Vec<Value> {
     beckon_tests::wait_for("the first steps", Duration::from_secs(300), || (step(server, &run) >= 3).then_some(()));
     let quiet_mb = memory_mb(server.pid());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let clock = Arc::new(Clock { asked: Mutex::new(vec![None; N_ROUNDS * N_EVENTS]), ..Clock::default() });
-    let (mut alone_rate, mut heard_rate) = (Vec::new(), Vec::new());
-    let mut loud_mb = 0.0_f64;
-    for round in 0..N_ROUNDS {
-        alone_rate.push(steps_per_sec(server, &run, || std::thread::sleep(PAUSE * N_EVENTS as u32)));
-        let remote = Remote::new(&server.client.url, None, None).expect("a client");
-        let (addr, for_streams) = (server.client.url.trim_start_matches("http://").to_owned(), Arc::clone(&clock));
-        heard_rate.push(runtime.block_on(async {
-            let tasks: Vec<_> =
-                (0..N_STREAMS).map(|_| tokio::spawn(listen(addr.clone(), Arc::clone(&for_streams)))).collect();
-            while clock.n_open.load(Ordering::Relaxed) < N_STREAMS {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            let first = step_at(server, &run);
-            for event in 0..N_EVENTS {
-                ask(&remote, checkpoint, &clock, round * N_EVENTS + event).await;
-                tokio::time::sleep(PAUSE).await;
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            loud_mb = loud_mb.max(memory_mb(server.pid()));
-            let last = step_at(server, &run);
-            tasks.iter().for_each(tokio::task::JoinHandle::abort);
-            rate(first, last)
-        }));
-        clock.n_open.store(0, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_secs(1));
+    let clock = Arc::new(Clock { asked: Mutex::new(vec![None; 3 * N_ROUNDS * N_EVENTS]), ..Clock::default() });
+    let (mut parts, mut loud_mb, mut event) = ([const { Vec::new() }; 3], 0.0_f64, 0..);
+    for _ in 0..N_ROUNDS {
+        clock.delays.lock().expect("no panic").push(Vec::new());
+        for listeners in [Listeners::None, Listeners::Unread, Listeners::Reading] {
+            let part = runtime.block_on(async {
+                let streams = Streams::open(listeners, server, &clock).await;
+                let remote = Remote::new(&server.client.url, None, None).expect("a client");
+                let (first, before) = (step_at(server, &run), Cpu::now(server.pid()));
+                for event in event.by_ref().take(N_EVENTS) {
+                    ask(&remote, checkpoint, &clock, event).await;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                let (last, after) = (step_at(server, &run), Cpu::now(server.pid()));
+                let secs = (last.1 - first.1).as_secs_f64();
+                loud_mb = loud_mb.max(memory_mb(server.pid()));
+                // the last deliveries
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                streams.close(event.start - 1);
+                Part { steps_per_sec: (last.0 - first.0) as f64 / secs, cpu: after.since(before, secs) }
+            });
+            eprintln!(
+                "{:<8} {:.2} steps/s, processor seconds a second: {:?}",
+                listeners.name(),
+                part.steps_per_sec,
+                part.cpu
+            );
+            parts[listeners as usize].push(part);
+            clock.n_open.store(0, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
     server.client.command(&run, "cancel");
     let mut delays = std::mem::take(&mut *clock.delays.lock().expect("no panic"));
-    delays.sort();
-    let all = N_ROUNDS * N_EVENTS * N_STREAMS;
-    assert_eq!(delays.len(), all, "deliveries are missing");
-    let at = |share: f64| delays[((all - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-    let (alone_rate, heard_rate) = (median(&mut alone_rate), median(&mut heard_rate));
+    delays.iter_mut().for_each(|delays| delays.sort());
+    let all = N_EVENTS * N_STREAMS;
+    assert!(delays.iter().all(|delays| delays.len() == all), "deliveries are missing");
+    let at = |share: f64| {
+        let of = |delays: &Vec<Duration>| delays[((all - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        let mut rounds: Vec<f64> = delays.iter().map(of).collect();
+        eprintln!("delivery within, share {share}, by rounds: {rounds:.0?} ms");
+        median(&mut rounds)
+    };
+    let of = |listeners: Listeners, value: fn(&Part) -> f64| {
+        median(&mut parts[listeners as usize].iter().map(value).collect::<Vec<_>>())
+    };
+    let rate = |listeners| of(listeners, |part| part.steps_per_sec);
+    // of neighbours, as the machine may change over the minutes
+    let slower = |listeners: Listeners| {
+        let pairs = parts[listeners as usize].iter().zip(&parts[0]);
+        median(
+            &mut pairs
+                .map(|(heard, alone)| (1.0 - heard.steps_per_sec / alone.steps_per_sec) * 100.0)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let more = |listeners, value: fn(&Part) -> f64| of(listeners, value) - of(Listeners::None, value);
     vec![
         alone("server.streams_1000.delivery_p50", "ms", at(0.5)),
         alone("server.streams_1000.delivery_p99", "ms", at(0.99)),
         alone("server.streams_1000.delivery_max", "ms", at(1.0)),
-        alone("server.streams_1000.steps_per_sec_alone", "1/s", alone_rate),
-        alone("server.streams_1000.training_slower", "%", (1.0 - heard_rate / alone_rate) * 100.0),
+        alone("server.streams_1000.steps_per_sec_alone", "1/s", rate(Listeners::None)),
+        alone("server.streams_1000.training_slower", "%", slower(Listeners::Reading)),
+        alone("server.streams_1000.training_slower_by_server_alone", "%", slower(Listeners::Unread)),
+        alone("server.streams_1000.server_cpu_more", "cores", more(Listeners::Reading, |part| part.cpu.serving)),
+        alone("server.streams_1000.client_cpu_more", "cores", more(Listeners::Reading, |part| part.cpu.client)),
         alone("server.streams_1000.memory_more", "MB", loud_mb - quiet_mb),
     ]
+}
+
+impl Listeners {
+    fn name(self) -> &'static str {
+        ["none", "unread", "reading"][self as usize]
+    }
+}
+
+/// The connections of a part.
+enum Streams {
+    None,
+    Unread(Vec<std::net::TcpStream>),
+    Reading(Vec<tokio::task::JoinHandle<()>>),
+}
+
+impl Streams {
+    async fn open(listeners: Listeners, server: &Server, clock: &Arc<Clock>) -> Self {
+        let addr = server.client.url.trim_start_matches("http://").to_owned();
+        match listeners {
+            Listeners::None => Self::None,
+            Listeners::Unread => {
+                let mut streams = Vec::new();
+                for _ in 0..N_STREAMS {
+                    let mut stream = connect(&addr).await;
+                    stream.read_u8().await.expect("the head");
+                    // the system wakes nobody for it
+                    streams.push(stream.into_std().expect("a stream"));
+                }
+                Self::Unread(streams)
+            }
+            Listeners::Reading => {
+                let listen = |_| tokio::spawn(listen(addr.clone(), Arc::clone(clock)));
+                let tasks = (0..N_STREAMS).map(listen).collect();
+                while clock.n_open.load(Ordering::Relaxed) < N_STREAMS {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Self::Reading(tasks)
+            }
+        }
+    }
+
+    /// Ends them; what was not read has to be there up to the last event.
+    fn close(self, last: usize) {
+        match self {
+            Self::None => {}
+            Self::Reading(tasks) => tasks.iter().for_each(tokio::task::JoinHandle::abort),
+            Self::Unread(streams) => {
+                let mark = format!("{}{last:04}", String::from_utf8_lossy(MARK));
+                for mut stream in streams {
+                    let mut text = Vec::new();
+                    // ends where nothing is there
+                    let _ = std::io::Read::read_to_end(&mut stream, &mut text);
+                    assert!(String::from_utf8_lossy(&text).contains(&mark), "the buffers were full before {mark}");
+                }
+            }
+        }
+    }
+}
+
+/// An open stream with room for what comes in a part.
+async fn connect(addr: &str) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(1 << 20).expect("a buffer");
+    let mut stream = socket.connect(addr.parse().expect("an address")).await.expect("connects");
+    let request = format!("GET /api/events HTTP/1.1\r\nhost: {addr}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("asks");
+    stream
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -98,9 +212,7 @@ async fn ask(remote: &Remote, checkpoint: &str, clock: &Clock, event: usize) {
 
 /// Reads one stream for as long as it is open, and notes when marks come.
 async fn listen(addr: String, clock: Arc<Clock>) {
-    let mut stream = TcpStream::connect(&addr).await.expect("connects");
-    let request = format!("GET /api/events HTTP/1.1\r\nhost: {addr}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("asks");
+    let mut stream = connect(&addr).await;
     let mut buffer = vec![0; 4 << 10];
     let mut kept: Vec<u8> = Vec::new();
     let mut is_open = false;
@@ -116,7 +228,7 @@ async fn listen(addr: String, clock: Arc<Clock>) {
         while let Some(event) = mark(&mut kept) {
             let asked = clock.asked.lock().expect("no panic")[event];
             let delay = asked.expect("it was asked for").elapsed();
-            clock.delays.lock().expect("no panic").push(delay);
+            clock.delays.lock().expect("no panic").last_mut().expect("a round").push(delay);
         }
         // a mark may be cut in two
         let surplus = kept.len().saturating_sub(MARK.len() + 4);
@@ -147,14 +259,4 @@ fn step_at(server: &Server, run: &str) -> (usize, Instant) {
         let now = step(server, run);
         (now > before).then(|| (now, Instant::now()))
     })
-}
-
-fn steps_per_sec(server: &Server, run: &str, meanwhile: impl FnOnce()) -> f64 {
-    let first = step_at(server, run);
-    meanwhile();
-    rate(first, step_at(server, run))
-}
-
-fn rate(first: (usize, Instant), last: (usize, Instant)) -> f64 {
-    (last.0 - first.0) as f64 / (last.1 - first.1).as_secs_f64()
 }

@@ -159,3 +159,73 @@ fn sigterm_saves_and_the_next_start_goes_on() {
     });
     assert!(later >= reached, "started again at {later} after {reached}");
 }
+
+#[test]
+fn the_terminal_steers_a_far_server_by_the_same_verbs() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap().to_owned();
+    let made = beckon(["token", "add", "me", "--role", "operator", "--data-dir", &data], dir.path());
+    let text = printed(&made);
+    let token = text.split_whitespace().find(|word| word.len() > 40).expect("a token");
+    let server = Server::start(dir.path(), &["--require-token"]);
+    let asked = |words: &[&str], token: &str| {
+        let output =
+            beckon(words.iter().copied().chain(["--server", &server.client.url, "--token", token]), dir.path());
+        (output.status.success(), printed(&output))
+    };
+    let done = |words: &[&str]| -> serde_json::Value {
+        let (ok, text) = asked(words, token);
+        assert!(ok, "{words:?}: {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    };
+    assert!(!asked(&["run", "list"], "beckon_wrong").0, "a wrong token was taken");
+    assert_eq!(done(&["run", "create", "--preset", "tiny", "--draft"])["state"], "draft");
+    assert_eq!(
+        done(&["run", "tune", "r1", r#"{"rl": {"kl_beta": 0.2}}"#])["changes"][0]["tuning"]["rl"]["kl_beta"],
+        0.2
+    );
+    assert_eq!(done(&["run", "list"])[0]["id"], "r1");
+    done(&["run", "delete", "r1"]);
+    assert_eq!(done(&["run", "list"]), json!([]));
+    // what does not go is refused in the server's words
+    let (ok, text) = asked(&["run", "pause", "r1"], token);
+    assert!(!ok && text.contains("r1"), "{text}");
+    let built_in = done(&["checkpoint", "list"])[0]["info"]["id"].as_str().expect("the built-in one").to_owned();
+    done(&["checkpoint", "note", &built_in, "looks right"]);
+    done(&["checkpoint", "promote", &built_in]);
+    let listed = done(&["checkpoint", "list"]);
+    assert_eq!((&listed[0]["note"], &listed[0]["tags"]), (&json!("looks right"), &json!(["production"])), "{listed}");
+    let arm = json!({"name": "a", "source": {"checkpoint": built_in}});
+    let config = json!({"name": "aa", "arms": [arm, {"name": "b", "source": {"checkpoint": built_in}}]});
+    std::fs::write(dir.path().join("test.json"), config.to_string()).unwrap();
+    assert_eq!(done(&["experiment", "create", "test.json"])["aa"], true);
+    done(&["experiment", "start", "e1"]);
+    assert!(asked(&["experiment", "delete", "e1"], token).1.contains("stop it first"));
+    done(&["experiment", "stop", "e1"]);
+    done(&["experiment", "delete", "e1"]);
+    assert_eq!(done(&["experiment", "list"]), json!([]));
+    let events = asked(&["events", "--after", "0", "--limit", "3"], token).1;
+    assert!(events.lines().filter(|line| line.starts_with("{\"seq\"")).count() == 3, "{events}");
+}
+
+#[test]
+fn off_loopback_nothing_starts_without_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let refused = beckon(["serve", "--addr", "0.0.0.0:0", "--device", "cpu", "--data-dir", data], dir.path());
+    let text = printed(&refused);
+    assert!(!refused.status.success() && text.contains("needs a token") && text.contains("beckon token add"), "{text}");
+}
+
+#[test]
+fn log_lines_are_json_with_the_id_of_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_with(dir.path(), &["--log-json"], &[("BECKON_LOG", "debug")]);
+    let agent = ureq::Agent::new_with_defaults();
+    agent.get(format!("{}/api/ready", server.client.url)).header("x-request-id", "looked-for").call().unwrap();
+    let line = beckon_tests::wait_for("the line", SECONDS(20), || {
+        server.log().lines().find(|line| line.contains("looked-for") && line.contains("answered")).map(str::to_owned)
+    });
+    let line: serde_json::Value = serde_json::from_str(&line).expect("a line is one JSON value");
+    assert_eq!((&line["span"]["id"], &line["fields"]["status"]), (&json!("looked-for"), &json!(200)), "{line}");
+}

@@ -101,18 +101,20 @@ pub struct Download {
 }
 
 impl Download {
-    /// Asks for everything from byte `first` on.
+    /// Asks for everything from byte `first` on; with `None` for the whole file, which the server may compress on the way.
     ///
     /// # Errors
     /// [`NetworkError`]; an answer that is not that part.
-    pub async fn open(url: &str, first: u64) -> Result<Self, NetworkError> {
+    pub async fn open(url: &str, first: Option<u64>) -> Result<Self, NetworkError> {
         let init = web_sys::RequestInit::new();
-        let headers = web_sys::Headers::new().map_err(|e| unreachable(&e))?;
-        headers.set("range", &format!("bytes={first}-")).map_err(|e| unreachable(&e))?;
-        init.set_headers(&headers);
+        if let Some(first) = first {
+            let headers = web_sys::Headers::new().map_err(|e| unreachable(&e))?;
+            headers.set("range", &format!("bytes={first}-")).map_err(|e| unreachable(&e))?;
+            init.set_headers(&headers);
+        }
         let response = respond(url, &init, None).await?;
         let status = response.status();
-        let body = response.body().filter(|_| status == 206 || status == 200 && first == 0);
+        let body = response.body().filter(|_| status == 206 || status == 200 && first.unwrap_or(0) == 0);
         let Some(body) = body else { return Err(NetworkError::Status { status, url: url.to_owned() }) };
         // of a part the size stands behind a stroke: bytes 0-99/100
         let name = if status == 206 { "content-range" } else { "content-length" };

@@ -76,6 +76,7 @@ const TABLE: &[(&str, char)] = &[
     ("GET /tags", 'v'),
     ("POST /tags/{tag}/roll-back", 'o'),
     ("GET /promotions", 'v'),
+    ("GET /plan", 'v'),
     ("GET /experiments", 'v'),
     ("POST /experiments", 'o'),
     ("GET /experiments/{id}", 'v'),

@@ -1,6 +1,7 @@
 //! Addresses, names, and what is done about a storage that falters; a real one is asked end to end.
 
 use super::*;
+use object_store::ClientConfigKey;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -169,6 +170,19 @@ fn a_key_comes_whole_from_the_environment_or_a_role_that_it_names() {
 }
 
 #[test]
+fn certificates_are_looked_at_unless_all_is_asked_in_the_clear() {
+    for (endpoint, is_role, dropped) in [
+        ("http://localhost:9000", false, "true"),
+        ("http://localhost:9000", true, "false"),
+        ("https://storage.example", false, "false"),
+        ("https://storage.example", true, "false"),
+    ] {
+        let got = client(endpoint, is_role).get_config_value(&ClientConfigKey::NoSystemCertificates);
+        assert_eq!(got.as_deref(), Some(dropped), "{endpoint}, role: {is_role}");
+    }
+}
+
+#[test]
 fn what_is_no_address_is_refused_with_the_form() {
     for url in [
         "lab/models",
@@ -322,6 +336,17 @@ fn what_the_storage_has_otherwise_than_written_is_no_success() {
     std::fs::write(file.path(), b"four").expect("written");
     let text = bucket.write("x.beckon", file.path()).expect_err("refused").to_string();
     assert!(text.contains("something else than was written"), "{text}");
+}
+
+#[test]
+fn a_storage_that_takes_connections_and_never_answers_ends_the_start_in_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    let bucket = open("s3://lab", Some(&endpoint)).expect("an address");
+    let begun = std::time::Instant::now();
+    let text = bucket.check(Duration::from_millis(300)).expect_err("nobody answers").to_string();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!([&endpoint, "s3://lab", "within 300ms", "--s3-endpoint"].iter().all(|word| text.contains(*word)), "{text}");
 }
 
 #[test]

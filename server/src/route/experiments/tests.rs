@@ -149,3 +149,30 @@ async fn a_checkpoint_under_test_cannot_be_deleted_and_a_missing_one_not_tested(
     assert!(bench.problem(missing, 422).await.contains("gone"));
     assert_eq!(bench.send(request(Method::DELETE, "/api/experiments/e1", "")).await.status(), StatusCode::NO_CONTENT);
 }
+
+#[tokio::test]
+async fn clicks_on_interleaved_slates_are_votes_of_users() {
+    let bench = bench_with(Doors { token_needed: false, ..open_doors() });
+    let arm = |name: &str| json!({"name": name, "source": {"template": name}});
+    let config = json!({"name": "test", "arms": [arm("a"), arm("b")], "layout": "interleaved"});
+    let _: ExperimentStatus = json(bench.post("/api/experiments", &config.to_string()).await).await;
+    assert_eq!(bench.post("/api/experiments/e1/start", "").await.status(), StatusCode::OK);
+    let slot = |arm: &str| json!({"text": arm, "propensity": 0.5, "visible": true, "arm": arm});
+    // three users click what b placed, one what a placed
+    for (unit, clicked) in [("u1", 1), ("u2", 1), ("u3", 0), ("u4", 1)] {
+        let path = format!("/api/experiments/e1/assignment?unit={unit}");
+        let assigned: Assigned = json(bench.get(&path).await).await;
+        assert_eq!(assigned.arms.iter().map(|arm| &*arm.name).collect::<Vec<_>>(), ["a", "b"]);
+        let exposure = json!({"kind": "exposure", "impression_id": format!("i-{unit}"), "unit": unit, "arm": "a",
+            "time_millis": 1, "slate": [slot("a"), slot("b")]});
+        let click = json!({"kind": "click", "impression_id": format!("i-{unit}"), "slot": clicked, "time_millis": 2});
+        let outcome: IngestOutcome =
+            json(bench.post("/api/experiments/e1/events", &json!({"events": [exposure, click]}).to_string()).await)
+                .await;
+        assert_eq!((outcome.n_accepted, outcome.rejects), (2, vec![]));
+    }
+    let results: Results = json(bench.get("/api/experiments/e1/results").await).await;
+    let preference = results.preference.expect("four users clicked");
+    assert_eq!((preference.n_users, preference.net, &*preference.b), (4, 0.5, "b"));
+    assert!(preference.std_error > 0.0 && results.report.is_none(), "{preference:?}");
+}

@@ -1,0 +1,57 @@
+//! Adapters with gzip, for clients that take it. Each is compressed once and kept in memory, within a limit.
+
+use crate::catalog::Content;
+use crate::catalog::bucket::BucketError;
+use axum::body::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::{Mutex, PoisonError};
+
+/// What is kept in all; the oldest goes first.
+const MAX_KEPT_BYTES: usize = 64 << 20;
+/// A larger file is sent as it is.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Compressed files by what fixes their content.
+#[derive(Default)]
+pub struct Compressed {
+    kept: Mutex<VecDeque<(String, Bytes)>>,
+}
+
+impl Compressed {
+    /// The content that `id` fixes, with gzip. Blocks; of those who ask for the same at once, the first compresses it.
+    ///
+    /// # Errors
+    /// The content cannot be read.
+    pub fn get(&self, id: &str, content: &Content) -> Result<Bytes, BucketError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes)) = kept.iter().find(|(other, _)| other == id) {
+            return Ok(bytes.clone());
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let sent = opened(content)?.and_then(|mut reader| io::copy(&mut reader, &mut encoder));
+        let bytes = sent.and_then(|_| encoder.finish());
+        let bytes =
+            Bytes::from(bytes.map_err(|source| BucketError::Io { action: "read", object: id.into(), source })?);
+        kept.push_back((id.to_owned(), bytes.clone()));
+        while kept.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > MAX_KEPT_BYTES {
+            kept.pop_front();
+        }
+        Ok(bytes)
+    }
+}
+
+fn opened(content: &Content) -> Result<io::Result<Box<dyn Read>>, BucketError> {
+    let file = |path| File::open(path).map(|file| Box::new(file) as Box<dyn Read>);
+    Ok(match content {
+        Content::BuiltIn(bytes) => Ok(Box::new(*bytes)),
+        Content::File(path) => file(path),
+        Content::Object { bucket, name, copy } => match copy.as_ref().and_then(|path| file(path).ok()) {
+            Some(copy) => Ok(copy),
+            None => Ok(Box::new(bucket.read(name, None)?)),
+        },
+    })
+}

@@ -1,0 +1,49 @@
+//! `GET /api/plan`: how many users a test needs, and how long that takes.
+
+use super::blocking;
+use super::problem::ApiError;
+use axum::Json;
+use axum::extract::Query;
+use beckon_shared::ab::plan::{Plan, Planned, plan};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// What is planned; the names are those of `beckon ab plan`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PlanParams {
+    /// Click rate of the control, above 0 and below 1.
+    pub base_rate: f64,
+    /// Relative lift to detect, as 0.34.
+    pub lift: f64,
+    /// Chance of any false claim; 0.05 unless told.
+    pub alpha: Option<f64>,
+    /// Chance to detect the lift; 0.8 unless told.
+    pub power: Option<f64>,
+    /// Arms besides the control; 1 unless told.
+    pub treatments: Option<u32>,
+    /// Mean impressions of a user during the test; 1 unless told.
+    pub impressions_per_user: Option<f64>,
+    /// Variance over users against independent impressions; 1 unless told.
+    pub design_effect: Option<f64>,
+    /// Users a day that enter the test, all arms together; days are left out without it.
+    pub users_per_day: Option<f64>,
+}
+
+/// How many users a test needs for one look and for any number of looks.
+#[utoipa::path(get, path = "/api/plan", tag = "experiments", params(PlanParams), responses((status = 200, body = serde_json::Value)))]
+pub async fn show(Query(params): Query<PlanParams>) -> Result<Json<Plan>, ApiError> {
+    let planned = Planned {
+        base_rate: params.base_rate,
+        lift: params.lift,
+        alpha: params.alpha.unwrap_or(0.05),
+        power: params.power.unwrap_or(0.8),
+        n_treatments: params.treatments.unwrap_or(1) as usize,
+        impressions_per_user: params.impressions_per_user.unwrap_or(1.0),
+        design_effect: params.design_effect.unwrap_or(1.0),
+        users_per_day: params.users_per_day,
+    };
+    let planned = blocking(move || plan(planned).map_err(|error| ApiError::refused(error.to_string())));
+    Ok(Json(planned.await?))
+}
