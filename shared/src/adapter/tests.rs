@@ -201,3 +201,51 @@ fn a_failed_self_test_leaves_the_engine_as_it_was() {
     assert!(ready(file.apply(&mut engine, Some(&whole))).unwrap().is_err());
     assert_eq!(logits(&mut engine), before);
 }
+
+#[test]
+fn a_reward_model_may_end_before_its_base() {
+    let base = base(1);
+    let reward_config = RewardConfig { n_layers: Some(1), ..reward_config() };
+    let mut reward = reward(&base);
+    reward.retain(|name, _| !name.starts_with("model.layers.1."));
+    let policy = tuned(&base, 4);
+    let parts = AdapterParts {
+        name: "short",
+        base: &base,
+        checkpoint: "merged",
+        policy: &policy,
+        reward: &reward,
+        reward_config: &reward_config,
+        max_rank: MAX_RANK,
+    };
+    let short = ready(AdapterFile::build(parts)).unwrap().unwrap();
+    let short = AdapterFile::decode(&short.encode().unwrap()).unwrap();
+    assert!(short.merged(&base, "reward").unwrap().keys().eq(reward.keys()));
+    assert_eq!(short.merged(&base, "policy").unwrap().len(), policy.len());
+
+    let (model, tokenizer) = (model(), base.tokenizer().unwrap());
+    let parts = Parts {
+        name: "merged".into(),
+        model: &model,
+        reward: reward_config.clone(),
+        lineage: lineage(),
+        tokenizer: &tokenizer,
+    };
+    let formats = Formats { policy: BlockFormat::F32, reward: BlockFormat::F32 };
+    let merged = Checkpoint::build(parts, &policy, &reward, formats).unwrap();
+    let merged = Checkpoint::decode(&merged.encode().unwrap()).unwrap();
+    assert_eq!((merged.manifest.format_version, merged.manifest.reward.as_ref()), (3, Some(&reward_config)));
+    let mut whole = Engine::cpu(&merged).unwrap();
+    let mut engine = Engine::cpu(&short.frame(&base).unwrap()).unwrap();
+    ready(short.apply(&mut engine, None)).unwrap().unwrap();
+    let (prompt, texts) = (Prompt::from_query("rice"), ["rice cooker".to_owned()]);
+    let score = |engine: &mut Engine| ready(engine.score(&prompt, &texts)).unwrap().unwrap()[0];
+    let (a, b) = (score(&mut engine), score(&mut whole));
+    assert!((a.reward_mean - b.reward_mean).abs() <= 2e-3 && (a.reward_std() - b.reward_std()).abs() <= 2e-3);
+
+    // over engines of another depth its heads would read the wrong layer
+    let refused = ready(file(&base).apply(&mut engine, Some(&short))).unwrap();
+    assert!(matches!(refused, Err(AdapterError::Engine(EngineError::Adapter { .. }))), "{refused:?}");
+    let after = score(&mut engine);
+    assert_eq!(after.reward_mean.to_bits(), a.reward_mean.to_bits());
+}

@@ -270,6 +270,51 @@ fn bad_inputs_are_named() {
 }
 
 #[test]
+fn the_trunk_may_end_before_the_policy_and_no_later() {
+    let tokenizer = tokenizer();
+    let model = ModelConfig { n_layers: 2, ..network(&tokenizer) };
+    let init = Llama::init(&model, 3, &Device::flex()).expect("policy").to_tensors();
+    let (learnt, unseen) = (split(400, 1), split(100, 2));
+    let train = |n_layers, lora| {
+        let dir = tempfile::tempdir().expect("folder");
+        let inputs = GarmInputs {
+            tokenizer: &tokenizer,
+            model: &model,
+            init: &init,
+            train: &learnt,
+            held_out: &unseen,
+            lora,
+            likelihood: Likelihood::Probit,
+            start: &OnceCell::new(),
+        };
+        let mut ctx = StageContext {
+            device: Device::flex(),
+            lent: Vec::new(),
+            dir: dir.path().to_owned(),
+            seed: 5,
+            save_every: 0,
+            micro_batch_tokens: None,
+            observer: &mut Watcher::default(),
+        };
+        run(&mut ctx, &inputs, &GarmConfig { n_layers, ..config(4) })
+    };
+    let short = train(Some(1), None).expect("training");
+    assert_eq!(short.config.n_layers, Some(1));
+    assert!(short.reward.keys().all(|name| !name.starts_with("model.layers.1.")));
+    let scorer = Scorer::new(&model, &short.reward, &short.config, &tokenizer, &Device::flex()).expect("a scorer");
+    assert!(scorer.score(&[(Prompt::from_query("rice"), "rice cooker".to_owned())])[0].reward_mean.is_finite());
+
+    assert_eq!(train(None, None).expect("training").config.n_layers, None, "all weights learn: all layers");
+    // through adapters one of the two depths is chosen; which, the features say
+    let adapted = train(None, Some(LoraConfig::default())).expect("training");
+    let has_second = adapted.reward.keys().any(|name| name.starts_with("model.layers.1."));
+    assert_eq!(adapted.config.n_layers, (!has_second).then_some(1));
+
+    let refused = train(Some(3), None).expect_err("the policy has two layers");
+    assert!(refused.to_string().contains("garm.n_layers"), "{refused}");
+}
+
+#[test]
 fn temperature_and_quantile_by_hand() {
     assert_close("T", best_temperature(|t| (t.ln() - 0.5).powi(2)), 0.5f64.exp(), 1e-6);
     assert_close("5%", quantile((0..100).map(f64::from), 0.05), 5.0, 0.0);
