@@ -29,7 +29,6 @@ const ENDINGS: [&str; 4] = ["near me", "for beginners", "history facts", "price 
 /// Ends the stage after its first step, and keeps that step's loss.
 #[derive(Default)]
 struct OneStep {
-    n_asked: usize,
     loss: Option<f64>,
 }
 
@@ -41,8 +40,7 @@ impl Observer for OneStep {
     }
     fn log(&mut self, _: &str) {}
     fn control(&mut self) -> Control {
-        self.n_asked += 1;
-        if self.n_asked == 2 { Control::Cancel } else { Control::Continue }
+        if self.loss.is_some() { Control::Cancel } else { Control::Continue }
     }
     fn wait_while_paused(&mut self) -> Control {
         Control::Continue

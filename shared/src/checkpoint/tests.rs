@@ -174,11 +174,11 @@ fn unknown_versions_say_so() {
     let file = build(&Preset::Tiny.model()).encode().unwrap();
     let mut later = file.clone();
     later[7] = b'2';
-    let versions = [3.into(), 0.into(), (-1).into(), "2".into(), serde_json::Value::Null];
+    let versions = [4.into(), 0.into(), (-1).into(), "2".into(), serde_json::Value::Null];
     let forged = versions.map(|version| forge(&file, |m| m["format_version"] = version));
     for bytes in std::iter::once(later).chain(forged) {
         let text = Checkpoint::decode(&bytes).unwrap_err().to_string();
-        assert!(text.contains("is unknown: this program reads formats up to 2"), "{text}");
+        assert!(text.contains("is unknown: this program reads formats up to 3"), "{text}");
     }
     let error = Checkpoint::decode(b"PK\x03\x04 something else").unwrap_err();
     assert!(matches!(error, CheckpointError::NotACheckpoint { .. }), "{error}");
