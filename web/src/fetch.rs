@@ -40,6 +40,9 @@ struct Source<'a> {
     n_bytes: u64,
     /// Whether the server may be asked.
     online: bool,
+    /// Whether its beginning is asked for as the whole file, which the server may then compress. A whole answer that breaks off
+    /// costs more than a part: Chromium begins it again.
+    whole: bool,
     /// An open answer and the offset of its next byte.
     download: Option<(Download, u64)>,
     n_fetched: u64,
@@ -74,7 +77,7 @@ async fn whole(mut source: Source<'_>, on_share: &dyn Fn(f64)) -> Result<Fetched
 pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Result<Fetched<AdapterFile>, String> {
     let url = api::adapter_url(of);
     let name = format!("{}-{}-{FORMAT_VERSION}.adapter", info.base, info.id);
-    let mut source = Source::new(url, name, &info.id, info.n_bytes);
+    let mut source = Source { whole: true, ..Source::new(url, name, &info.id, info.n_bytes) };
     let header = adapter::decode_header(&source.header().await?).map_err(|e| e.to_string())?;
     if header.manifest.checkpoint != of {
         return Err("the file is the adapter of another checkpoint".into());
@@ -118,7 +121,18 @@ impl Ranges for Unannounced {
 
 impl<'a> Source<'a> {
     fn new(url: String, name: String, id: &'a str, n_bytes: u64) -> Self {
-        Self { url, name, kept: None, id, n_bytes, online: true, download: None, n_fetched: 0, notice: None }
+        Self {
+            url,
+            name,
+            kept: None,
+            id,
+            n_bytes,
+            online: true,
+            whole: false,
+            download: None,
+            n_fetched: 0,
+            notice: None,
+        }
     }
 
     fn of_checkpoint(info: &'a CheckpointInfo) -> Self {
@@ -216,7 +230,7 @@ impl<'a> Source<'a> {
         let at = first + bytes.len() as u64;
         let (mut download, _) = match self.download.take().filter(|(_, next)| *next == at) {
             Some(open) => open,
-            None => (Download::open(&self.url, (at > 0).then_some(at)).await?, at),
+            None => (Download::open(&self.url, (at > 0 || !self.whole).then_some(at)).await?, at),
         };
         let piece = download.next(n - bytes.len()).await?;
         self.n_fetched += piece.len() as u64;
