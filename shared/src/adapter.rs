@@ -14,7 +14,7 @@
 mod factor;
 mod format;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, RewardConfig, expected_tensors};
+use crate::checkpoint::{Checkpoint, CheckpointError, RewardConfig};
 use crate::config::{ModelConfig, reward_head_names, tensor_names};
 use crate::engine::{Adapter, Engine, EngineError, LowRank};
 use crate::prompt::Prompt;
@@ -298,11 +298,6 @@ fn factors<'a>(
         }
     }
     Ok(found)
-}
-
-/// Names and shapes that a file may hold, by full name.
-fn known_shapes(model: &ModelConfig, reward: &RewardConfig) -> BTreeMap<String, Vec<usize>> {
-    expected_tensors(model, reward).into_iter().collect()
 }
 
 /// A stored tensor with its values.

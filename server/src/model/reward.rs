@@ -38,7 +38,7 @@ use std::collections::HashMap;
 /// Standard deviation of a head's initial weights. Not zero: at z = 0 the variance gets no gradient.
 const HEAD_INIT_STD: f64 = 0.02;
 /// Padded tokens of a batch that is only scored.
-pub const READ_TOKENS: usize = 4_096;
+const READ_TOKENS: usize = 4_096;
 
 /// A linear map of the pooled feature to one number.
 #[derive(Module, Debug)]
@@ -174,20 +174,15 @@ impl RewardModel {
 
     /// Reads sequences in batches of like length, on a model without autodiff; answers in their order.
     pub fn read(&self, sequences: &[Sequence], device: &Device) -> Vec<Reading> {
-        let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let mut readings: Vec<Option<Reading>> = vec![None; sequences.len()];
-        for rows in batch::plan_sorted(&lengths, READ_TOKENS) {
-            let batch = Batch::pack(rows.iter().map(|&i| &sequences[i]));
+        for (batch, rows) in batches(sequences) {
             let features = self.features(&batch, device); // [B, D]
-            let d = features.dims()[1];
             let rewards = self.rewards(features.clone());
             let [means, variances] = [rewards.mean, rewards.variance].map(host);
-            let features = host(features);
-            for (row, &i) in rows.iter().enumerate() {
-                readings[i] = Some(Reading {
-                    reward: Gaussian::new(f64::from(means[row]), f64::from(variances[row])),
-                    feature: features[row * d..(row + 1) * d].to_vec(),
-                });
+            for ((i, feature), (mean, variance)) in
+                rows.into_iter().zip(host_rows(features)).zip(means.into_iter().zip(variances))
+            {
+                readings[i] = Some(Reading { reward: Gaussian::new(f64::from(mean), f64::from(variance)), feature });
             }
         }
         readings.into_iter().flatten().collect()
@@ -203,8 +198,21 @@ pub struct Reading {
     pub feature: Vec<f32>,
 }
 
+/// Sequences of like length together, with their places among `sequences`, for reading alone.
+pub fn batches(sequences: &[Sequence]) -> impl Iterator<Item = (Batch, Vec<usize>)> {
+    let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+    let plan = batch::plan_sorted(&lengths, READ_TOKENS).into_iter();
+    plan.map(|rows| (Batch::pack(rows.iter().map(|&i| &sequences[i])), rows))
+}
+
+/// Rows of `[B, D]`.
+pub fn host_rows(tensor: Tensor<2>) -> Vec<Vec<f32>> {
+    let d = tensor.dims()[1];
+    host(tensor).chunks_exact(d).map(<[f32]>::to_vec).collect()
+}
+
 /// Values of a tensor, row-major.
-pub fn host<const N: usize>(tensor: Tensor<N>) -> Vec<f32> {
+fn host<const N: usize>(tensor: Tensor<N>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
 }
 

@@ -1,8 +1,7 @@
 //! Bytes of an adapter file: encoding, and decoding that believes nothing before it is checked.
 
-use super::{AdapterError, AdapterFile, AdapterManifest, FORMAT_VERSION, Stored, dense, known_shapes};
-use crate::checkpoint::check_reward;
-use crate::checkpoint::{CHUNK_BYTES, Chunk, PREFIX_BYTES, chunks};
+use super::{AdapterError, AdapterFile, AdapterManifest, FORMAT_VERSION, Stored, dense};
+use crate::checkpoint::{CHUNK_BYTES, Chunk, PREFIX_BYTES, check_reward, chunks, expected_tensors};
 use crate::digest::{hex, sha256, sha256_hex};
 use crate::engine::{Adapter, LowRank};
 use crate::tensor::{DenseTensor, TensorMap};
@@ -162,7 +161,7 @@ impl AdapterHeader {
 
 /// Tensors by name, each known and of its shape.
 fn assemble(manifest: &AdapterManifest, values: &[f32]) -> Result<Adapter, AdapterError> {
-    let shapes = known_shapes(&manifest.model, &manifest.reward);
+    let shapes: BTreeMap<_, _> = expected_tensors(&manifest.model, &manifest.reward).into_iter().collect();
     let mut stored = BTreeMap::new();
     for Stored { name, shape, first } in &manifest.tensors {
         let size = shape.iter().try_fold(1_usize, |size, n| size.checked_mul(*n));

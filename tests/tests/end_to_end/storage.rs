@@ -6,6 +6,7 @@ use beckon_shared::digest::{sha256, sha256_hex};
 use beckon_tests::moto::{BUCKET, KEY, Moto};
 use beckon_tests::process::{Server, binary, printed, root};
 use beckon_tests::sample::{simulated_log, tiny_config};
+use beckon_tests::wait_for;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -130,7 +131,10 @@ fn a_large_checkpoint_goes_up_in_parts_and_is_streamed_without_being_held() {
     drop(moto);
     let problem = second.client.get(&format!("/api/checkpoints/{large}/file")).problem(503);
     assert_eq!(problem.title, "storage unavailable");
-    assert!(second.log().contains("no answer from"), "{}", second.log());
+    // its line may come behind its answer
+    wait_for("a line that names the storage", Duration::from_secs(10), || {
+        second.log().contains("no answer from").then_some(())
+    });
     assert_eq!(second.client.get("/api/health").status, 200);
 }
 

@@ -8,8 +8,8 @@
 
 use super::Trainer;
 use super::data::PairItem;
-use crate::model::batch::{self, Batch, Sequence};
-use crate::model::reward::{READ_TOKENS, RewardModel, host};
+use crate::model::batch::Sequence;
+use crate::model::reward::{RewardModel, batches, host_rows};
 use crate::stage::folder::obey;
 use crate::stage::{StageContext, StageError};
 use beckon_shared::config::ConfigError;
@@ -115,22 +115,16 @@ fn read(
     let deepest = trainer.trunk(depths.iter().copied().max().unwrap_or(inputs.model.n_layers));
     let model = RewardModel::init(&deepest, inputs.init, 0.0, trainer.config.variance_floor, 0, &device)?;
     let mut by_depth = vec![vec![Vec::new(); sequences.len()]; depths.len()];
-    let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
     let (mut n_read, mut n_told) = (0, 0);
-    for rows in batch::plan_sorted(&lengths, READ_TOKENS) {
+    for (batch, rows) in batches(sequences) {
         obey(ctx, || Ok(()))?;
         if n_read >= n_told {
             ctx.observer.log(&format!("garm: {n_read} of {} texts read by the trunk as it is", sequences.len()));
             n_told = n_read + sequences.len().div_ceil(N_TOLD);
         }
         n_read += rows.len();
-        let batch = Batch::pack(rows.iter().map(|&i| &sequences[i]));
         for (features, of_depth) in model.features_at(&batch, depths, &device).into_iter().zip(&mut by_depth) {
-            let d = features.dims()[1];
-            let features = host(features);
-            for (row, &i) in rows.iter().enumerate() {
-                of_depth[i] = features[row * d..(row + 1) * d].to_vec();
-            }
+            rows.iter().zip(host_rows(features)).for_each(|(i, feature)| of_depth[*i] = feature);
         }
     }
     Ok(by_depth)

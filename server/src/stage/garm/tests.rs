@@ -109,6 +109,18 @@ fn config(n_steps: usize) -> GarmConfig {
     GarmConfig { n_steps, batch_pairs: 16, learning_rate: 3e-3, feature_dims: 8, ..GarmConfig::default() }
 }
 
+fn context<'a>(dir: &Path, save_every: usize, observer: &'a mut Watcher) -> StageContext<'a> {
+    StageContext {
+        device: Device::flex(),
+        lent: Vec::new(),
+        dir: dir.to_owned(),
+        seed: 5,
+        save_every,
+        micro_batch_tokens: None,
+        observer,
+    }
+}
+
 fn train(
     dir: &Path,
     config: &GarmConfig,
@@ -129,15 +141,7 @@ fn train(
         likelihood,
         start: &OnceCell::new(),
     };
-    let mut ctx = StageContext {
-        device: Device::flex(),
-        lent: Vec::new(),
-        dir: dir.to_owned(),
-        seed: 5,
-        save_every: 5,
-        micro_batch_tokens: None,
-        observer: watcher,
-    };
+    let mut ctx = context(dir, 5, watcher);
     run(&mut ctx, &inputs, config)
 }
 
@@ -238,15 +242,7 @@ fn bad_inputs_are_named() {
     let init = Llama::init(&model, 3, &Device::flex()).expect("policy").to_tensors();
     let empty = Split::default();
     let mut watcher = Watcher::default();
-    let mut ctx = StageContext {
-        device: Device::flex(),
-        lent: Vec::new(),
-        dir: dir.path().to_owned(),
-        seed: 5,
-        save_every: 0,
-        micro_batch_tokens: None,
-        observer: &mut watcher,
-    };
+    let mut ctx = context(dir.path(), 0, &mut watcher);
     let inputs = GarmInputs {
         tokenizer: &tokenizer,
         model: &model,
@@ -287,15 +283,8 @@ fn the_trunk_may_end_before_the_policy_and_no_later() {
             likelihood: Likelihood::Probit,
             start: &OnceCell::new(),
         };
-        let mut ctx = StageContext {
-            device: Device::flex(),
-            lent: Vec::new(),
-            dir: dir.path().to_owned(),
-            seed: 5,
-            save_every: 0,
-            micro_batch_tokens: None,
-            observer: &mut Watcher::default(),
-        };
+        let mut watcher = Watcher::default();
+        let mut ctx = context(dir.path(), 0, &mut watcher);
         run(&mut ctx, &inputs, &GarmConfig { n_layers, ..config(4) })
     };
     let short = train(Some(1), None).expect("training");
