@@ -193,7 +193,7 @@ impl AdapterFile {
             n_values: 0,
         };
         let mut file = Self { id: String::new(), manifest, adapter };
-        let mut engine = Engine::cpu(&file.frame(base)?)?;
+        let mut engine = Engine::cpu(&file.frame(base.clone())?)?;
         engine.set_adapter(Some(&file.adapter)).await?;
         let logits = file.probed(&mut engine).await?;
         let largest = logits.iter().fold(1.0_f32, |max, l| max.max(l.abs()));
@@ -208,7 +208,7 @@ impl AdapterFile {
     ///
     /// # Errors
     /// [`AdapterError::OtherBase`]; heads that do not fit.
-    pub fn frame(&self, base: &Checkpoint) -> Result<Checkpoint, AdapterError> {
+    pub fn frame(&self, base: Checkpoint) -> Result<Checkpoint, AdapterError> {
         self.check_base(&base.id)?;
         let names = tensor_names(&self.manifest.reward.trunk(&base.manifest.model)).into_iter();
         let own = names.filter_map(|(name, _)| Some((base.tensors.get(&format!("policy.{name}"))?.clone(), name)));
@@ -218,7 +218,7 @@ impl AdapterFile {
                 .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
             tensors.insert(name.clone(), matrix);
         }
-        Ok(base.clone().with_reward(self.manifest.reward.clone(), tensors)?)
+        Ok(base.with_reward(self.manifest.reward.clone(), tensors)?)
     }
 
     /// Whether it lies over the checkpoint of this id.
@@ -271,7 +271,7 @@ impl AdapterFile {
     /// # Errors
     /// [`AdapterError::OtherBase`].
     pub fn merged(&self, base: &Checkpoint, network: &str) -> Result<TensorMap, AdapterError> {
-        let mut tensors = self.frame(base)?.dense(network);
+        let mut tensors = self.frame(base.clone())?.dense(network);
         let sides = if network == "policy" { &self.adapter.policy } else { &self.adapter.reward };
         for (name, side) in sides {
             if let Some(weight) = tensors.get_mut(name) {

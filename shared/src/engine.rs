@@ -9,30 +9,27 @@
 //! Never here: files, threads, the clock (the caller passes one).
 
 mod adapter;
+mod build;
 pub mod cpu;
 mod error;
 mod forward;
 pub mod gpu;
 mod heads;
+mod linear;
 pub mod parallel;
 pub mod parity;
 mod plan;
 mod weights;
 
-use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::prompt::Prompt;
-use crate::quant::Matrix;
 use crate::sampling::{Drawn, Sampler, Sampling, SamplingError, largest};
-use crate::tensor::TensorMap;
 use crate::tokenizer::Tokenizer;
-use beckon_shaders::{KernelSpec, ready};
+use beckon_shaders::ready;
 use heads::Heads;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
-use weights::{Weights, plain_matrix};
 
 pub use adapter::{Adapter, LowRank};
 pub use beckon_shaders::{GpuContext, GpuError, KernelPath, Variant};
@@ -140,109 +137,6 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The networks of a checkpoint on the CPU, in f32: the policy, and the reward model where there is one.
-    ///
-    /// # Errors
-    /// A checkpoint that was put together by hand and lacks something.
-    pub fn cpu(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        Self::cpu_within(checkpoint, Limits::of(&checkpoint.manifest.model))
-    }
-
-    /// [`Engine::cpu`] with sizes and a kernel path of the caller's.
-    ///
-    /// # Errors
-    /// As [`Engine::cpu`]; [`EngineError::KernelPath`].
-    pub fn cpu_within(checkpoint: &Checkpoint, limits: Limits) -> Result<Self, EngineError> {
-        Self::cpu_on(checkpoint, limits, Arc::new(OneThread))
-    }
-
-    /// [`Engine::cpu_within`] on the caller's threads; their number does not change a result.
-    ///
-    /// # Errors
-    /// As [`Engine::cpu_within`].
-    pub fn cpu_on(checkpoint: &Checkpoint, limits: Limits, threads: Arc<dyn Parallel>) -> Result<Self, EngineError> {
-        let (policy, reward, tokenizer) = parts_of(checkpoint)?;
-        let (reward, heads) = reward.unzip();
-        let config = &checkpoint.manifest.model;
-        let executor = cpu::CpuExecutor::new(config, limits, (policy, reward), threads)?;
-        Ok(Self {
-            config: config.clone(),
-            limits,
-            tokenizer,
-            executor: Executor::Cpu(executor),
-            heads,
-            adapted_heads: None,
-        })
-    }
-
-    /// The networks of a checkpoint on a GPU; [`GpuContext::request`] picks the adapter.
-    ///
-    /// # Errors
-    /// As [`Engine::cpu`], or what the device refuses.
-    pub async fn gpu(checkpoint: &Checkpoint, gpu: &GpuContext) -> Result<Self, EngineError> {
-        Self::gpu_edited(checkpoint, gpu, &KernelSpec::clone).await
-    }
-
-    /// [`Engine::gpu`] with each kernel's source edited before: for tests that a wrong kernel is noticed.
-    ///
-    /// # Errors
-    /// As [`Engine::gpu`].
-    pub async fn gpu_edited(
-        checkpoint: &Checkpoint,
-        gpu: &GpuContext,
-        edit: &dyn Fn(&KernelSpec) -> KernelSpec,
-    ) -> Result<Self, EngineError> {
-        let limits = Limits::of(&checkpoint.manifest.model);
-        let (policy, reward, tokenizer) = parts_of(checkpoint)?;
-        let config = &checkpoint.manifest.model;
-        let (reward, heads) = reward.unzip();
-        let reward = reward.as_ref().zip(heads.as_ref());
-        let executor = gpu::GpuExecutor::new(gpu, config, limits, &policy, reward, edit).await?;
-        Ok(Self {
-            config: config.clone(),
-            limits,
-            tokenizer,
-            executor: Executor::Gpu(executor),
-            heads,
-            adapted_heads: None,
-        })
-    }
-
-    /// A policy alone on the CPU, unquantized: RL's rollouts. Names as [`crate::config::tensor_names`].
-    ///
-    /// # Errors
-    /// A configuration that cannot be; tensors missing, of another shape or not finite.
-    pub fn from_tensors(config: &ModelConfig, policy: &TensorMap, tokenizer: &Tokenizer) -> Result<Self, EngineError> {
-        config.validate()?;
-        let weights = Weights::gather(config, |name| {
-            let tensor = policy.get(name).ok_or_else(|| EngineError::MissingTensor { name: name.to_owned() })?;
-            plain_matrix(name, tensor)
-        })?;
-        let limits = Limits::of(config);
-        let executor = Executor::Cpu(cpu::CpuExecutor::new(config, limits, (weights, None), Arc::new(OneThread))?);
-        Ok(Self {
-            config: config.clone(),
-            limits,
-            tokenizer: tokenizer.clone(),
-            executor,
-            heads: None,
-            adapted_heads: None,
-        })
-    }
-
-    /// Another engine over the same weights with its own cache, for another thread; `None` on a GPU.
-    pub fn fork(&self) -> Option<Self> {
-        let Executor::Cpu(executor) = &self.executor else { return None };
-        Some(Self {
-            config: self.config.clone(),
-            limits: self.limits,
-            tokenizer: self.tokenizer.clone(),
-            executor: Executor::Cpu(executor.clone()),
-            heads: self.heads.clone(),
-            adapted_heads: self.adapted_heads.clone(),
-        })
-    }
-
     /// On a GPU, measures what variants the adapter has of the kernels that take most of the time, and keeps the faster ones; some
     /// milliseconds of the device beside compiling them. Whether there were any. `clock` gives seconds.
     ///
@@ -570,25 +464,6 @@ fn prompt_rows(tokens: &[u32]) -> Vec<Row> {
 
 fn suffix_rows(tokens: &[u32], seq: u32, prompt_len: usize) -> impl Iterator<Item = Row> {
     tokens.iter().enumerate().map(move |(i, t)| Row { token: *t, seq: Some(seq), pos: (prompt_len + i) as u32 })
-}
-
-/// Policy, reward trunk with heads, and tokenizer of a checkpoint.
-fn parts_of(checkpoint: &Checkpoint) -> Result<(Weights, Option<(Weights, Heads)>, Tokenizer), EngineError> {
-    let model = &checkpoint.manifest.model;
-    model.validate()?;
-    let take = |name: String| -> Result<Matrix, EngineError> {
-        checkpoint.tensors.get(&name).cloned().ok_or(EngineError::MissingTensor { name })
-    };
-    let policy = Weights::gather(model, |name| take(format!("policy.{name}")))?;
-    let reward = match &checkpoint.manifest.reward {
-        None => None,
-        Some(config) => {
-            let weights = Weights::gather(&config.trunk(model), |name| take(format!("reward.{name}")))?;
-            let values = |name: &str| Ok(take(format!("reward.{name}"))?.to_dense().data);
-            Some((weights, Heads::gather(model, config, values)?))
-        }
-    };
-    Ok((policy, reward, checkpoint.tokenizer()?))
 }
 
 #[cfg(test)]

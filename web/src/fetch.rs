@@ -65,8 +65,9 @@ pub async fn kept_checkpoint(info: &CheckpointInfo, on_share: &dyn Fn(f64)) -> O
 
 async fn whole(mut source: Source<'_>, on_share: &dyn Fn(f64)) -> Result<Fetched<Checkpoint>, String> {
     let header = decode_header(&source.header().await?).map_err(|e| e.to_string())?;
-    let payload = source.payload(&header.chunks(), on_share).await?;
-    let file = header.assemble(&payload).map_err(|e| e.to_string())?;
+    let (chunks, mut assembly) = (header.chunks(), header.assembly());
+    source.payload(&chunks, &mut |bytes| assembly.push(&bytes).map_err(|e| e.to_string()), on_share).await?;
+    let file = assembly.finish().map_err(|e| e.to_string())?;
     Ok(Fetched { file, n_bytes: source.n_fetched, notice: source.notice })
 }
 
@@ -82,7 +83,12 @@ pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Re
     if header.manifest.checkpoint != of {
         return Err("the file is the adapter of another checkpoint".into());
     }
-    let payload = source.payload(&header.chunks, on_share).await?;
+    let mut payload = Vec::new();
+    let mut take = |bytes: Vec<u8>| {
+        payload.extend(bytes);
+        Ok(())
+    };
+    source.payload(&header.chunks, &mut take, on_share).await?;
     let file = header.assemble(&payload).map_err(|e| e.to_string())?;
     Ok(Fetched { file, n_bytes: source.n_fetched, notice: source.notice })
 }
@@ -170,20 +176,25 @@ impl<'a> Source<'a> {
         bytes.get(PREFIX_BYTES..).is_some_and(|json| sha256_hex(json) == self.id).then_some(bytes)
     }
 
-    /// Everything behind the header.
-    async fn payload(&mut self, chunks: &[Chunk], on_share: &dyn Fn(f64)) -> Result<Vec<u8>, String> {
-        let mut payload = Vec::new();
+    /// Everything behind the header, chunk by chunk.
+    async fn payload(
+        &mut self,
+        chunks: &[Chunk],
+        take: &mut dyn FnMut(Vec<u8>) -> Result<(), String>,
+        on_share: &dyn Fn(f64),
+    ) -> Result<(), String> {
         let end = chunks.last().map_or(0, |chunk| chunk.range.end);
         if end > self.n_bytes {
             return Err(format!("it says that it has {end} bytes and was announced with {}", self.n_bytes));
         }
         let first = chunks.first().map_or(0, |chunk| chunk.range.start);
-        payload.try_reserve_exact((end - first) as usize).map_err(|e| e.to_string())?;
+        // too little memory is told before anything comes
+        Vec::<u8>::new().try_reserve_exact((end - first) as usize).map_err(|e| e.to_string())?;
         for (i, chunk) in chunks.iter().enumerate() {
-            payload.extend(self.chunk(i, chunk).await?);
+            take(self.chunk(i, chunk).await?)?;
             on_share((i + 1) as f64 / chunks.len() as f64);
         }
-        Ok(payload)
+        Ok(())
     }
 
     async fn chunk(&mut self, i: usize, Chunk { range, sha256 }: &Chunk) -> Result<Vec<u8>, String> {

@@ -175,20 +175,21 @@ impl Host {
         }
     }
 
-    /// The GPU's engine if it gives the CPU's logits in f32; else why not.
+    /// The GPU's engine if it gives the CPU's logits in f32; else why not. Neither has an adapter yet.
     async fn tested_gpu(
         &mut self,
-        checkpoint: &Checkpoint,
-        adapter: Option<&AdapterFile>,
+        cpu: &mut Engine,
         progress: &Progress<'_>,
         self_test: &mut Option<SelfTest>,
     ) -> Result<Engine, String> {
-        let mut gpu = self.gpu_engine(checkpoint).await.map_err(|e| format!("no usable WebGPU: {e}"))?;
+        let mut gpu = self.gpu_engine(cpu).await.map_err(|e| format!("no usable WebGPU: {e}"))?;
         progress.at(LoadStep::SelfTest).await;
         let prompt = Prompt::from_query(KNOWN_PROMPT);
         let failed = |e: beckon_shared::engine::EngineError| format!("the GPU failed its self-test: {e}");
-        let mut exact = Engine::cpu(checkpoint).map_err(|e| e.to_string())?;
-        let of_cpu = exact.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(|e| e.to_string())?;
+        cpu.set_exact(true);
+        let of_cpu = cpu.greedy(&prompt, SELF_TEST_TOKENS).await;
+        cpu.set_exact(false);
+        let of_cpu = of_cpu.map_err(|e| e.to_string())?;
         let mut of_gpu = gpu.greedy(&prompt, SELF_TEST_TOKENS).await.map_err(failed)?;
         let largest = of_cpu.iter().flat_map(|step| &step.logits).fold(1.0_f32, |max, l| max.max(l.abs()));
         let tolerance = RELATIVE_TOLERANCE * largest;
@@ -206,9 +207,6 @@ impl Host {
         let n_compared = of_cpu.iter().map(|step| step.logits.len()).sum();
         *self_test = Some(SelfTest { max_abs_diff: parity.max_logit_diff, tolerance, n_compared });
         if parity.holds(tolerance) {
-            if let Some(adapter) = adapter {
-                adapter.apply(&mut gpu, None).await.map_err(|e| format!("the GPU refused the adapter: {e}"))?;
-            }
             return Ok(gpu);
         }
         self.gpu = None;
@@ -218,14 +216,15 @@ impl Host {
         ))
     }
 
-    async fn gpu_engine(&mut self, checkpoint: &Checkpoint) -> Result<Engine, String> {
+    /// The networks of the CPU's engine on the GPU.
+    async fn gpu_engine(&mut self, cpu: &Engine) -> Result<Engine, String> {
         if self.gpu.as_ref().is_none_or(|gpu| gpu.check().is_err()) {
             let gpu = GpuContext::request().await.map_err(|e| e.to_string())?;
             DEVICE.set(Some(gpu.clone()));
             self.gpu = Some(gpu);
         }
         let Some(gpu) = &self.gpu else { return Err("no device".into()) };
-        let engine = Engine::gpu(checkpoint, gpu).await.map_err(|e| e.to_string());
+        let engine = cpu.gpu_beside(gpu).await.map_err(|e| e.to_string());
         if engine.is_err() {
             self.gpu = None;
         }
@@ -271,10 +270,10 @@ impl Host {
         (executor, path): (ExecutorKind, CpuPath),
     ) -> Result<Reply, String> {
         let Fetched { file: checkpoint, .. } = fetch::checkpoint(info, &|_| {}).await?;
-        let mut engine = match executor {
-            ExecutorKind::Cpu => cpu_engine_on(&checkpoint, path)?,
-            ExecutorKind::Gpu => self.gpu_engine(&checkpoint).await?,
-        };
+        let mut engine = cpu_engine_on(checkpoint, path)?;
+        if executor == ExecutorKind::Gpu {
+            engine = self.gpu_engine(&engine).await?;
+        }
         let begun = clock::now_secs();
         let mut all = Vec::new();
         for prompt in prompts {
@@ -293,18 +292,18 @@ impl Host {
 }
 
 /// The CPU's engine on the fastest kernel path of this module.
-fn cpu_engine(checkpoint: &Checkpoint) -> Result<Engine, String> {
+fn cpu_engine(checkpoint: Checkpoint) -> Result<Engine, String> {
     cpu_engine_on(checkpoint, CpuPath::Fastest)
 }
 
-fn cpu_engine_on(checkpoint: &Checkpoint, path: CpuPath) -> Result<Engine, String> {
+fn cpu_engine_on(checkpoint: Checkpoint, path: CpuPath) -> Result<Engine, String> {
     let kernel_path = match path {
         CpuPath::Fastest => KernelPath::fastest(),
         CpuPath::F32 => KernelPath::F32,
         CpuPath::Simd128 => KernelPath::Int8Simd128,
     };
     let limits = Limits { kernel_path, ..Limits::of(&checkpoint.manifest.model) };
-    Engine::cpu_within(checkpoint, limits).map_err(|e| e.to_string())
+    Engine::cpu_of(checkpoint, limits).map_err(|e| e.to_string())
 }
 
 /// Decoded tokens per second of both executors on a short job; the first round warms up.

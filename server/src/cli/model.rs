@@ -348,6 +348,13 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
         "{} layers, width {}, {} heads ({} for keys and values) of {}, feed-forward {}, vocabulary {}, context {}",
         c.n_layers, c.d_model, c.n_heads, c.n_kv_heads, c.head_dim, c.d_ff, c.vocab_size, c.max_seq_len
     );
+    if let Some(reward) = &manifest.reward {
+        println!(
+            "reward model: the first {} of {} layers, heads of its own",
+            reward.n_layers.unwrap_or(c.n_layers),
+            c.n_layers
+        );
+    }
     match &manifest.prompt_format {
         None => println!("prompts in Beckon's own format"),
         Some(format) => println!("a suggestion ends with {}; a prompt begins {:?}", format.end, format.begin),

@@ -79,7 +79,7 @@ fn adapted(args: &ReplayArgs, recording: &Recording, id: &str) -> anyhow::Result
         bail!("the recording is of adapter {id}, beside the checkpoint lies {}", adapter.id);
     }
     let base = known(&adapter.manifest.base, args)?;
-    let mut engine = on_this_cpu(&adapter.frame(&base)?)?;
+    let mut engine = on_this_cpu(&adapter.frame(base)?)?;
     ready(adapter.apply(&mut engine, None)).context("the engine waits for a device")??;
     Ok(engine)
 }
@@ -143,7 +143,7 @@ mod tests {
         let mut adapted = recording.clone();
         adapted.adapter = Some(adapter.id.clone());
         let base = Checkpoint::decode(&base_file).expect("whole");
-        let mut engine = on_this_cpu(&adapter.frame(&base).expect("its base")).expect("an engine");
+        let mut engine = on_this_cpu(&adapter.frame(base.clone()).expect("its base")).expect("an engine");
         ready(adapter.apply(&mut engine, None)).expect("no waiting").expect("tested");
         let outcome = ready(engine.suggest(&request, &|| 0.0)).expect("no waiting").expect("suggestions");
         adapted.texts = outcome.suggestions.into_iter().map(|s| s.text).collect();

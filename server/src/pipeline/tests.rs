@@ -132,7 +132,7 @@ fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
     let ranks: Vec<usize> = adapter.adapter.policy.values().map(|side| side.a.shape[0]).collect();
     assert!(!ranks.is_empty() && ranks.iter().all(|rank| *rank <= 4), "{ranks:?}");
     let base = Checkpoint::decode(&std::fs::read(&parent.checkpoint_path).expect("a checkpoint")).expect("whole");
-    let mut engine = beckon_shared::engine::Engine::cpu(&adapter.frame(&base).expect("fits")).expect("an engine");
+    let mut engine = beckon_shared::engine::Engine::cpu(&adapter.frame(base).expect("fits")).expect("an engine");
     beckon_shaders::ready(adapter.apply(&mut engine, None)).expect("no waiting").expect("passes its self-test");
 }
 

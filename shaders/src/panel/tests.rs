@@ -16,6 +16,7 @@ fn rows_decode_to_the_bits_they_had() {
             let (quants, scales) = matrix(format, rows, cols);
             let view = WeightView { format, rows, cols, quants: &quants, scales: &scales };
             let panels = Panels::pack(&view);
+            assert_eq!(panels.row_major(), kept(format, rows * cols, quants.clone(), scales.clone()));
             assert_eq!((panels.rows(), panels.cols(), panels.n_panels()), (rows, cols, rows.div_ceil(16)));
             let (mut got, mut want) = (vec![0.0; cols], vec![0.0; cols]);
             for row in 0..rows {
@@ -25,6 +26,17 @@ fn rows_decode_to_the_bits_they_had() {
             }
         }
     }
+}
+
+/// The words, without the half of the last scale that belongs to no block.
+fn kept(format: WeightFormat, n_values: usize, quants: Vec<u32>, mut scales: Vec<u32>) -> (Vec<u32>, Vec<u32>) {
+    if format == WeightFormat::Q8
+        && (n_values / BLOCK) % 2 == 1
+        && let Some(last) = scales.last_mut()
+    {
+        *last &= 0xffff;
+    }
+    (quants, scales)
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn factors_have_the_rank_of_what_was_learnt_and_give_it_back() {
 fn an_engine_with_the_adapter_answers_as_merged_weights() {
     let base = base(1);
     let (file, model, heads) = (file(&base), model(), reward_config());
-    let mut engine = Engine::cpu(&file.frame(&base).unwrap()).unwrap();
+    let mut engine = Engine::cpu(&file.frame(base.clone()).unwrap()).unwrap();
     ready(file.apply(&mut engine, None)).unwrap().unwrap();
     let tokenizer = base.tokenizer().unwrap();
     let parts =
@@ -186,7 +186,7 @@ fn a_failed_self_test_leaves_the_engine_as_it_was() {
     let base = base(1);
     let whole = file(&base);
     let mut file = whole.clone();
-    let mut engine = Engine::cpu(&file.frame(&base).unwrap()).unwrap();
+    let mut engine = Engine::cpu(&file.frame(base.clone()).unwrap()).unwrap();
     let prompt = Prompt::from_query("rice");
     let logits = |engine: &mut Engine| ready(engine.greedy(&prompt, 1)).unwrap().unwrap()[0].logits.clone();
     let before = logits(&mut engine);
@@ -236,7 +236,7 @@ fn a_reward_model_may_end_before_its_base() {
     let merged = Checkpoint::decode(&merged.encode().unwrap()).unwrap();
     assert_eq!((merged.manifest.format_version, merged.manifest.reward.as_ref()), (3, Some(&reward_config)));
     let mut whole = Engine::cpu(&merged).unwrap();
-    let mut engine = Engine::cpu(&short.frame(&base).unwrap()).unwrap();
+    let mut engine = Engine::cpu(&short.frame(base.clone()).unwrap()).unwrap();
     ready(short.apply(&mut engine, None)).unwrap().unwrap();
     let (prompt, texts) = (Prompt::from_query("rice"), ["rice cooker".to_owned()]);
     let score = |engine: &mut Engine| ready(engine.score(&prompt, &texts)).unwrap().unwrap()[0];

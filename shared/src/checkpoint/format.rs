@@ -6,6 +6,7 @@ use crate::digest::{hex, sha256, sha256_hex};
 use crate::quant::Matrix;
 use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 const MAGIC: &[u8; 8] = b"BECKON01";
 /// Bytes in front of the header JSON: magic, header length, header hash.
@@ -30,7 +31,7 @@ pub struct Header {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// Where it lies in the file.
-    pub range: std::ops::Range<u64>,
+    pub range: Range<u64>,
     /// Its hash, hex.
     pub sha256: String,
 }
@@ -201,7 +202,7 @@ impl Header {
     }
 
     /// Range of chunk `chunk` in the file; `None` beyond the last.
-    pub fn chunk_range(&self, chunk: usize) -> Option<std::ops::Range<u64>> {
+    pub fn chunk_range(&self, chunk: usize) -> Option<Range<u64>> {
         let start = (chunk as u64).checked_mul(CHUNK_BYTES as u64).filter(|_| chunk < self.n_chunks())?;
         let end = (start + CHUNK_BYTES as u64).min(self.manifest.payload_bytes);
         Some(self.payload_start + start..self.payload_start + end)
@@ -240,27 +241,132 @@ impl Header {
         for (chunk, bytes) in payload.chunks(CHUNK_BYTES).enumerate() {
             self.verify_chunk(chunk, bytes)?;
         }
-        let manifest = self.manifest;
-        // every range lies in the payload: `check_manifest`
-        let slice = |(offset, n_bytes): (u64, u64)| &payload[offset as usize..(offset + n_bytes) as usize];
-        let tokenizer_json = std::str::from_utf8(slice(manifest.tokenizer))
-            .map_err(|e| manifest_error("tokenizer", e.to_string()))?
-            .to_owned();
-        let tokenizer = Tokenizer::from_parts(&tokenizer_json, manifest.prompt_format.as_ref())?;
-        check_tokenizer(&tokenizer, &manifest.model)?;
-        let mut tensors = BTreeMap::new();
-        for entry in &manifest.tensors {
-            let name = entry.name.clone();
-            let (rows, cols) = rows_and_cols(&entry.shape).ok_or_else(|| manifest_error(&*name, "not a matrix"))?;
-            let matrix = Matrix::from_bytes(rows, cols, entry.format, slice((entry.offset, entry.n_bytes)))
-                .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
-            if !matrix.is_finite() {
-                return Err(CheckpointError::NotFinite { name });
-            }
-            tensors.insert(name, matrix);
-        }
-        Ok(Checkpoint { id: self.id, manifest, tokenizer_json, tensors })
+        let mut assembly = self.assembly();
+        payload.chunks(CHUNK_BYTES).try_for_each(|bytes| assembly.push(bytes))?;
+        assembly.finish()
     }
+
+    /// Begins to put the checkpoint together.
+    pub fn assembly(self) -> Assembly {
+        let mut assembly = Assembly {
+            header: self,
+            next: None,
+            start: 0,
+            held: Vec::new(),
+            tokenizer_json: String::new(),
+            tensors: BTreeMap::new(),
+        };
+        assembly.next = assembly.piece_from(0);
+        assembly
+    }
+}
+
+/// A checkpoint that is put together while its payload comes: beside what is finished, no more of the file is held than one tensor
+/// and one chunk.
+#[derive(Debug)]
+pub struct Assembly {
+    header: Header,
+    /// The piece of the payload that is finished next.
+    next: Option<Range<u64>>,
+    /// Where `held` begins in the payload: at or before that piece.
+    start: u64,
+    held: Vec<u8>,
+    tokenizer_json: String,
+    tensors: BTreeMap<String, Matrix>,
+}
+
+impl Assembly {
+    /// Takes the next bytes of the payload, of chunks that [`Header::verify_chunk`] has passed.
+    ///
+    /// # Errors
+    /// More bytes than announced, a tokenizer that is none, weights that are not finite.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let (want, got) = (self.header.manifest.payload_bytes, self.n_taken() + bytes.len() as u64);
+        if got > want {
+            return Err(CheckpointError::TrailingBytes { n_bytes: got - want });
+        }
+        if let Some(piece) = &self.next {
+            // room for the whole piece at once, since a buffer that grows is two for a while
+            let n_held = piece.end.saturating_sub(self.start) as usize + bytes.len();
+            self.held.reserve_exact(n_held.saturating_sub(self.held.len()));
+        }
+        self.held.extend_from_slice(bytes);
+        while let Some(piece) = self.next.take_if(|piece| piece.end <= got) {
+            self.finish_piece(piece.start)?;
+            self.next = self.piece_from(piece.start + 1);
+        }
+        let start = self.next.as_ref().map_or(got, |piece| piece.start.min(got));
+        self.held.drain(..(start - self.start) as usize);
+        self.start = start;
+        Ok(())
+    }
+
+    /// Bytes that memory has for what is not finished.
+    pub fn n_held_bytes(&self) -> usize {
+        self.held.capacity()
+    }
+
+    /// Bytes of the payload that came so far.
+    fn n_taken(&self) -> u64 {
+        self.start + self.held.len() as u64
+    }
+
+    /// What lies in the payload: place, length, and which tensor it is; `None` is the tokenizer.
+    fn pieces(&self) -> impl Iterator<Item = (u64, u64, Option<&TensorEntry>)> {
+        let Manifest { tokenizer: (offset, n_bytes), tensors, .. } = &self.header.manifest;
+        let tensors = tensors.iter().map(|entry| (entry.offset, entry.n_bytes, Some(entry)));
+        tensors.chain([(*offset, *n_bytes, None)])
+    }
+
+    /// The first piece that begins at `from` or behind it.
+    fn piece_from(&self, from: u64) -> Option<Range<u64>> {
+        let behind = self.pieces().filter(|(offset, ..)| *offset >= from);
+        behind.min_by_key(|(offset, ..)| *offset).map(|(offset, n_bytes, _)| offset..offset + n_bytes)
+    }
+
+    /// Takes what lies at `offset` out of what is held; several tensors may share the place.
+    fn finish_piece(&mut self, offset: u64) -> Result<(), CheckpointError> {
+        let first = (offset - self.start) as usize;
+        let (mut tokenizer_json, mut tensors) = (None, Vec::new());
+        for (_, n_bytes, entry) in self.pieces().filter(|piece| piece.0 == offset) {
+            let bytes = &self.held[first..first + n_bytes as usize];
+            match entry {
+                None => tokenizer_json = Some(self.tokenizer(bytes)?),
+                Some(entry) => tensors.push((entry.name.clone(), matrix(entry, bytes)?)),
+            }
+        }
+        self.tokenizer_json.extend(tokenizer_json);
+        self.tensors.extend(tensors);
+        Ok(())
+    }
+
+    fn tokenizer(&self, bytes: &[u8]) -> Result<String, CheckpointError> {
+        let manifest = &self.header.manifest;
+        let json = std::str::from_utf8(bytes).map_err(|e| manifest_error("tokenizer", e.to_string()))?;
+        check_tokenizer(&Tokenizer::from_parts(json, manifest.prompt_format.as_ref())?, &manifest.model)?;
+        Ok(json.to_owned())
+    }
+
+    /// The checkpoint.
+    ///
+    /// # Errors
+    /// A payload that is not there to its end.
+    pub fn finish(self) -> Result<Checkpoint, CheckpointError> {
+        if self.n_taken() < self.header.manifest.payload_bytes {
+            let got = (self.header.payload_start + self.n_taken()) as usize;
+            return Err(truncated("the payload", self.header.file_bytes(), got));
+        }
+        let Header { id, manifest, .. } = self.header;
+        Ok(Checkpoint { id, manifest, tokenizer_json: self.tokenizer_json, tensors: self.tensors })
+    }
+}
+
+fn matrix(entry: &TensorEntry, bytes: &[u8]) -> Result<Matrix, CheckpointError> {
+    let name = entry.name.clone();
+    let (rows, cols) = rows_and_cols(&entry.shape).ok_or_else(|| manifest_error(&*name, "not a matrix"))?;
+    let matrix = Matrix::from_bytes(rows, cols, entry.format, bytes)
+        .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
+    if matrix.is_finite() { Ok(matrix) } else { Err(CheckpointError::NotFinite { name }) }
 }
 
 /// Hashes of the chunks of a payload that comes in pieces.

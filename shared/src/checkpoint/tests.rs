@@ -141,6 +141,36 @@ fn chunk_by_chunk() {
 }
 
 #[test]
+fn a_checkpoint_is_put_together_while_it_comes() {
+    let model = Preset::Nano.model();
+    let (policy, mut reward) = tensors(&model);
+    // one trunk at the places of both, so that a place is read twice
+    reward.extend(policy.clone());
+    let formats = Formats { policy: BlockFormat::Q8, reward: BlockFormat::Q8 };
+    let checkpoint = Checkpoint::build(parts(&model, &tokenizer()), &policy, &reward, formats).unwrap();
+    let file = checkpoint.encode().unwrap();
+    let header = decode_header(&file).unwrap();
+    let payload = &file[header.payload_start as usize..];
+    let largest = header.manifest.tensors.iter().map(|entry| entry.n_bytes).max().unwrap() as usize;
+    for of_piece in [1_000_003, CHUNK_BYTES] {
+        let mut assembly = header.clone().assembly();
+        for bytes in payload.chunks(of_piece) {
+            assembly.push(bytes).unwrap();
+            assert!(assembly.n_held_bytes() <= largest + of_piece, "{} of {}", assembly.n_held_bytes(), payload.len());
+        }
+        let got = assembly.finish().unwrap();
+        assert_eq!((&got.id, &got.tensors), (&checkpoint.id, &checkpoint.tensors));
+        assert_eq!(got.tokenizer_json, checkpoint.tokenizer_json);
+    }
+    let mut short = header.clone().assembly();
+    short.push(&payload[..payload.len() - 1]).unwrap();
+    assert!(matches!(short.finish().unwrap_err(), CheckpointError::Truncated { .. }));
+    let mut long = header.assembly();
+    long.push(payload).unwrap();
+    assert!(matches!(long.push(&[0]).unwrap_err(), CheckpointError::TrailingBytes { n_bytes: 1 }));
+}
+
+#[test]
 fn every_truncation_is_refused() {
     let file = build(&Preset::Tiny.model()).encode().unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(3);

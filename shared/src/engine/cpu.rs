@@ -4,9 +4,8 @@
 //! panels and multiply them with activations in 8 bits, see [`beckon_shaders::kernels::matmul_int8`]. Dimension
 //! key: `R` rows of a pass, `S` cache slots, `D`, `H`, `G`, `K`, `F`, `V` as in [`crate::config`].
 
-mod linear;
-
 use super::adapter::{SideLayer, SidePath};
+use super::linear::{Linear, Products, add, replace};
 use super::parallel::Parallel;
 use super::plan::{PassRows, Placement, Plan};
 use super::weights::Weights;
@@ -20,7 +19,6 @@ use beckon_shaders::kernels::rms_norm::{RmsNormParams, rms_norm};
 use beckon_shaders::kernels::rope_append::{RopeAppendParams, rope_append};
 use beckon_shaders::kernels::silu_mul::{SiluMulParams, silu_mul};
 use beckon_shaders::{KernelPath, WeightView};
-use linear::{Linear, Products, add, replace};
 use std::sync::Arc;
 
 /// The networks on the CPU. A clone shares the weights and has its own cache.
@@ -110,6 +108,16 @@ impl CpuExecutor {
         if let Some(network) = &mut self.reward {
             network.sides = Arc::new(reward.unwrap_or_default());
         }
+    }
+
+    /// Weights of policy and reward trunk.
+    pub(super) fn weights(&self) -> (&Weights<Linear>, Option<&Weights<Linear>>) {
+        (&self.policy.weights, self.reward.as_ref().map(|network| &*network.weights))
+    }
+
+    /// As [`super::Engine::set_exact`].
+    pub(super) fn set_exact(&mut self, exact: bool) {
+        self.scratch.products.exact = exact;
     }
 
     /// Which arithmetic and instructions it computes with.

@@ -78,6 +78,9 @@ pub enum EngineError {
     /// The engine was made from a policy alone.
     #[error("this engine has no reward model")]
     NoReward,
+    /// An engine whose weights are on a GPU alone.
+    #[error("this engine runs on a GPU: make the other one from the engine on the CPU, or from the checkpoint")]
+    NoWeights,
     /// NaN or infinity.
     #[error("{what} is not finite")]
     NotFinite {

@@ -13,6 +13,7 @@ mod variants;
 use super::adapter::SideLayer;
 use super::forward::Pass;
 use super::heads::Heads;
+use super::linear::Linear;
 use super::plan::PassRows;
 use super::weights::Weights;
 use super::{EngineError, Limits, Network, Output, Row};
@@ -85,8 +86,8 @@ impl GpuExecutor {
         gpu: &GpuContext,
         config: &ModelConfig,
         limits: Limits,
-        policy: &Weights,
-        reward: Option<(&Weights, &Heads)>,
+        policy: &Weights<Linear>,
+        reward: Option<(&Weights<Linear>, &Heads)>,
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
         let upload = |weights| Uploaded::new(gpu, config, &limits, weights);

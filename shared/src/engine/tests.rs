@@ -438,6 +438,20 @@ mod on_a_gpu {
 
     #[test]
     #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+    fn weights_come_from_a_checkpoint_or_from_the_cpu() {
+        let context = gpu();
+        for format in [BlockFormat::F32, BlockFormat::Q8, BlockFormat::Q4] {
+            let checkpoint = checkpoint(format);
+            let limits = Limits { kernel_path: KernelPath::fastest(), ..Limits::of(&checkpoint.manifest.model) };
+            let cpu = Engine::cpu_of(checkpoint.clone(), limits).unwrap();
+            let (mut a, mut b) = (now(Engine::gpu(&checkpoint, &context)), now(cpu.gpu_beside(&context)));
+            assert_eq!(suggest(&mut a, &request(9, 3)), suggest(&mut b, &request(9, 3)), "{format:?}");
+            assert!(matches!(now_err(b.gpu_beside(&context)), EngineError::NoWeights));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan adapter (lavapipe will do)"]
     fn a_wrong_kernel_is_noticed() {
         let (context, checkpoint) = (gpu(), checkpoint(BlockFormat::Q8));
         let mut right = Engine::cpu(&checkpoint).unwrap();

@@ -120,7 +120,7 @@ impl Host {
             && let Some(base) = self.base(&over.base, progress).await
         {
             let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
-            let checkpoint = file.frame(&base).map_err(|e| e.to_string())?;
+            let checkpoint = file.frame(base).map_err(|e| e.to_string())?;
             return Ok(Files { checkpoint, adapter: Some(file), n_bytes, n_file_bytes: None, notice });
         }
         let on_share = |share| progress.share(LoadStep::Download, Some(share));
@@ -148,27 +148,34 @@ impl Host {
     ) -> Result<Hosted, String> {
         let Files { checkpoint, adapter, notice, .. } = files;
         progress.at(LoadStep::Compile).await;
-        let mut cpu = cpu_engine(&checkpoint)?;
-        if let Some(adapter) = &adapter {
-            adapter.apply(&mut cpu, None).await.map_err(|e| e.to_string())?;
-        }
+        let (n_params, max_seq_len) = (checkpoint.manifest.model.n_params(), checkpoint.manifest.model.max_seq_len);
+        let unkept = (adapter.is_none() && notice.is_some()).then(|| checkpoint.clone());
+        let mut cpu = cpu_engine(checkpoint)?;
         let mut hosted_gpu = None;
         let mut self_test = None;
         let mut measured = Vec::new();
-        let (executor, why) = if choice == ExecutorChoice::Cpu {
-            (ExecutorKind::Cpu, "you chose the CPU".to_owned())
-        } else {
-            match self.tested_gpu(&checkpoint, adapter.as_ref(), progress, &mut self_test).await {
-                Err(why) => (ExecutorKind::Cpu, why),
-                Ok(gpu) => {
-                    let gpu = hosted_gpu.insert(gpu);
-                    if choice == ExecutorChoice::Gpu {
-                        (ExecutorKind::Gpu, "you chose the GPU, and it passed the self-test".to_owned())
-                    } else {
-                        progress.at(LoadStep::Measure).await;
-                        measured = measure(&mut cpu, gpu).await?;
-                        faster(&measured)
-                    }
+        let mut tested = match choice {
+            ExecutorChoice::Cpu => Err("you chose the CPU".to_owned()),
+            _ => self.tested_gpu(&mut cpu, progress, &mut self_test).await,
+        };
+        if let Some(adapter) = &adapter {
+            adapter.apply(&mut cpu, None).await.map_err(|e| e.to_string())?;
+            if let Ok(gpu) = &mut tested
+                && let Err(error) = adapter.apply(gpu, None).await
+            {
+                tested = Err(format!("the GPU refused the adapter: {error}"));
+            }
+        }
+        let (executor, why) = match tested {
+            Err(why) => (ExecutorKind::Cpu, why),
+            Ok(gpu) => {
+                let gpu = hosted_gpu.insert(gpu);
+                if choice == ExecutorChoice::Gpu {
+                    (ExecutorKind::Gpu, "you chose the GPU, and it passed the self-test".to_owned())
+                } else {
+                    progress.at(LoadStep::Measure).await;
+                    measured = measure(&mut cpu, gpu).await?;
+                    faster(&measured)
                 }
             }
         };
@@ -176,8 +183,8 @@ impl Host {
             hosted_gpu = None;
         }
         let loaded = Loaded {
-            n_params: checkpoint.manifest.model.n_params(),
-            max_seq_len: checkpoint.manifest.model.max_seq_len,
+            n_params,
+            max_seq_len,
             adapter: hosted_gpu.as_ref().unwrap_or(&cpu).executor().device_name(),
             checkpoint: info,
             executor,
@@ -191,7 +198,6 @@ impl Host {
             load_secs: 0.0,
             notice: None,
         };
-        let unkept = (adapter.is_none() && notice.is_some()).then_some(checkpoint);
         Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter, unkept })
     }
 }

@@ -121,7 +121,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
 fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
     let (adapter, _) = read(&args.adapter)?;
     let base = open(&args.base, args.data_dir.as_deref())?;
-    let mut engine = Engine::cpu(&adapter.frame(&base)?)?;
+    let mut engine = Engine::cpu(&adapter.frame(base.clone())?)?;
     ready(adapter.apply(&mut engine, None)).context("the engine waits for a device")??;
     let (policy, reward) = (adapter.merged(&base, "policy")?, adapter.merged(&base, "reward")?);
     let parts = Parts {

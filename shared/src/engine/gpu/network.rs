@@ -5,12 +5,13 @@
 
 mod side;
 
+use super::super::linear::Linear;
 use super::super::plan::Plan;
 use super::super::weights::{Layer, Part, Weights, view};
 use super::Buffers;
 use crate::config::ModelConfig;
 use crate::engine::Limits;
-use beckon_shaders::{GpuContext, Kernel, Kernels, PackedWeight, Product, WeightFormat, WeightView};
+use beckon_shaders::{GpuContext, Kernel, Kernels, PackedWeight, Product, WeightFormat};
 use wgpu::{BindGroup, Buffer};
 
 pub(super) use side::{BoundPath, GpuSide};
@@ -46,21 +47,21 @@ struct UploadedLayer {
 }
 
 impl Uploaded {
-    /// Packs and uploads; creates the cache.
-    pub fn new(gpu: &GpuContext, config: &ModelConfig, limits: &Limits, weights: &Weights) -> Self {
+    /// Packs and uploads, a product's matrices at a time; creates the cache.
+    pub fn new(gpu: &GpuContext, config: &ModelConfig, limits: &Limits, weights: &Weights<Linear>) -> Self {
         let n_cached = Plan::n_slots(limits) * config.n_kv_heads * config.head_dim;
-        let layer = |layer: &Layer| UploadedLayer {
+        let layer = |layer: &Layer<Linear>| UploadedLayer {
             attention_norm: gpu.storage_with("norm", &layer.attention_norm),
             qkv: stacked(gpu, &layer.qkv),
-            output: uploaded(gpu, &[view(&layer.output)]),
+            output: uploaded(gpu, &[&layer.output]),
             mlp_norm: gpu.storage_with("norm", &layer.mlp_norm),
             gate_up: stacked(gpu, &layer.gate_up),
-            down: uploaded(gpu, &[view(&layer.down)]),
+            down: uploaded(gpu, &[&layer.down]),
             keys: gpu.storage("keys", n_cached),
             values: gpu.storage("values", n_cached),
         };
         Self {
-            embedding: uploaded(gpu, &[view(&weights.embedding)]),
+            embedding: uploaded(gpu, &[&weights.embedding]),
             layers: weights.layers.iter().map(layer).collect(),
             norm: gpu.storage_with("norm", &weights.norm),
         }
@@ -106,12 +107,13 @@ impl UploadedLayer {
     }
 }
 
-fn stacked(gpu: &GpuContext, parts: &[Part]) -> GpuMatrix {
-    uploaded(gpu, &parts.iter().map(|part| view(&part.matrix)).collect::<Vec<_>>())
+fn stacked(gpu: &GpuContext, parts: &[Part<Linear>]) -> GpuMatrix {
+    uploaded(gpu, &parts.iter().map(|part| &part.matrix).collect::<Vec<_>>())
 }
 
-fn uploaded(gpu: &GpuContext, parts: &[WeightView]) -> GpuMatrix {
-    let packed = PackedWeight::stacked(parts);
+fn uploaded(gpu: &GpuContext, parts: &[&Linear]) -> GpuMatrix {
+    let parts: Vec<_> = parts.iter().map(|part| part.row_major()).collect();
+    let packed = PackedWeight::stacked(&parts.iter().map(|part| view(part)).collect::<Vec<_>>());
     GpuMatrix {
         format: packed.format,
         rows: packed.rows as u32,

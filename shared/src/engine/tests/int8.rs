@@ -65,6 +65,22 @@ fn every_path_writes_and_scores_the_same_bits() {
 }
 
 #[test]
+fn exact_is_f32_to_the_bit_and_ends() {
+    for format in [BlockFormat::Q8, BlockFormat::Q4] {
+        let (mut exact, path) = (on_path(format, KernelPath::F32), KernelPath::fastest());
+        let mut engine = Engine::cpu_of(checkpoint(format), limits(path)).unwrap();
+        let fast = suggest(&mut engine, &request(9, 3));
+        assert_eq!(fast, suggest(&mut on_path(format, path), &request(9, 3)), "taken apart or not");
+        engine.set_exact(true);
+        let got = suggest(&mut engine, &request(9, 3));
+        assert_eq!(got, suggest(&mut exact, &request(9, 3)), "{format:?}");
+        assert_ne!(got, fast, "{format:?}: 8 bits were used before");
+        engine.set_exact(false);
+        assert_eq!(suggest(&mut engine, &request(9, 3)), fast, "{format:?}");
+    }
+}
+
+#[test]
 fn threads_change_nothing() {
     for path in [KernelPath::F32, KernelPath::fastest()] {
         let want = suggest(&mut on_path(BlockFormat::Q4, path), &request(9, 3));

@@ -1,13 +1,14 @@
-//! A matrix as the CPU executor multiplies with it: plain or in blocks with f32 activations, or in panels with
-//! activations in 8 bits.
+//! A matrix as memory holds it, once for all that need it: plain or in blocks with f32 activations, or in panels with
+//! activations in 8 bits. The CPU executor multiplies with it, the GPU's is uploaded from it.
 
-use crate::engine::parallel::Parallel;
-use crate::engine::weights::{Part, view};
+use super::parallel::Parallel;
+use super::weights::{Part, view};
 use crate::quant::{BlockFormat, Matrix};
 use beckon_shaders::kernels::embed::{EmbedParams, embed};
 use beckon_shaders::kernels::matmul::{MatmulParams, matmul};
 use beckon_shaders::kernels::matmul_int8::{Int8, Int8Rows, Placing, matmul_int8, place};
-use beckon_shaders::{KernelPath, OUTPUTS, Panels};
+use beckon_shaders::{KernelPath, OUTPUTS, Panels, WeightFormat};
+use std::borrow::Cow;
 
 /// Pieces that a product is cut into for each thread, so that a slow thread holds nobody up for long.
 const PIECES_PER_THREAD: usize = 4;
@@ -21,9 +22,11 @@ pub(super) enum Linear {
     Int8(Int8, Panels),
 }
 
-/// Room for a product, kept from one to the next.
+/// How products are made, and room for them, kept from one to the next.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Products {
+    /// Panels are multiplied as blocks are, with f32 activations.
+    pub exact: bool,
     rows: Int8Rows,
     /// `[panels, R, 16]`.
     by_panel: Vec<f32>,
@@ -61,22 +64,23 @@ impl Linear {
         }
     }
 
+    /// The matrix row by row, as a checkpoint has it.
+    pub fn row_major(&self) -> Cow<'_, Matrix> {
+        match self {
+            Self::F32(matrix) => Cow::Borrowed(matrix),
+            Self::Int8(_, panels) => {
+                let format = if panels.format() == WeightFormat::Q4 { BlockFormat::Q4 } else { BlockFormat::Q8 };
+                let (quants, scales) = panels.row_major();
+                Cow::Owned(Matrix { rows: panels.rows(), cols: panels.cols(), format, quants, scales })
+            }
+        }
+    }
+
     /// Products of x `[R, C]` with the matrix to where `to` says.
     pub fn multiply(&self, x: &[f32], to: &Placing, out: &mut [f32], room: &mut Products, threads: &dyn Parallel) {
+        let Products { exact, rows, by_panel } = room;
         match self {
-            Self::F32(matrix) => {
-                let params = MatmulParams {
-                    n_rows: to.n_rows as u32,
-                    cols: matrix.cols as u32,
-                    n_outputs: matrix.rows as u32,
-                    out_stride: to.stride as u32,
-                    out_offset: to.offset as u32,
-                    accumulate: u32::from(to.accumulate),
-                };
-                matmul(&params, &view(matrix), x, out);
-            }
-            Self::Int8(int8, panels) => {
-                let Products { rows, by_panel } = room;
+            Self::Int8(int8, panels) if !*exact => {
                 rows.quantize(*int8, panels.format(), (to.n_rows, panels.cols()), x);
                 let (n_panels, of_panel) = (panels.n_panels(), to.n_rows * OUTPUTS);
                 by_panel.resize(n_panels * of_panel, 0.0);
@@ -87,6 +91,18 @@ impl Linear {
                     matmul_int8(*int8, panels, first..(first + of_piece).min(n_panels), rows, out);
                 });
                 place(to, by_panel, out);
+            }
+            _ => {
+                let matrix = self.row_major();
+                let params = MatmulParams {
+                    n_rows: to.n_rows as u32,
+                    cols: matrix.cols as u32,
+                    n_outputs: matrix.rows as u32,
+                    out_stride: to.stride as u32,
+                    out_offset: to.offset as u32,
+                    accumulate: u32::from(to.accumulate),
+                };
+                matmul(&params, &view(&matrix), x, out);
             }
         }
     }
