@@ -77,25 +77,21 @@ impl Panels {
     }
 
     /// Quants and scales in the order that [`Panels::pack`] was given, word for word.
+    #[cold]
     pub fn row_major(&self) -> (Vec<u32>, Vec<u32>) {
         let n_blocks = self.cols / BLOCK;
         let (n_quants, n_scales) = (self.lines_of_block() * n_blocks, self.scale_lines());
         let mut quants = Vec::with_capacity(self.rows * n_quants);
         let mut scales = vec![0; self.format.words(self.rows * self.cols).1];
+        // scales of a word: a block's scale and minimum, or the scales of two blocks
+        let (of_word, bits) = if self.format == WeightFormat::Q4 { (1, u32::MAX) } else { (2, 0xffff) };
         for row in 0..self.rows {
             let (panel, output) = (row / OUTPUTS, row % OUTPUTS);
-            let lines = &self.quants[panel * n_quants..(panel + 1) * n_quants];
-            quants.extend(lines.iter().map(|line| line.0[output]));
-            let lines = &self.scales[panel * n_scales..(panel + 1) * n_scales];
+            quants.extend(self.quants[panel * n_quants..][..n_quants].iter().map(|line| line.0[output]));
             for block in 0..n_blocks {
-                let to = row * n_blocks + block;
-                match self.format {
-                    WeightFormat::Q4 => scales[to] = lines[block].0[output],
-                    _ => {
-                        let half = lines[block / 2].0[output] >> (16 * (block % 2)) & 0xffff;
-                        scales[to / 2] |= half << (16 * (to % 2));
-                    }
-                }
+                let (line, to) = (panel * n_scales + block / of_word, row * n_blocks + block);
+                let scale = self.scales[line].0[output] >> (16 * (block % of_word)) & bits;
+                scales[to / of_word] |= scale << (16 * (to % of_word));
             }
         }
         (quants, scales)

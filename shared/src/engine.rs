@@ -30,6 +30,7 @@ use heads::Heads;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 pub use adapter::{Adapter, LowRank};
 pub use beckon_shaders::{GpuContext, GpuError, KernelPath, Variant};
@@ -129,7 +130,7 @@ pub struct GreedyStep {
 pub struct Engine {
     config: ModelConfig,
     limits: Limits,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     executor: Executor,
     heads: Option<Heads>,
     /// Heads of an adapter, in place of [`Engine::heads`].

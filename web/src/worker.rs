@@ -45,8 +45,6 @@ struct Hosted {
     gpu: Option<Engine>,
     /// What lies over the weights, which are then the base's.
     adapter: Option<AdapterFile>,
-    /// The checkpoint itself, where the browser keeps nothing: adapters may come that lie over it.
-    unkept: Option<Checkpoint>,
 }
 
 /// What is to be loaded.

@@ -125,7 +125,7 @@ impl Engine {
         Ok(Self {
             config: config.clone(),
             limits,
-            tokenizer: tokenizer.clone(),
+            tokenizer: Arc::new(tokenizer.clone()),
             executor,
             heads: None,
             adapted_heads: None,
@@ -151,14 +151,14 @@ struct Parts {
     config: ModelConfig,
     policy: Weights,
     reward: Option<(Weights, Heads)>,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
 }
 
 impl Parts {
     fn of(mut checkpoint: Checkpoint) -> Result<Self, EngineError> {
         let config = checkpoint.manifest.model.clone();
         config.validate()?;
-        let tokenizer = checkpoint.tokenizer()?;
+        let tokenizer = Arc::new(checkpoint.tokenizer()?);
         let mut take = |name: String| -> Result<Matrix, EngineError> {
             checkpoint.tensors.remove(&name).ok_or(EngineError::MissingTensor { name })
         };

@@ -117,7 +117,7 @@ impl Host {
             return files_of_gguf(gguf, order.file.as_ref(), progress).await;
         }
         if let Some(over) = &order.over
-            && let Some(base) = self.base(&over.base, progress).await
+            && let Some(base) = Self::base(&over.base, progress).await
         {
             let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
             let checkpoint = file.frame(base).map_err(|e| e.to_string())?;
@@ -128,12 +128,8 @@ impl Host {
         Ok(Files { checkpoint: file, adapter: None, n_bytes, n_file_bytes: None, notice })
     }
 
-    /// A base that needs no server: in memory or kept by the browser.
-    async fn base(&self, info: &CheckpointInfo, progress: &Progress<'_>) -> Option<Checkpoint> {
-        let mut unkept = self.sides.iter().flatten().filter_map(|hosted| hosted.unkept.as_ref());
-        if let Some(held) = unkept.find(|checkpoint| checkpoint.id == info.id) {
-            return Some(held.clone());
-        }
+    /// A base that needs no server, because the browser keeps it.
+    async fn base(info: &CheckpointInfo, progress: &Progress<'_>) -> Option<Checkpoint> {
         let on_share = |share| progress.share(LoadStep::Download, Some(share));
         fetch::kept_checkpoint(info, &on_share).await
     }
@@ -146,10 +142,9 @@ impl Host {
         choice: ExecutorChoice,
         progress: &Progress<'_>,
     ) -> Result<Hosted, String> {
-        let Files { checkpoint, adapter, notice, .. } = files;
+        let Files { checkpoint, adapter, .. } = files;
         progress.at(LoadStep::Compile).await;
         let (n_params, max_seq_len) = (checkpoint.manifest.model.n_params(), checkpoint.manifest.model.max_seq_len);
-        let unkept = (adapter.is_none() && notice.is_some()).then(|| checkpoint.clone());
         let mut cpu = cpu_engine(checkpoint)?;
         let mut hosted_gpu = None;
         let mut self_test = None;
@@ -198,7 +193,7 @@ impl Host {
             load_secs: 0.0,
             notice: None,
         };
-        Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter, unkept })
+        Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter })
     }
 }
 
