@@ -70,7 +70,9 @@ impl Terminal {
     }
 
     fn enter(&mut self, stage: Stage, step: usize, n_steps: usize) -> &mut Bar {
-        if self.stage.as_ref().is_none_or(|(current, _)| *current != stage) {
+        // a stage that begins anew, with its baseline or after a rollback, has a bar of its own
+        let goes_on = |(current, bar): &(Stage, Bar)| *current == stage && step as u64 >= bar.bar.position();
+        if !self.stage.as_ref().is_some_and(goes_on) {
             self.finish();
             let bar = self.bars.add(ProgressBar::new(n_steps as u64));
             let style = ProgressStyle::with_template("{prefix:6} {bar:30} {pos:>6}/{len:<6} ETA {eta:>4}  {msg}");

@@ -161,7 +161,7 @@ fn bytes_stand_in_planes_and_a_file_of_version_1_is_read() {
 #[test]
 fn another_base_is_refused() {
     let file = file(&base(1));
-    let error = file.frame(&base(2)).unwrap_err();
+    let error = file.frame(base(2)).unwrap_err();
     assert!(matches!(error, AdapterError::OtherBase { .. }), "{error}");
     assert!(error.to_string().contains(&base(1).id) && error.to_string().contains(&base(2).id));
 }

@@ -6,14 +6,16 @@ mod int8;
 mod variants;
 
 use super::*;
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::{Formats, Lineage, Parts, PolicyParts, RewardConfig};
 use crate::config::{reward_head_names, tensor_names};
 use crate::metrics::assert_close;
 use crate::prompt::{Role, Turn};
-use crate::quant::BlockFormat;
+use crate::quant::{BlockFormat, Matrix};
 use crate::tensor::DenseTensor;
+use crate::tensor::TensorMap;
 use crate::tokenizer::END;
-use beckon_shaders::assert_all_close;
+use beckon_shaders::{KernelSpec, assert_all_close};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
