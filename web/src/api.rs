@@ -1,17 +1,17 @@
 //! The server's REST interface, typed.
 
 use crate::platform::http::{self, Body, NetworkError};
+use crate::platform::spawn;
 use beckon_shared::click::Sourced;
 use beckon_shared::control::command::Command;
-use beckon_shared::control::experiment::harvest::HarvestOutcome;
 use beckon_shared::control::experiment::{ExperimentStatus, Results};
-use beckon_shared::control::registry::{Lineage, RegistryEntry, TagState};
+use beckon_shared::control::registry::{RegistryEntry, TagState};
 use beckon_shared::control::{
     CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunConfig, RunStatus,
 };
 use beckon_shared::json;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// Why a call gave no result.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -52,7 +52,7 @@ pub async fn import(format: &str, name: &str, body: Body) -> Result<ImportOutcom
     {
         return Ok(outcome);
     }
-    parsed("import", answer)
+    typed(&url, understood(&url, answer)?)
 }
 
 /// `GET /api/runs`.
@@ -60,9 +60,11 @@ pub async fn runs() -> Result<Vec<RunStatus>, ApiError> {
     get("/api/runs").await
 }
 
-/// `POST /api/runs`.
-pub async fn start_run(config: &RunConfig) -> Result<RunStatus, ApiError> {
-    post("/api/runs", config).await
+/// `POST /api/runs`; a draft waits until it is started.
+pub async fn create_run(config: &RunConfig, draft: bool) -> Result<RunStatus, ApiError> {
+    // to a value, as the form does: code that writes a type is generated once for every kind of output
+    let config = serde_json::to_value(config).unwrap_or_default();
+    command(&Command::CreateRun { config, draft }).await
 }
 
 /// `POST /api/runs/{id}/{command}`.
@@ -72,22 +74,19 @@ pub async fn command_run(id: &str, action: RunCommand) -> Result<RunStatus, ApiE
 
 /// Sends a command; the answer is the resulting state.
 pub async fn command<T: DeserializeOwned>(command: &Command) -> Result<T, ApiError> {
+    typed("a command", order(command).await?)
+}
+
+/// Sends a command whose answer is not looked at as a type.
+pub async fn order(command: &Command) -> Result<Answered, ApiError> {
     let call = command.call();
     let body = call.body.map_or(Body::None, |body| Body::Json(body.to_string()));
-    let answer = http::send(call.method, &call.path, body).await?;
-    // nothing to read is `null`
-    let text = if answer.text.is_empty() { "null".to_owned() } else { answer.text };
-    parsed(&call.path, http::Answer { text, ..answer })
+    ask(call.method, &call.path, body).await
 }
 
 /// `GET /api/registry`, newest first.
 pub async fn registry() -> Result<Vec<RegistryEntry>, ApiError> {
     get("/api/registry").await
-}
-
-/// `GET /api/lineage`.
-pub async fn lineage() -> Result<Lineage, ApiError> {
-    get("/api/lineage").await
 }
 
 /// `GET /api/experiments`, newest first.
@@ -100,22 +99,9 @@ pub async fn results(id: &str) -> Result<Results, ApiError> {
     get(&format!("/api/experiments/{}/results", http::encoded(id))).await
 }
 
-/// `POST /api/experiments/{id}/harvest`.
-pub async fn harvest(id: &str) -> Result<HarvestOutcome, ApiError> {
-    let url = format!("/api/experiments/{}/harvest", http::encoded(id));
-    parsed(&url, http::send("POST", &url, Body::None).await?)
-}
-
 /// `GET /api/tags`.
 pub async fn tags() -> Result<Vec<TagState>, ApiError> {
     get("/api/tags").await
-}
-
-/// `POST /api/experiments/{id}/key`: a new ingest key.
-pub async fn new_key(id: &str) -> Result<String, ApiError> {
-    let url = format!("/api/experiments/{}/key", http::encoded(id));
-    let answer: serde_json::Value = parsed(&url, http::send("POST", &url, Body::None).await?)?;
-    Ok(answer["key"].as_str().unwrap_or_default().to_owned())
 }
 
 /// `GET /api/runs/{id}/metrics`.
@@ -148,23 +134,54 @@ pub const SCHEMA_URL: &str = "/api/log/schema";
 /// Address of the events.
 pub const EVENTS_URL: &str = "/api/events";
 
-async fn get<T: DeserializeOwned>(url: &str) -> Result<T, ApiError> {
-    parsed(url, http::send("GET", url, Body::None).await?)
+/// An answer that is no refusal.
+#[derive(Debug)]
+pub struct Answered {
+    /// What it says; `null` where it says nothing.
+    pub value: Value,
+    /// Where the list that it is goes on.
+    pub next: Option<String>,
 }
 
-async fn post<T: DeserializeOwned>(url: &str, body: &impl Serialize) -> Result<T, ApiError> {
-    let text = serde_json::to_string(body)
-        .map_err(|e| ApiError::NotUnderstood { call: url.to_owned(), reason: e.to_string() })?;
-    parsed(url, http::send("POST", url, Body::Json(text)).await?)
+/// Any call, its answer as it came.
+///
+/// # Errors
+/// No answer, a refusal with its reason, or no JSON.
+pub async fn ask(method: &str, url: &str, body: Body) -> Result<Answered, ApiError> {
+    understood(url, http::send(method, url, body).await?)
 }
 
-fn parsed<T: DeserializeOwned>(call: &str, answer: http::Answer) -> Result<T, ApiError> {
-    if (200..300).contains(&answer.status) {
-        return json::parse(&answer.text)
-            .map_err(|e| ApiError::NotUnderstood { call: call.to_owned(), reason: e.to_string() });
+/// Any call; `then` takes the answer, or why there is none. One future for all that is asked once and only shown.
+pub fn call(method: &'static str, url: String, body: Body, then: impl FnOnce(Result<Answered, String>) + 'static) {
+    let then: Box<dyn FnOnce(Result<Answered, String>)> = Box::new(then);
+    spawn_call(method, url, body, then);
+}
+
+fn spawn_call(method: &'static str, url: String, body: Body, then: Box<dyn FnOnce(Result<Answered, String>)>) {
+    spawn(async move { then(ask(method, &url, body).await.map_err(|error| error.to_string())) });
+}
+
+fn understood(url: &str, answer: http::Answer) -> Result<Answered, ApiError> {
+    let http::Answer { status, text, next } = answer;
+    let is_ok = (200..300).contains(&status);
+    let value = if text.is_empty() && is_ok { Ok(Value::Null) } else { serde_json::from_str(&text) };
+    match value {
+        Ok(value) if is_ok => Ok(Answered { value, next }),
+        Ok(value) => {
+            Err(json::from_value(value).map_or_else(|_| strange(url, format!("status {status}")), ApiError::Refused))
+        }
+        Err(error) => Err(strange(url, if is_ok { error.to_string() } else { format!("status {status}") })),
     }
-    Err(json::parse(&answer.text).map_or_else(
-        |_| ApiError::NotUnderstood { call: call.to_owned(), reason: format!("status {}", answer.status) },
-        ApiError::Refused,
-    ))
+}
+
+fn strange(url: &str, reason: String) -> ApiError {
+    ApiError::NotUnderstood { call: url.to_owned(), reason }
+}
+
+fn typed<T: DeserializeOwned>(url: &str, answer: Answered) -> Result<T, ApiError> {
+    json::from_value(answer.value).map_err(|error| strange(url, error.to_string()))
+}
+
+async fn get<T: DeserializeOwned>(url: &str) -> Result<T, ApiError> {
+    typed(url, ask("GET", url, Body::None).await?)
 }

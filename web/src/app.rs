@@ -2,22 +2,26 @@
 //! share. Addresses are those of [`Route`].
 //!
 //! Attributes `data-testid` that the browser test relies on:
-//! - shell: `nav-data`, `nav-train`, `nav-checkpoints`, `nav-preview`, `nav-experiments`, `connection` (`data-state` = `connecting` | `open` | `lost`),
+//! - shell: `nav-data`, `nav-train`, `nav-checkpoints`, `nav-preview`, `nav-experiments`, `nav-server`, `connection` (`data-state` = `connecting` | `open` | `lost`),
 //!   `announcer` (live region), `run-badge`
 //! - Data: `data-page`, `n-records`, `n-impressions`, `simulated-badge`, `slot-chart`, `slot-row`, `sources`,
 //!   `import-form`, `import-format`, `import-file`, `import-text`, `import-paste`, `import-result`
 //!   (`data-accepted`, `data-duplicates`, `data-rejected`), `import-error`, `reject-row`, `records`, `record-row`,
 //!   `records-next`, `records-previous`, `empty-log`
-//! - Train: `train-page`, `run-form`, `run-preset`, `run-seed`, `run-name`, `run-device`, `run-start`, `run-error`,
+//! - Train: `train-page`, `run-form`, `run-preset`, `run-seed`, `run-name`, `run-device`, `run-start`, `run-draft`, `run-error`,
 //!   `run-settings`, `run-tune`, `run-list`, `run-row` (`data-run`, `data-state`), `run-detail` (`data-run`, `data-state`,
 //!   `data-stage`, `data-step`), `stage` (`data-stage`, `data-state`), `run-progress`, `run-eta`, `run-pause`, `run-resume`,
 //!   `run-cancel`, `run-delete`, `figure` (`data-stage`, `data-name`), `run-failure`, `run-report`, `run-preview`, `chart` (`data-stage`, `data-name`, `data-points`, `data-last`)
 //! - Checkpoints: `checkpoints-page`, `checkpoint-row` (`data-checkpoint`, `data-tags`), `checkpoint-promote`, `production`,
 //!   `checkpoint-note`, `checkpoint-tag`, `checkpoint-delete`, `roll-back`, `lineage`, `checkpoints-error`, `checkpoints-said`
-//! - Experiments: `experiments-page`, `experiment-form`, `experiment-create`, `experiment-row` (`data-experiment`,
-//!   `data-state`), `experiment-start`, `experiment-stop`, `experiment-kill`, `experiment-decide`, `experiment-key`,
+//! - Experiments: `experiments-page`, `experiment-form`, `experiment-name`, `experiment-control`, `experiment-treatment`,
+//!   `experiment-origin`, `experiment-json`, `experiment-follow`, `experiment-refused`, `experiment-create`, `plan-base-rate`,
+//!   `plan-lift`, … (see `plan.rs`), `plan-ask`, `plan-answer`, `plan-error`, `experiment-row` (`data-experiment`,
+//!   `data-state`), `experiment-settings`, `experiment-delete`, `experiment-start`, `experiment-stop`, `experiment-kill`, `experiment-decide`, `experiment-key`,
 //!   `experiment-harvest`, `harvest-outcome`, `results` (`data-exposures`, `data-clicks`), `sample-ratio` (`data-state`),
 //!   `comparison`, `verdict`, `experiments-error`
+//! - Server: `server-page`, `sign-out`, `server-refused`, `tokens`, `tokens-failed`, `token-name`, `token-role`, `token-days`, `token-make`,
+//!   `token-made`, `token-remove`, `audit-lines`, `audit-failed`, `audit-again`, `audit-older`
 //! - Preview: `preview-page`, `turn` (`data-role`), `turn-text`, `add-user`, `add-assistant`, `sample-prompt`, `suggest`,
 //!   `setting-candidates`, `setting-shown`, `setting-temperature`, `setting-top-p`, `setting-seed`, `setting-tokens`,
 //!   `setting-executor`, `compare`, `column` (`data-side`), `checkpoint-pick`, `gguf-file`, `load-progress`, `engine-status`
@@ -31,6 +35,7 @@ use crate::live::{Connection, Live, stage_progress, stage_share};
 use crate::page::checkpoints::CheckpointsPage;
 use crate::page::experiments::ExperimentsPage;
 use crate::page::preview::conversation::Conversation;
+use crate::page::server::server_page;
 use crate::page::{data::DataPage, preview::PreviewPage, train::TrainPage};
 use crate::platform::dom;
 use crate::route::Route;
@@ -80,9 +85,10 @@ pub fn App() -> impl IntoView {
                 </svg>
                 "Beckon"
             </a>
-            <Steps page=page/>
+            {steps(page)}
             <RunBadge/>
             <ConnectionBadge/>
+            {page_link(&Route::Server, "nav-server", page)}
         </header>
         <main>
             {move || match page.get() {
@@ -90,6 +96,7 @@ pub fn App() -> impl IntoView {
                 "Checkpoints" => view! { <CheckpointsPage/> }.into_any(),
                 "Preview" => view! { <PreviewPage/> }.into_any(),
                 "Experiments" => view! { <ExperimentsPage/> }.into_any(),
+                "Server" => server_page(),
                 _ => view! { <DataPage/> }.into_any(),
             }}
         </main>
@@ -97,34 +104,33 @@ pub fn App() -> impl IntoView {
     }
 }
 
+/// A link to a page, marked while it is shown.
+fn page_link(route: &Route, testid: &'static str, page: Memo<&'static str>) -> AnyView {
+    let title = route.title();
+    view! {
+        <a class="page-link" href=route.href() data-testid=testid aria-current=move || (page.get() == title).then_some("page")>
+            {title}
+        </a>
+    }
+    .into_any()
+}
+
 /// The steps of the loop, in order.
-#[component]
-fn Steps(page: Memo<&'static str>) -> impl IntoView {
-    let step = move |route: Route, testid: &'static str| {
-        let title = route.title();
-        view! {
-            <li>
-                <a
-                    href=route.href()
-                    data-testid=testid
-                    aria-current=move || (page.get() == title).then_some("page")
-                >
-                    {title}
-                </a>
-            </li>
-        }
-    };
+fn steps(page: Memo<&'static str>) -> AnyView {
+    let steps = [
+        (Route::Data, "nav-data"),
+        (Route::Train(None), "nav-train"),
+        (Route::Checkpoints, "nav-checkpoints"),
+        (Route::Preview, "nav-preview"),
+        (Route::Experiments, "nav-experiments"),
+    ];
+    let step = |(route, testid)| view! { <li>{page_link(&route, testid, page)}</li> };
     view! {
         <nav aria-label="Steps of the loop">
-            <ol class="steps">
-                {step(Route::Data, "nav-data")}
-                {step(Route::Train(None), "nav-train")}
-                {step(Route::Checkpoints, "nav-checkpoints")}
-                {step(Route::Preview, "nav-preview")}
-                {step(Route::Experiments, "nav-experiments")}
-            </ol>
+            <ol class="steps">{steps.into_iter().map(step).collect_view()}</ol>
         </nav>
     }
+    .into_any()
 }
 
 /// The run at work, wherever the user is.

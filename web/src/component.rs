@@ -3,7 +3,9 @@
 pub mod chart;
 pub mod confirm;
 pub mod density;
+pub mod field;
 pub mod interval_plot;
 pub mod progress;
 pub mod simulated;
 pub mod spread;
+pub mod table;

@@ -1,13 +1,14 @@
-//! The page: one Leptos page per step of the loop (Data, Train, Preview), and the worker that hosts
+//! The page: one Leptos page per step of the loop (Data, Train, Checkpoints, Preview, Experiments) and one for the server, and the worker that hosts
 //! the engine. Both are the same wasm module: the document calls `page_main`, the worker calls
 //! `worker_main`.
 //!
-//! Layout: modules that only compute ([`curve`], [`eta`], [`mod@format`], [`interval`], [`log_format`], [`route`],
+//! Layout: modules that only compute ([`curve`], [`eta`], [`experiment_form`], [`mod@format`], [`interval`], [`log_format`], [`route`],
 //! [`run_form`], [`slate`], [`wire`]) compile and are tested everywhere; the rest needs a browser, and reaches it through
 //! `platform` alone.
 
 pub mod curve;
 pub mod eta;
+pub mod experiment_form;
 pub mod format;
 pub mod interval;
 pub mod log_format;

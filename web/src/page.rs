@@ -4,4 +4,5 @@ pub mod checkpoints;
 pub mod data;
 pub mod experiments;
 pub mod preview;
+pub mod server;
 pub mod train;

@@ -1,6 +1,6 @@
-//! Addresses inside the page: `#/data`, `#/train`, `#/train/r3`, `#/checkpoints`, `#/preview`, `#/experiments`. Pure.
+//! Addresses inside the page: `#/data`, `#/train`, `#/train/r3`, `#/checkpoints`, `#/preview`, `#/experiments`, `#/server`. Pure.
 
-/// A page of the loop.
+/// A page: the steps of the loop, and what belongs to none of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// The click log.
@@ -13,6 +13,8 @@ pub enum Route {
     Preview,
     /// Checkpoints on live traffic.
     Experiments,
+    /// Who may come in, and who asked for what.
+    Server,
 }
 
 impl Route {
@@ -25,6 +27,7 @@ impl Route {
             (Some("checkpoints"), _) => Self::Checkpoints,
             (Some("preview"), _) => Self::Preview,
             (Some("experiments"), _) => Self::Experiments,
+            (Some("server"), _) => Self::Server,
             _ => Self::Data,
         }
     }
@@ -38,6 +41,7 @@ impl Route {
             Self::Checkpoints => "#/checkpoints".into(),
             Self::Preview => "#/preview".into(),
             Self::Experiments => "#/experiments".into(),
+            Self::Server => "#/server".into(),
         }
     }
 
@@ -49,6 +53,7 @@ impl Route {
             Self::Checkpoints => "Checkpoints",
             Self::Preview => "Preview",
             Self::Experiments => "Experiments",
+            Self::Server => "Server",
         }
     }
 
@@ -65,7 +70,7 @@ mod tests {
     #[test]
     fn every_route_reads_back() {
         let (train, run) = (Route::Train(None), Route::Train(Some("r3".into())));
-        for route in [Route::Data, train, run, Route::Checkpoints, Route::Preview, Route::Experiments] {
+        for route in [Route::Data, train, run, Route::Checkpoints, Route::Preview, Route::Experiments, Route::Server] {
             assert_eq!(Route::parse(&route.href()), route);
         }
     }

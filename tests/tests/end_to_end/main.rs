@@ -9,6 +9,7 @@ mod experiment;
 mod gguf;
 mod lent;
 mod loading;
+mod operator;
 mod page;
 mod parity;
 mod recovery;

@@ -2,21 +2,25 @@
 
 use crate::api::{self, ApiError};
 use crate::component::confirm::ConfirmButton;
+use crate::component::field::failed;
 use crate::component::simulated::SimulatedBadge;
+use crate::component::table::table;
 use crate::format;
 use crate::live::{Fetched, Live};
+use crate::platform::http::Body;
 use crate::platform::{clock, spawn};
 use beckon_shared::control::RunStatus;
 use beckon_shared::control::command::Command;
-use beckon_shared::control::registry::{Lineage, PRODUCTION, RegistryEntry, TagState};
+use beckon_shared::control::registry::{PRODUCTION, RegistryEntry, TagState};
 use leptos::prelude::*;
+use serde_json::Value;
 
 /// The page.
 #[component]
 pub fn CheckpointsPage() -> impl IntoView {
     let live = expect_context::<Live>();
     let entries = RwSignal::new(Fetched::<Vec<RegistryEntry>>::Waiting);
-    let lineage = RwSignal::new(None::<Lineage>);
+    let lineage = RwSignal::new(None::<Result<Value, String>>);
     let tags = RwSignal::new(Vec::<TagState>::new());
     let failure = RwSignal::new(None::<String>);
     let said = RwSignal::new(None::<String>);
@@ -26,7 +30,9 @@ pub fn CheckpointsPage() -> impl IntoView {
             let answer = api::registry().await;
             entries.update(|entries| entries.take(answer));
             tags.set(api::tags().await.unwrap_or_default());
-            lineage.set(api::lineage().await.ok());
+        });
+        api::call("GET", "/api/lineage".into(), Body::None, move |answer| {
+            lineage.set(Some(answer.map(|answer| answer.value)));
         });
     });
     let done = move |answer: Result<(), ApiError>, text: String| match answer {
@@ -48,8 +54,7 @@ pub fn CheckpointsPage() -> impl IntoView {
                 Command::Branch { .. } => {
                     api::command::<RunStatus>(&command).await.map(|run| live.answered(asked_at, run))
                 }
-                Command::DeleteCheckpoint { .. } => api::command::<()>(&command).await,
-                _ => api::command::<RegistryEntry>(&command).await.map(drop),
+                _ => api::order(&command).await.map(drop),
             };
             done(answer, said);
         });
@@ -64,7 +69,10 @@ pub fn CheckpointsPage() -> impl IntoView {
             {move || said.get().map(|text| view! { <p class="result" data-testid="checkpoints-said">{text}</p> })}
             <Production tags=tags entries=entries act=act/>
             <Entries entries=entries act=act/>
-            {move || lineage.get().map(|lineage| view! { <Descent lineage=lineage/> })}
+            {move || lineage.get().map(|lineage| match lineage {
+                Ok(lineage) => descent(&lineage),
+                Err(error) => failed("lineage-failed", error),
+            })}
         </div>
     }
 }
@@ -254,32 +262,33 @@ fn Evaluation(figures: Vec<(String, f64)>) -> impl IntoView {
 }
 
 /// The graph as a list that reads downwards: each thing with what it was made from.
-#[component]
-fn Descent(lineage: Lineage) -> impl IntoView {
-    let name_of = |id: &str| {
-        let node = lineage.nodes.iter().find(|node| node.id == id);
+fn descent(lineage: &Value) -> AnyView {
+    let list = |name: &str| lineage[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (nodes, edges) = (list("nodes"), list("edges"));
+    let name_of = |id: &Value| {
+        let node = nodes.iter().find(|node| node["id"] == *id);
+        let id = short(&text(id));
         match node {
-            Some(node) if node.kind == "data" => format!("log {}", short(id)),
-            Some(node) => format!("{} ({})", node.name, short(id)),
-            None => short(id),
+            Some(node) if node["kind"] == "data" => format!("log {id}"),
+            Some(node) => format!("{} ({id})", text(&node["name"])),
+            None => id,
         }
     };
-    let made: Vec<_> = lineage.nodes.iter().filter(|node| node.kind == "checkpoint").collect();
-    let row = |node: &&beckon_shared::control::registry::LineageNode| {
-        let from = lineage.edges.iter().filter(|edge| edge.to == node.id);
-        let parts: Vec<String> = from.map(|edge| name_of(&edge.from)).collect();
+    let row = |node: &Value| {
+        let from = edges.iter().filter(|edge| edge["to"] == node["id"]);
+        let parts: Vec<String> = from.map(|edge| name_of(&edge["from"])).collect();
         let from = if parts.is_empty() { "not known here".to_owned() } else { parts.join(" and ") };
-        view! { <tr><th scope="row">{name_of(&node.id)}</th><td>{from}</td></tr> }
+        vec![name_of(&node["id"]).into_any(), from.into_any()]
     };
+    let rows = nodes.iter().filter(|node| node["kind"] == "checkpoint").map(row).collect();
     view! {
         <section class="card" data-testid="lineage">
             <h2>"Lineage"</h2>
-            <div class="scroll"><table>
-                <thead><tr><th>"checkpoint"</th><th>"made from"</th></tr></thead>
-                <tbody>{made.iter().map(row).collect_view()}</tbody>
-            </table></div>
+            {table("lineage-table", &["checkpoint", "made from"], rows)}
         </section>
     }
+    .into_any()
 }
 
 fn short(id: &str) -> String {

@@ -1,17 +1,23 @@
 //! Experiments: two arms or more on live traffic, from a draft to a decision.
 
+mod create;
+mod plan;
 mod results;
 
 use crate::api::{self, ApiError};
 use crate::component::confirm::ConfirmButton;
+use crate::component::field::{failed, shown_once};
 use crate::format;
 use crate::live::{Fetched, Live};
+use crate::platform::http::{Body, encoded};
 use crate::platform::{clock, spawn};
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{
     ExperimentCommand, ExperimentState, ExperimentStatus, Layout, Results, Source, next,
 };
+use create::create_form;
 use leptos::prelude::*;
+use plan::planner;
 use results::ResultsView;
 
 /// How often the results of a running experiment are read again.
@@ -43,10 +49,19 @@ pub fn ExperimentsPage() -> impl IntoView {
     });
     let act = Callback::new(move |command: Command| {
         spawn(async move {
-            match api::command::<ExperimentStatus>(&command).await {
-                Ok(experiment) => {
+            let said = match &command {
+                Command::DeleteExperiment { experiment } => {
+                    api::order(&command).await.map(|_| format!("Experiment {experiment} is deleted"))
+                }
+                _ => {
+                    let answer = api::command::<ExperimentStatus>(&command).await;
+                    answer.map(|experiment| format!("Experiment {} is {}", experiment.id, state_name(&experiment)))
+                }
+            };
+            match said {
+                Ok(said) => {
                     failure.set(None);
-                    live.announce(format!("Experiment {} is {}", experiment.id, state_name(&experiment)));
+                    live.announce(said);
                     live.experiments_version.update(|version| *version += 1);
                 }
                 Err(error) => failure.set(Some(error.to_string())),
@@ -64,7 +79,7 @@ pub fn ExperimentsPage() -> impl IntoView {
     let note = move || {
         list.with(|list| match list {
             Fetched::Waiting => Some(view! { <p class="muted">"Reading experiments…"</p> }.into_any()),
-            Fetched::Failed(reason) => Some(view! { <p class="error" role="alert">{reason.clone()}</p> }.into_any()),
+            Fetched::Failed(reason) => Some(failed("experiments-unread", reason.clone())),
             Fetched::Here(list) if list.is_empty() => Some(view! { <FirstSteps/> }.into_any()),
             Fetched::Here(_) => None,
         })
@@ -73,10 +88,9 @@ pub fn ExperimentsPage() -> impl IntoView {
         <div data-testid="experiments-page" class="page">
             <h1 id="page-title" tabindex="-1">"Experiments"</h1>
             <p class="lead">"Which checkpoint do people prefer? Looking at results early or often does not spoil them."</p>
-            {move || failure.get().map(|text| view! {
-                <p class="error" role="alert" data-testid="experiments-error">{text}</p>
-            })}
-            <CreateForm act=act/>
+            {move || failure.get().map(|text| failed("experiments-error", text))}
+            {create_form()}
+            {planner()}
             {note}
             <For each=move || ids.get() key=|id| id.clone() children=experiment/>
         </div>
@@ -95,73 +109,6 @@ fn FirstSteps() -> impl IntoView {
                 <li>"Look as often as you like. Once a claim is made, stop it and name the winner."</li>
                 <li>"Take what was clicked into the log: the next run learns from it."</li>
             </ol>
-        </section>
-    }
-}
-
-/// A test of two checkpoints with equal shares; anything else by `beckon experiment create FILE`.
-#[component]
-fn CreateForm(act: Callback<Command>) -> impl IntoView {
-    let live = expect_context::<Live>();
-    let name = RwSignal::new(String::new());
-    let arms = [RwSignal::new(String::new()), RwSignal::new(String::new())];
-    let origin = RwSignal::new(String::new());
-    let create = move |ev: leptos::ev::SubmitEvent| {
-        ev.prevent_default();
-        let arm = |name: &str, signal: RwSignal<String>| serde_json::json!({ "name": name, "source": { "checkpoint": signal.get_untracked() } });
-        let origin = origin.get_untracked();
-        let origins: Vec<&str> = Some(origin.trim()).filter(|origin| !origin.is_empty()).into_iter().collect();
-        act.run(Command::CreateExperiment {
-            config: serde_json::json!({
-                "name": name.get_untracked(),
-                "arms": [arm("control", arms[0]), arm("treatment", arms[1])],
-                "allowed_origins": origins,
-            }),
-        });
-    };
-    let pick = move |label: &'static str, signal: RwSignal<String>| {
-        let options = move || {
-            let list = live.checkpoints.with(|c| c.value().cloned().unwrap_or_default());
-            list.into_iter()
-                .map(|c| {
-                    let shown = format!("{} ({})", c.name, c.id.get(..10).unwrap_or(&c.id));
-                    let id = c.id.clone();
-                    view! { <option value=c.id prop:selected=move || signal.get() == id>{shown}</option> }
-                })
-                .collect_view()
-        };
-        view! {
-            <label>{label}
-                <select required on:change=move |ev| signal.set(event_target_value(&ev))>
-                    <option value="">"choose"</option>
-                    {options}
-                </select>
-            </label>
-        }
-    };
-    let text = move |label: &'static str, signal: RwSignal<String>, required: bool| {
-        view! {
-            <label>{label}
-                <input type="text" required=required prop:value=move || signal.get()
-                    on:input=move |ev| signal.set(event_target_value(&ev))/>
-            </label>
-        }
-    };
-    view! {
-        <section class="card">
-            <h2>"New experiment"</h2>
-            <form class="form-row" data-testid="experiment-form" on:submit=create>
-                {text("Name", name, true)}
-                {pick("Control", arms[0])}
-                {pick("Treatment", arms[1])}
-                {text("Origin of your site (optional)", origin, false)}
-                <button type="submit" class="primary" data-testid="experiment-create">"Make a draft"</button>
-            </form>
-            <p class="muted">
-                "The same checkpoint twice is an A/A test, which should find nothing. The origin, as "<code>"https://example.com"</code>
-                ", lets pages of that site report in. More arms, shares, interleaving and designs: "
-                <code>"beckon experiment create FILE"</code>
-            </p>
         </section>
     }
 }
@@ -218,12 +165,34 @@ fn Experiment(id: String, status: Memo<Option<ExperimentStatus>>, act: Callback<
                 || view! { <p class="muted">"Reading results…"</p> }.into_any(),
                 |results| match results {
                     Ok(results) => view! { <ResultsView results=results/> }.into_any(),
-                    Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
+                    Err(error) => failed("results-failed", error.to_string()),
                 },
             ))}
             {move || (state.get() != ExperimentState::Draft).then(|| view! { <Harvest id=stored_id/> })}
+            {all_settings(stored_id)}
         </section>
     }
+}
+
+/// What was set when it was made, every default filled in; read when it is opened, as it cannot change.
+fn all_settings(id: StoredValue<String>) -> AnyView {
+    let text = RwSignal::new(String::new());
+    let read = move |_| {
+        if !text.with_untracked(String::is_empty) {
+            return;
+        }
+        let url = format!("/api/experiments/{}", encoded(&id.get_value()));
+        api::call("GET", url, Body::None, move |answer| {
+            text.set(answer.map_or_else(|error| error, |answer| format!("{:#}", answer.value["config"])));
+        });
+    };
+    view! {
+        <details on:toggle=read>
+            <summary>"All settings"</summary>
+            <pre class="json" tabindex="0" data-testid="experiment-settings">{move || text.get()}</pre>
+        </details>
+    }
+    .into_any()
 }
 
 fn badges(experiment: &ExperimentStatus) -> Option<Vec<String>> {
@@ -249,6 +218,8 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
         }
     };
     let kill = Callback::new(move |()| steer(ExperimentCommand::Kill, None));
+    let delete = Callback::new(move |()| act.run(Command::DeleteExperiment { experiment: id.get_value() }));
+    let can_delete = move || status.with(|e| e.as_ref().is_some_and(|e| e.state != ExperimentState::Running));
     let winners = move || {
         let legal = status.with(|e| e.as_ref().is_some_and(|e| next(e.state, ExperimentCommand::Decide).is_some()));
         let names =
@@ -271,6 +242,10 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
                     title="Everything that arrives from now on is refused, at once and for good" act=kill/>
             })}
             {winners}
+            {move || can_delete().then(|| view! {
+                <ConfirmButton label="Delete" question="Delete it with all it took in?" testid="experiment-delete" disabled=false
+                    title="Forgets the experiment with what was shown and clicked in it; what was taken into the log stays" act=delete/>
+            })}
         </div>
     }
 }
@@ -278,11 +253,11 @@ fn Steering(id: StoredValue<String>, status: Memo<Option<ExperimentStatus>>, act
 /// How a site, or simulated users, take part.
 #[component]
 fn TakePart(id: StoredValue<String>) -> impl IntoView {
-    let key = RwSignal::new(None::<Result<String, ApiError>>);
+    let key = RwSignal::new(None::<Result<String, String>>);
     let new_key = Callback::new(move |()| {
-        spawn(async move {
-            let answer = api::new_key(&id.get_value()).await;
-            key.set(Some(answer));
+        let url = format!("/api/experiments/{}/key", encoded(&id.get_value()));
+        api::call("POST", url, Body::None, move |answer| {
+            key.set(Some(answer.map(|answer| answer.value["key"].as_str().unwrap_or_default().to_owned())));
         });
     });
     let id = id.get_value();
@@ -298,12 +273,7 @@ fn TakePart(id: StoredValue<String>) -> impl IntoView {
                         <ConfirmButton label="New ingest key" question="End the old key and make one?" testid="experiment-key"
                             disabled=false title="It opens assignment and events of this experiment only" act=new_key/>
                     </div>
-                    {move || key.get().map(|key| match key {
-                        Ok(key) => view! {
-                            <p class="result" role="status">"Shown once, keep it: " <code class="secret">{key}</code></p>
-                        }.into_any(),
-                        Err(error) => view! { <p class="error" role="alert">{error.to_string()}</p> }.into_any(),
-                    })}
+                    {move || key.get().map(|key| shown_once("experiment-key-made", key))}
                 </li>
                 <li>"It asks which arm a user is in: "<code>{format!("GET {path}/assignment?unit=USER")}</code></li>
                 <li>
@@ -326,20 +296,21 @@ fn Harvest(id: StoredValue<String>) -> impl IntoView {
     let busy = RwSignal::new(false);
     let harvest = move |_| {
         busy.set(true);
-        spawn(async move {
-            let answer = api::harvest(&id.get_value()).await;
-            outcome.set(Some(answer.map_err(|error| error.to_string()).map(|done| {
-                let silent = match done.n_without_prompt {
+        let url = format!("/api/experiments/{}/harvest", encoded(&id.get_value()));
+        api::call("POST", url, Body::None, move |answer| {
+            busy.set(false);
+            outcome.set(Some(answer.map(|answer| {
+                let n = |name: &str| answer.value[name].as_u64().unwrap_or_default();
+                let silent = match n("n_without_prompt") {
                     0 => String::new(),
                     n => format!("; {} without a conversation left out", format::count(n)),
                 };
-                let there = format::count(done.n_duplicates);
+                let there = format::count(n("n_duplicates"));
                 format!(
                     "{} new in the log, {there} there already{silent}",
-                    format::counted(done.n_accepted, "impression", "impressions")
+                    format::counted(n("n_accepted"), "impression", "impressions")
                 )
             })));
-            busy.set(false);
         });
     };
     let export = format!("/api/experiments/{}/export", id.get_value());
@@ -352,7 +323,7 @@ fn Harvest(id: StoredValue<String>) -> impl IntoView {
         </div>
         {move || outcome.get().map(|outcome| match outcome {
             Ok(text) => view! { <p class="result" role="status" data-testid="harvest-outcome">{text}</p> }.into_any(),
-            Err(text) => view! { <p class="error" role="alert">{text}</p> }.into_any(),
+            Err(text) => failed("harvest-failed", text),
         })}
     }
 }

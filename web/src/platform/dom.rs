@@ -20,6 +20,13 @@ pub fn go(href: &str) {
     }
 }
 
+/// Leaves the page for another address.
+pub fn leave(href: &str) {
+    if let Some(window) = web_sys::window() {
+        let _ = window.location().set_href(href);
+    }
+}
+
 /// Calls `f` whenever the address inside the page changes.
 pub fn on_hash_change(mut f: impl FnMut(String) + 'static) {
     let closure = Closure::<dyn FnMut()>::new(move || f(hash()));

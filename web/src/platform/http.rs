@@ -43,6 +43,8 @@ pub struct Answer {
     pub status: u16,
     /// Body.
     pub text: String,
+    /// Where a list goes on: the address in the header `link` (RFC 8288).
+    pub next: Option<String>,
 }
 
 /// What is sent.
@@ -87,7 +89,9 @@ pub async fn send(method: &str, url: &str, body: Body) -> Result<Answer, Network
         Err(e) => Err(e),
     }
     .map_err(|e| unreachable(&e))?;
-    Ok(Answer { status, text: text.as_string().unwrap_or_default() })
+    let link = response.headers().get("link").ok().flatten();
+    let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
+    Ok(Answer { status, text: text.as_string().unwrap_or_default(), next })
 }
 
 /// The bytes of a file from some place on, piece by piece as they come.

@@ -4,6 +4,7 @@ use super::state_name;
 use crate::api;
 use crate::component::chart::Chart;
 use crate::component::confirm::ConfirmButton;
+use crate::component::field::text_field;
 use crate::component::progress::Progress;
 use crate::curve::{self, CurveKey};
 use crate::format;
@@ -193,14 +194,6 @@ fn Tune(run: Memo<Option<RunStatus>>) -> impl IntoView {
             }
         });
     };
-    let field = move |label: &'static str, testid: &'static str, value: RwSignal<String>| {
-        view! {
-            <label>{label}
-                <input type="text" inputmode="decimal" data-testid=testid prop:value=move || value.get()
-                    on:input=move |ev| value.set(event_target_value(&ev))/>
-            </label>
-        }
-    };
     let changes = move || {
         run.with(|r| r.as_ref().map(|r| r.changes.iter().map(change_in_words).collect::<Vec<_>>())).unwrap_or_default()
     };
@@ -209,8 +202,8 @@ fn Tune(run: Memo<Option<RunStatus>>) -> impl IntoView {
             <details>
                 <summary>"Change while it trains"</summary>
                 <form class="form-row" data-testid="run-tune" on:submit=send>
-                    {field("Learning rate of this stage", "tune-learning-rate", values[0])}
-                    {field("KL weight of RL", "tune-kl-beta", values[1])}
+                    {text_field("Learning rate of this stage", "tune-learning-rate", "decimal", values[0], false)}
+                    {text_field("KL weight of RL", "tune-kl-beta", "decimal", values[1], false)}
                     <button type="submit">"Change from the next step"</button>
                 </form>
                 <p class="muted">"An empty field changes nothing. Each change is kept with the step from which it holds, so the run stays reproducible."</p>

@@ -17,8 +17,7 @@ pub fn RunFormCard() -> impl IntoView {
     let form = RwSignal::new(RunForm::default());
     let faults = RwSignal::new(Vec::<(String, String)>::new());
     let busy = RwSignal::new(false);
-    let start = move |ev: leptos::ev::SubmitEvent| {
-        ev.prevent_default();
+    let create = move |draft: bool| {
         let config = match form.with_untracked(RunForm::config) {
             Ok(config) => config,
             Err(found) => return faults.set(found),
@@ -27,7 +26,7 @@ pub fn RunFormCard() -> impl IntoView {
         busy.set(true);
         let asked_at = live.run_events();
         spawn(async move {
-            match api::start_run(&config).await {
+            match api::create_run(&config, draft).await {
                 Ok(run) => {
                     let href = Route::Train(Some(run.id.clone())).href();
                     live.answered(asked_at, run);
@@ -41,6 +40,10 @@ pub fn RunFormCard() -> impl IntoView {
             }
             busy.set(false);
         });
+    };
+    let start = move |ev: leptos::ev::SubmitEvent| {
+        ev.prevent_default();
+        create(false);
     };
     let set_preset = move |ev| {
         let preset = if event_target_value(&ev) == "nano" { Preset::Nano } else { Preset::Tiny };
@@ -62,7 +65,7 @@ pub fn RunFormCard() -> impl IntoView {
         <form class="card" data-testid="run-form" on:submit=start novalidate>
             <h2>"Start a run"</h2>
             <div class="form-row">
-                <label>"Model"
+                <label class="wide">"Model"
                     <select data-testid="run-preset" on:change=set_preset>
                         <option value="tiny">"tiny: 0.1 M parameters, minutes"</option>
                         <option value="nano">"nano: 4.2 M parameters, about half an hour"</option>
@@ -94,7 +97,11 @@ pub fn RunFormCard() -> impl IntoView {
                     <p class="error" role="alert" data-testid="run-error">{if path == "form" { text.clone() } else { format!("{path}: {text}") }}</p>
                 }).collect_view()
             })}
-            <button class="primary" type="submit" data-testid="run-start" prop:disabled=move || busy.get()>"Start the loop"</button>
+            <div class="form-row">
+                <button class="primary" type="submit" data-testid="run-start" prop:disabled=move || busy.get()>"Start the loop"</button>
+                <button type="button" data-testid="run-draft" prop:disabled=move || busy.get() on:click=move |_| create(true)
+                    title="Keeps the run with its settings; it waits until it is started">"Make a draft"</button>
+            </div>
         </form>
     }
 }
