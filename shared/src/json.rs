@@ -44,10 +44,9 @@ fn wrong(value: &Value, expected: &dyn Expected) -> Error {
     Error::invalid_type(found, expected)
 }
 
-impl<'de> Deserializer<'de> for Source {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+impl Source {
+    /// What holds nothing else; without lists and objects, so that their code is not there for a number.
+    fn scalar<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.0 {
             Value::Null => visitor.visit_unit(),
             Value::Bool(bool) => visitor.visit_bool(bool),
@@ -57,8 +56,27 @@ impl<'de> Deserializer<'de> for Source {
                 (None, None) => visitor.visit_f64(number.as_f64().unwrap_or(f64::NAN)),
             },
             Value::String(text) => visitor.visit_string(text),
+            other => Err(wrong(&other, &visitor)),
+        }
+    }
+}
+
+macro_rules! scalars {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+            self.scalar(visitor)
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Source {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        match self.0 {
             Value::Array(_) => self.deserialize_seq(visitor),
             Value::Object(_) => self.deserialize_map(visitor),
+            _ => self.scalar(visitor),
         }
     }
 
@@ -128,8 +146,15 @@ impl<'de> Deserializer<'de> for Source {
         visitor.visit_unit()
     }
 
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct identifier
+    scalars! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128 deserialize_f32 deserialize_f64
+        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_unit
+        deserialize_identifier
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
+        self.scalar(visitor)
     }
 }
 
@@ -171,8 +196,6 @@ impl<'de> MapAccess<'de> for Fields {
         self.next_name().map(|name| seed.deserialize(StringDeserializer::new(name))).transpose()
     }
 
-    // one for each type, not for each field
-    #[inline(never)]
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value> {
         seed.deserialize(Source(self.value.take()))
     }

@@ -4,20 +4,20 @@ use crate::api;
 use crate::component::field::{failed, text_field};
 use crate::component::table::table;
 use crate::format;
-use crate::platform::http::Body;
+use crate::platform::http::{Body, encoded};
 use leptos::prelude::*;
 use serde_json::Value;
 
-/// As the server names it, label, what it begins with, what one unit of it is, whether it must be told.
-const FIELDS: [(&str, &str, &str, f64, bool); 8] = [
-    ("base_rate", "Click rate of the control, %", "", 0.01, true),
-    ("lift", "Relative lift to detect, %", "", 0.01, true),
-    ("users_per_day", "Users a day", "", 1.0, false),
-    ("treatments", "Arms besides the control", "1", 1.0, false),
-    ("power", "Chance to detect it, %", "80", 0.01, false),
-    ("alpha", "Chance of any false claim, %", "5", 0.01, false),
-    ("impressions_per_user", "Impressions a user", "1", 1.0, false),
-    ("design_effect", "Design effect", "1", 1.0, false),
+/// As the server names it, label, what it begins with, whether it is typed in per cent, whether it must be told.
+const FIELDS: [(&str, &str, &str, bool, bool); 8] = [
+    ("base_rate", "Click rate of the control, %", "", true, true),
+    ("lift", "Relative lift to detect, %", "", true, true),
+    ("users_per_day", "Users a day", "", false, false),
+    ("treatments", "Arms besides the control", "1", false, false),
+    ("power", "Chance to detect it, %", "80", true, false),
+    ("alpha", "Chance of any false claim, %", "5", true, false),
+    ("impressions_per_user", "Impressions a user", "1", false, false),
+    ("design_effect", "Design effect", "1", false, false),
 ];
 const TEST_IDS: [&str; FIELDS.len()] = [
     "plan-base-rate",
@@ -33,11 +33,15 @@ const TEST_IDS: [&str; FIELDS.len()] = [
 /// Address of the plan for what was typed; an empty field is left to the server.
 fn address(texts: &[String]) -> Result<String, String> {
     let mut url = String::from("/api/plan?");
-    for ((name, label, _, unit, _), text) in FIELDS.iter().zip(texts).filter(|(_, text)| !text.trim().is_empty()) {
-        let Ok(number) = text.trim().replace(',', "").parse::<f64>() else {
-            return Err(format!("{label}: {text} is not a number"));
-        };
-        url += &format!("{name}={}&", Value::from(number * unit));
+    for ((name, label, _, percent, _), text) in FIELDS.iter().zip(texts) {
+        let text = text.trim().replace(',', "");
+        if text.is_empty() {
+            continue;
+        }
+        let number: f64 = text.parse().map_err(|_| format!("{label}: {text} is not a number"))?;
+        // a count goes as it was typed: the server takes no 1.0 for 1
+        let text = if *percent { Value::from(number / 100.0).to_string() } else { encoded(&text) };
+        url += &format!("{name}={text}&");
     }
     Ok(url)
 }
