@@ -168,7 +168,8 @@ fn understood(url: &str, answer: http::Answer) -> Result<Answered, ApiError> {
     match value {
         Ok(value) if is_ok => Ok(Answered { value, next }),
         Ok(value) => {
-            Err(json::from_value(value).map_or_else(|_| strange(url, format!("status {status}")), ApiError::Refused))
+            Err(serde_json::from_value(value)
+                .map_or_else(|_| strange(url, format!("status {status}")), ApiError::Refused))
         }
         Err(error) => Err(strange(url, if is_ok { error.to_string() } else { format!("status {status}") })),
     }
@@ -179,7 +180,7 @@ fn strange(url: &str, reason: String) -> ApiError {
 }
 
 fn typed<T: DeserializeOwned>(url: &str, answer: Answered) -> Result<T, ApiError> {
-    json::from_value(answer.value).map_err(|error| strange(url, error.to_string()))
+    serde_json::from_value(answer.value).map_err(|error| strange(url, error.to_string()))
 }
 
 async fn get<T: DeserializeOwned>(url: &str) -> Result<T, ApiError> {

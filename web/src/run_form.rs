@@ -133,7 +133,7 @@ impl RunForm {
             faults.push(("seed".into(), "expected a whole number, 0 or more".into()));
             0
         });
-        let mut config: RunConfig = match beckon_shared::json::from_value(value) {
+        let mut config: RunConfig = match serde_json::from_value(value) {
             Ok(config) => config,
             Err(e) => {
                 faults.push(("form".into(), e.to_string()));

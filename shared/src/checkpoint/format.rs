@@ -112,7 +112,7 @@ pub fn decode_header(bytes: &[u8]) -> Result<Header, CheckpointError> {
     if !version.as_u64().is_some_and(|version| (1..=u64::from(FORMAT_VERSION)).contains(&version)) {
         return Err(CheckpointError::UnknownVersion { got: version.to_string() });
     }
-    let manifest: Manifest = crate::json::from_value(value).map_err(|e| manifest_error("header", e.to_string()))?;
+    let manifest: Manifest = serde_json::from_value(value).map_err(|e| manifest_error("header", e.to_string()))?;
     check_manifest(&manifest)?;
     Ok(Header { id: got, manifest, payload_start: end as u64 })
 }

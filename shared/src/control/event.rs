@@ -2,10 +2,9 @@
 //! is a JSON value first, like everything that the page reads ([`crate::json`]).
 
 use super::Event;
-use crate::json::from_value;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Value, from_value};
 
 #[derive(Deserialize)]
 struct Tagged {
