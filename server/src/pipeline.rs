@@ -436,18 +436,9 @@ fn prepare(
         recorder.log(&format!("data: {line}"));
     }
     check_data(&dataset)?;
-    let path = dir.join("tokenizer.json");
-    let tokenizer = match std::fs::read_to_string(&path) {
-        Ok(json) => Tokenizer::from_json(&json)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let tokenizer = match parent {
-                Some(parent) => parent.tokenizer.clone(),
-                None => Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?,
-            };
-            write_atomic(&path, tokenizer.to_json().as_bytes())?;
-            tokenizer
-        }
-        Err(source) => return Err(PipelineError::io("read", &path, source)),
+    let tokenizer = match parent {
+        Some(parent) => parent.tokenizer.clone(),
+        None => own_tokenizer(&dir.join("tokenizer.json"), &dataset, config)?,
     };
     let train = &dataset.train;
     for (name, n) in [
@@ -461,6 +452,19 @@ fn prepare(
     }
     recorder.finish()?;
     Ok((dataset, tokenizer))
+}
+
+/// The tokenizer of a run without a parent: the one at `path`, or one that is trained and put there.
+fn own_tokenizer(path: &Path, dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer, PipelineError> {
+    match std::fs::read_to_string(path) {
+        Ok(json) => Ok(Tokenizer::from_json(&json)?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let tokenizer = Tokenizer::train(texts(&dataset.train), config.preset.model().vocab_size)?;
+            write_atomic(path, tokenizer.to_json().as_bytes())?;
+            Ok(tokenizer)
+        }
+        Err(source) => Err(PipelineError::io("read", path, source)),
+    }
 }
 
 /// What a stage would miss is said before any work is done.

@@ -3,10 +3,11 @@
 use super::*;
 use crate::simulate::World;
 use crate::stage::Control;
-use beckon_shared::checkpoint::Checkpoint;
+use beckon_shared::checkpoint::{Checkpoint, PolicyParts};
 use beckon_shared::click::Record;
 use beckon_shared::config::Preset;
 use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig};
+use beckon_shared::prompt::PromptFormat;
 
 /// Counts steps, and cancels at a given one.
 #[derive(Default)]
@@ -100,6 +101,37 @@ fn an_interrupted_run_ends_as_an_uninterrupted_one() {
     }
     let outcome = run(dir.path(), &config, &records, &mut Watch::default()).expect("goes on");
     assert_eq!(outcome.checkpoint.id, want);
+}
+
+/// The parent's tokenizer carries the prompt format, which no tokenizer file of the run's folder does.
+#[test]
+fn a_run_from_a_pretrained_parent_goes_on_after_an_interruption() {
+    let (records, config) = (simulated(240), small_config());
+    let first = tempfile::tempdir().expect("a temporary folder");
+    let made = run(first.path(), &config, &records, &mut Watch::default()).expect("runs");
+    let made = Checkpoint::decode(&std::fs::read(&made.checkpoint_path).expect("a checkpoint")).expect("whole");
+    let json = made.tokenizer_json.replace("<|user|>", "<|im_start|>").replace("<|assistant|>", "<|im_end|>");
+    let tokenizer =
+        Tokenizer::pretrained(&json, PromptFormat::plain("<|im_start|>", "<|im_end|>")).expect("a tokenizer");
+    let of_policy = |(name, matrix): (String, _)| Some((name.strip_prefix("policy.")?.to_owned(), matrix));
+    let policy = made.tensors.into_iter().filter_map(of_policy).collect();
+    let parts = PolicyParts {
+        name: "pretrained".into(),
+        model: &made.manifest.model,
+        lineage: made.manifest.lineage,
+        tokenizer: &tokenizer,
+    };
+    let parent = Checkpoint::from_policy(parts, policy).expect("a checkpoint");
+
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    parent::place(dir.path(), &parent.encode().expect("a file")).expect("placed");
+    let from = RunConfig { parent: Some(parent.id), ..config };
+    let mut watch = Watch { cancel_at: Some(5), ..Watch::default() };
+    let error = run(dir.path(), &from, &records, &mut watch).expect_err("cancelled");
+    assert!(matches!(error, PipelineError::Cancelled), "{error}");
+    let child = run(dir.path(), &from, &records, &mut Watch::default()).expect("goes on");
+    let child = Checkpoint::decode(&std::fs::read(&child.checkpoint_path).expect("a checkpoint")).expect("whole");
+    assert_eq!(child.tokenizer().expect("a tokenizer").end(), tokenizer.end());
 }
 
 /// Adapters on a parent of another shape than the preset's, through every stage; without a parent they are refused.
