@@ -5,6 +5,7 @@ use super::problem::ApiError;
 use axum::Json;
 use axum::extract::Query;
 use beckon_shared::ab::plan::{Plan, Planned, plan};
+use beckon_shared::control::Problem;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -32,7 +33,14 @@ pub struct PlanParams {
 }
 
 /// How many users a test needs for one look and for any number of looks.
-#[utoipa::path(get, path = "/api/plan", tag = "experiments", params(PlanParams), responses((status = 200, body = serde_json::Value)))]
+#[utoipa::path(
+    get, path = "/api/plan", tag = "experiments", params(PlanParams),
+    responses(
+        (status = 200, body = serde_json::Value),
+        (status = 422, description = "a value that no test can have; the detail says which", body = Problem,
+            content_type = "application/problem+json")
+    )
+)]
 pub async fn show(Query(params): Query<PlanParams>) -> Result<Json<Plan>, ApiError> {
     let planned = Planned {
         base_rate: params.base_rate,
