@@ -70,6 +70,8 @@ fn ask(program: &Path, url: &str, max_examples: u32) -> Result<()> {
     command.args(["run", &format!("{}/openapi.json", url.trim_end_matches('/'))]);
     command.args(["--checks", CHECKS, "--exclude-path-regex", ENDLESS, "--phases", "examples,coverage,fuzzing"]);
     command.args(["--max-examples", &max_examples.to_string(), "--generation-deterministic", "--no-color"]);
+    // it keeps what it found in the folder that it is started in
+    command.current_dir(program.parent().context("a program lies in a folder")?);
     eprintln!("$ {}", spelled(&command));
     succeed(command.stdin(Stdio::null()))
 }
