@@ -302,7 +302,8 @@ impl Assembly {
     }
 
     /// Bytes that memory has for what is not finished.
-    pub fn n_held_bytes(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn n_held_bytes(&self) -> usize {
         self.held.capacity()
     }
 

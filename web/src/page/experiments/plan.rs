@@ -8,32 +8,48 @@ use crate::platform::http::{Body, encoded};
 use leptos::prelude::*;
 use serde_json::Value;
 
-/// As the server names it, label, what it begins with, whether it is typed in per cent, whether it must be told.
-const FIELDS: [(&str, &str, &str, bool, bool); 8] = [
-    ("base_rate", "Click rate of the control, %", "", true, true),
-    ("lift", "Relative lift to detect, %", "", true, true),
-    ("users_per_day", "Users a day", "", false, false),
-    ("treatments", "Arms besides the control", "1", false, false),
-    ("power", "Chance to detect it, %", "80", true, false),
-    ("alpha", "Chance of any false claim, %", "5", true, false),
-    ("impressions_per_user", "Impressions a user", "1", false, false),
-    ("design_effect", "Design effect", "1", false, false),
-];
-const TEST_IDS: [&str; FIELDS.len()] = [
-    "plan-base-rate",
-    "plan-lift",
-    "plan-users-per-day",
-    "plan-treatments",
-    "plan-power",
-    "plan-alpha",
-    "plan-impressions",
-    "plan-design-effect",
+/// A field of the form.
+struct Field {
+    /// As the server names it.
+    name: &'static str,
+    testid: &'static str,
+    label: &'static str,
+    /// What stands in it at first; nothing where it has to be told or may be left out.
+    begin: &'static str,
+    /// Typed in per cent, sent as a share.
+    percent: bool,
+    required: bool,
+}
+
+impl Field {
+    const fn percent(name: &'static str, testid: &'static str, label: &'static str, begin: &'static str) -> Self {
+        Self { percent: true, ..Self::number(name, testid, label, begin) }
+    }
+
+    const fn number(name: &'static str, testid: &'static str, label: &'static str, begin: &'static str) -> Self {
+        Self { name, testid, label, begin, percent: false, required: false }
+    }
+
+    const fn required(self) -> Self {
+        Self { required: true, ..self }
+    }
+}
+
+const FIELDS: [Field; 8] = [
+    Field::percent("base_rate", "plan-base-rate", "Click rate of the control, %", "").required(),
+    Field::percent("lift", "plan-lift", "Relative lift to detect, %", "").required(),
+    Field::number("users_per_day", "plan-users-per-day", "Users a day", ""),
+    Field::number("treatments", "plan-treatments", "Arms besides the control", "1"),
+    Field::percent("power", "plan-power", "Chance to detect it, %", "80"),
+    Field::percent("alpha", "plan-alpha", "Chance of any false claim, %", "5"),
+    Field::number("impressions_per_user", "plan-impressions", "Impressions a user", "1"),
+    Field::number("design_effect", "plan-design-effect", "Design effect", "1"),
 ];
 
 /// Address of the plan for what was typed; an empty field is left to the server.
 fn address(texts: &[String]) -> Result<String, String> {
     let mut url = String::from("/api/plan?");
-    for ((name, label, _, percent, _), text) in FIELDS.iter().zip(texts) {
+    for (Field { name, label, percent, .. }, text) in FIELDS.iter().zip(texts) {
         let text = text.trim().replace(',', "");
         if text.is_empty() {
             continue;
@@ -75,7 +91,7 @@ fn answer(plan: &Value) -> AnyView {
 
 /// The planner.
 pub fn planner() -> AnyView {
-    let values = FIELDS.map(|(_, _, begin, _, _)| RwSignal::new(begin.to_owned()));
+    let values = FIELDS.map(|field| RwSignal::new(field.begin.to_owned()));
     let outcome = RwSignal::new(None::<Result<Value, String>>);
     let ask = move |ev: leptos::ev::SubmitEvent| {
         ev.prevent_default();
@@ -85,13 +101,15 @@ pub fn planner() -> AnyView {
         };
         api::call("GET", url, Body::None, move |answer| outcome.set(Some(answer.map(|answer| answer.value))));
     };
-    let field = move |idx: usize| text_field(FIELDS[idx].1, TEST_IDS[idx], "decimal", values[idx], FIELDS[idx].4);
+    let field = move |(field, value): (Field, RwSignal<String>)| {
+        text_field(field.label, field.testid, "decimal", value, field.required)
+    };
     view! {
         <section class="card">
             <details>
                 <summary>"How many users will it take?"</summary>
                 <form data-testid="plan-form" on:submit=ask>
-                    <div class="settings">{(0..FIELDS.len()).map(field).collect_view()}</div>
+                    <div class="settings">{FIELDS.into_iter().zip(values).map(field).collect_view()}</div>
                     <div class="form-row"><button type="submit" data-testid="plan-ask">"Plan"</button></div>
                 </form>
                 {move || outcome.get().map(|outcome| match outcome {
