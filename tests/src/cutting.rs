@@ -74,11 +74,12 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
         if n == 0 {
             break;
         }
-        browser.write_all(&piece[..n])?;
-        sent += n;
+        // counted before it goes out: who has read the last byte finds it in the count
         if is_file {
             cuts.lock().unwrap_or_else(PoisonError::into_inner).n_bytes += n;
         }
+        browser.write_all(&piece[..n])?;
+        sent += n;
     }
     if sent >= limit {
         let mut cuts = cuts.lock().unwrap_or_else(PoisonError::into_inner);
