@@ -5,7 +5,7 @@ use crate::platform::spawn;
 use beckon_shared::click::Sourced;
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{ExperimentStatus, Results};
-use beckon_shared::control::registry::{RegistryEntry, TagState};
+use beckon_shared::control::registry::{Promotion, RegistryEntry, TagState};
 use beckon_shared::control::{
     CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunConfig, RunStatus,
 };
@@ -102,6 +102,11 @@ pub async fn results(id: &str) -> Result<Results, ApiError> {
 /// `GET /api/tags`.
 pub async fn tags() -> Result<Vec<TagState>, ApiError> {
     get("/api/tags").await
+}
+
+/// `GET /api/promotions`, oldest first.
+pub async fn promotions() -> Result<Vec<Promotion>, ApiError> {
+    get("/api/promotions").await
 }
 
 /// `GET /api/runs/{id}/metrics`.

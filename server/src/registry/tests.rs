@@ -35,7 +35,13 @@ impl Bench {
     }
 
     fn promote(&self, id: &str) {
-        let promotion = Promotion { tag: PRODUCTION.into(), checkpoint: id.into(), time_millis: 1, by: "test".into() };
+        let promotion = Promotion {
+            tag: PRODUCTION.into(),
+            checkpoint: id.into(),
+            time_millis: 1,
+            by: "test".into(),
+            undone: false,
+        };
         self.store.promote(&promotion).expect("stored");
     }
 

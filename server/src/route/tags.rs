@@ -48,7 +48,7 @@ pub async fn promote(
         registry::entry(&app.catalog, &app.store, &id)?;
         let before = app.store.tags()?.remove(&tag);
         let (checkpoint, time_millis) = (id.clone(), crate::now_millis());
-        app.store.promote(&Promotion { tag, checkpoint, time_millis, by: sender.name() })?;
+        app.store.promote(&Promotion { tag, checkpoint, time_millis, by: sender.name(), undone: false })?;
         announce_others(&app, before.as_ref(), &id)?;
         registry::announce(&app.catalog, &app.store, &app.events, &id)
     });

@@ -25,7 +25,7 @@ pub enum RolledBack {
     NothingBefore,
 }
 
-const CURRENT: &str = "SELECT tag, checkpoint, time_millis, sender FROM promotions \
+const CURRENT: &str = "SELECT tag, checkpoint, time_millis, sender, undone FROM promotions \
                        WHERE tag = ?1 AND undone = 0 ORDER BY seq DESC LIMIT 2";
 
 impl Store {
@@ -83,7 +83,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn promotions(&self, undone: bool) -> Result<Vec<Promotion>, StoreError> {
-        let sql = "SELECT tag, checkpoint, time_millis, sender FROM promotions WHERE ?1 = 1 OR undone = 0 ORDER BY seq";
+        let sql = "SELECT tag, checkpoint, time_millis, sender, undone FROM promotions WHERE ?1 = 1 OR undone = 0 ORDER BY seq";
         self.reader().rows(sql, values![undone], promotion)
     }
 
@@ -152,5 +152,11 @@ impl Store {
 }
 
 fn promotion(mut row: Row) -> Result<Promotion, StoreError> {
-    Ok(Promotion { tag: row.get(0)?, checkpoint: row.get(1)?, time_millis: row.get(2)?, by: row.get(3)? })
+    Ok(Promotion {
+        tag: row.get(0)?,
+        checkpoint: row.get(1)?,
+        time_millis: row.get(2)?,
+        by: row.get(3)?,
+        undone: row.get(4)?,
+    })
 }

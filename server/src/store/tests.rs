@@ -319,6 +319,7 @@ fn tags_notes_and_tokens_come_back(open: Open<'_>) {
         checkpoint: checkpoint.into(),
         time_millis,
         by: "me".into(),
+        undone: false,
     };
     for (checkpoint, time) in [("a", 1), ("b", 2), ("b", 3)] {
         store.promote(&promotion(checkpoint, time)).expect("promoted");
@@ -329,6 +330,8 @@ fn tags_notes_and_tokens_come_back(open: Open<'_>) {
     assert_eq!(store.roll_back("production").expect("done"), RolledBack::NothingBefore);
     assert_eq!(store.roll_back("other").expect("done"), RolledBack::NoTag);
     assert_eq!(store.promotions(false).expect("read"), [promotion("a", 1)]);
+    let undone = Promotion { undone: true, ..promotion("b", 2) };
+    assert_eq!(store.promotions(true).expect("read"), [promotion("a", 1), undone]);
     store.set_note("a", "good").expect("stored");
     let evaluation = [("loss".to_owned(), 0.1), ("nan".to_owned(), f64::NAN)].into();
     store.set_evaluation("a", &evaluation).expect("stored");

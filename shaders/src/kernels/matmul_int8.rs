@@ -55,7 +55,9 @@ pub fn matmul_int8(int8: Int8, panels: &Panels, range: Range<usize>, rows: &Int8
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
         KernelPath::Int8Simd128 => simd128::matmul(panels, range, rows, out),
         #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        KernelPath::Int8RelaxedSimd => relaxed::matmul(panels, range, rows, out),
+        path @ (KernelPath::Int8RelaxedSimd | KernelPath::Int8RelaxedDot) => {
+            relaxed::matmul(path, panels, range, rows, out);
+        }
         _ => scalar::matmul(panels, range, rows, out),
     }
 }

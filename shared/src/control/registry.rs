@@ -53,6 +53,9 @@ pub struct Promotion {
     pub time_millis: i64,
     /// Who.
     pub by: String,
+    /// Whether a roll back took it back since.
+    #[serde(default)]
+    pub undone: bool,
 }
 
 /// Where a tag points, and where it would point after a roll back.

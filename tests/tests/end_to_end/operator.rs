@@ -140,6 +140,42 @@ fn settings_are_shown_and_experiments_deleted(page: &Page, server: &Server, firs
 
 #[test]
 #[ignore = "needs Chromium"]
+fn a_checkpoint_is_promoted_rolled_back_and_its_tags_history_read_in_the_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
+    let ids = ["first", "second"].map(|name| {
+        checkpoint.manifest.name = name.into();
+        let bytes = checkpoint.encode().unwrap();
+        let named = Checkpoint::decode(&bytes).unwrap();
+        install(dir.path(), &named, &bytes);
+        named.id
+    });
+    let server = Server::start(dir.path(), &[]);
+    let page = Page::open(&format!("{}/#/checkpoints", server.client.url), WebGpu::Off);
+    let row = |id: &str| format!("checkpoint-row[data-checkpoint=\"{id}\"]");
+    let in_production = |id: &str| (page.attribute(&row(id), "data-tags")? == "production").then_some(());
+    for id in &ids {
+        page.click(&format!("{} [data-testid=checkpoint-promote]", row(id)));
+        page.wait("the tag", 30, || in_production(id));
+    }
+    press_twice(&page, "roll-back");
+    page.wait("the first again", 30, || in_production(&ids[0]));
+
+    // newest first; what was rolled back stays in the history, and says so
+    page.eval("document.querySelector('[data-testid=production] details').open = true");
+    let rolled_back =
+        || Some(cells(&page, "promotions")).filter(|cells| cells.len() > 1 && cells[1].ends_with("rolled back since"));
+    let moves = page.wait("the history", 30, rolled_back);
+    let wanted = [("second", ", rolled back since"), ("first", "")];
+    assert_eq!(moves.len(), 6, "{moves:?}");
+    for ((name, then), (id, moved)) in wanted.into_iter().zip(ids.iter().rev().zip(moves.as_chunks::<3>().0)) {
+        assert_eq!(moved[..2], ["production".to_owned(), format!("{name} ({}){then}", &id[..10])]);
+    }
+    assert_eq!(page.errors(), Vec::<String>::new());
+}
+
+#[test]
+#[ignore = "needs Chromium"]
 fn a_run_is_made_as_a_draft_in_the_page() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);

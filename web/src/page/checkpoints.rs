@@ -11,7 +11,7 @@ use crate::platform::http::Body;
 use crate::platform::{clock, spawn};
 use beckon_shared::control::RunStatus;
 use beckon_shared::control::command::Command;
-use beckon_shared::control::registry::{PRODUCTION, RegistryEntry, TagState};
+use beckon_shared::control::registry::{PRODUCTION, Promotion, RegistryEntry, TagState};
 use leptos::prelude::*;
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ pub fn CheckpointsPage() -> impl IntoView {
     let entries = RwSignal::new(Fetched::<Vec<RegistryEntry>>::Waiting);
     let lineage = RwSignal::new(None::<Result<Value, String>>);
     let tags = RwSignal::new(Vec::<TagState>::new());
+    let history = RwSignal::new(Vec::<Promotion>::new());
     let failure = RwSignal::new(None::<String>);
     let said = RwSignal::new(None::<String>);
     Effect::new(move || {
@@ -30,6 +31,7 @@ pub fn CheckpointsPage() -> impl IntoView {
             let answer = api::registry().await;
             entries.update(|entries| entries.take(answer));
             tags.set(api::tags().await.unwrap_or_default());
+            history.set(api::promotions().await.unwrap_or_default());
         });
         api::call("GET", "/api/lineage".into(), Body::None, move |answer| {
             lineage.set(Some(answer.map(|answer| answer.value)));
@@ -67,7 +69,7 @@ pub fn CheckpointsPage() -> impl IntoView {
                 <p class="error" role="alert" data-testid="checkpoints-error">{text}</p>
             })}
             {move || said.get().map(|text| view! { <p class="result" data-testid="checkpoints-said">{text}</p> })}
-            <Production tags=tags entries=entries act=act/>
+            <Production tags=tags history=history entries=entries act=act/>
             <Entries entries=entries act=act/>
             {move || lineage.get().map(|lineage| match lineage {
                 Ok(lineage) => descent(&lineage),
@@ -105,10 +107,11 @@ fn Entries(entries: RwSignal<Fetched<Vec<RegistryEntry>>>, act: Callback<(Comman
     }
 }
 
-/// What is in production, since when and by whom, and the way back.
+/// What is in production, since when and by whom, the way back, and where every tag pointed before.
 #[component]
 fn Production(
     tags: RwSignal<Vec<TagState>>,
+    history: RwSignal<Vec<Promotion>>,
     entries: RwSignal<Fetched<Vec<RegistryEntry>>>,
     act: Callback<(Command, String)>,
 ) -> impl IntoView {
@@ -138,6 +141,21 @@ fn Production(
     let roll_back = Callback::new(move |()| {
         act.run((Command::RollBack { tag: PRODUCTION.into() }, "Production is rolled back".into()));
     });
+    let move_of = move |moved: Promotion| {
+        let then = if moved.undone { ", rolled back since" } else { "" };
+        let time = clock::local_time(moved.time_millis);
+        [time, moved.tag, name_of(&moved.checkpoint) + then, moved.by].map(IntoAny::into_any).into()
+    };
+    let moves =
+        move || {
+            let moves = history.get();
+            (!moves.is_empty()).then(|| view! {
+            <details>
+                <summary>"Every time that a tag was moved"</summary>
+                {table("promotions", &["when", "tag", "to", "by"], moves.into_iter().rev().map(move_of).collect())}
+            </details>
+        })
+        };
     view! {
         <section class="card" data-testid="production">
             <h2>"In production"</h2>
@@ -147,6 +165,7 @@ fn Production(
                     disabled=Signal::derive(move || back_to.get().is_none()) title=title act=roll_back/>
                 <span class="muted">{move || title.get()}</span>
             </div>
+            {moves}
         </section>
     }
 }

@@ -9,19 +9,22 @@ thread_local! {
     static MATMUL: RefCell<Option<Function>> = const { RefCell::new(None) };
 }
 
-/// Compiles the module and makes its kernel path available; a browser that refuses it works without.
+/// Compiles the module and makes its kernel paths available; a browser that refuses it works without.
 pub fn install() {
-    if let Ok(matmul) = instantiate() {
+    if let Ok((matmul, has_dot)) = instantiate() {
         MATMUL.set(Some(matmul));
-        relaxed::install(|call| {
-            MATMUL.with_borrow(|matmul| {
-                if let Some(matmul) = matmul
-                    && let Err(error) = matmul.call1(&JsValue::UNDEFINED, &JsValue::from(call))
-                {
-                    wasm_bindgen::throw_val(error);
-                }
-            });
-        });
+        relaxed::install(
+            |call| {
+                MATMUL.with_borrow(|matmul| {
+                    if let Some(matmul) = matmul
+                        && let Err(error) = matmul.call1(&JsValue::UNDEFINED, &JsValue::from(call))
+                    {
+                        wasm_bindgen::throw_val(error);
+                    }
+                });
+            },
+            has_dot,
+        );
     }
 }
 
@@ -31,12 +34,15 @@ pub fn memory_bytes() -> u64 {
     u64::from(buffer.unchecked_into::<js_sys::ArrayBuffer>().byte_length())
 }
 
-fn instantiate() -> Result<Function, JsValue> {
+/// The product, and whether it had better multiply in fours.
+fn instantiate() -> Result<(Function, bool), JsValue> {
     let module = WebAssembly::Module::new(&js_sys::Uint8Array::from(&relaxed::module()[..]).into())?;
     let [of, name] = relaxed::IMPORT;
     let (imports, own) = (Object::new(), Object::new());
     Reflect::set(&own, &name.into(), &wasm_bindgen::memory())?;
     Reflect::set(&imports, &of.into(), &own)?;
     let instance = WebAssembly::Instance::new(&module, &imports)?;
-    Reflect::get(&instance.exports(), &relaxed::EXPORT.into())?.dyn_into()
+    let export = |name: &str| Reflect::get(&instance.exports(), &name.into())?.dyn_into::<Function>();
+    let has_dot = export(relaxed::DOT_EXPORT)?.call0(&JsValue::UNDEFINED)?.as_f64() == Some(1.0);
+    Ok((export(relaxed::EXPORT)?, has_dot))
 }

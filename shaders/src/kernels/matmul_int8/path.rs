@@ -20,11 +20,13 @@ pub enum KernelPath {
     Int8Simd128,
     /// The same with relaxed vector instructions, in a module beside the page's; see `relaxed.rs` beside this file.
     Int8RelaxedSimd,
+    /// The same where the processor multiplies four bytes and adds them to a sum in one instruction.
+    Int8RelaxedDot,
 }
 
 impl KernelPath {
     /// Every path, the better one of a machine's later.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::F32,
         Self::Int8Scalar,
         Self::Int8Avx2,
@@ -32,6 +34,7 @@ impl KernelPath {
         Self::Int8Neon,
         Self::Int8Simd128,
         Self::Int8RelaxedSimd,
+        Self::Int8RelaxedDot,
     ];
 
     /// The fastest path of this processor and this build.
@@ -50,9 +53,9 @@ impl KernelPath {
             Self::Int8Neon => cfg!(target_arch = "aarch64"),
             Self::Int8Simd128 => cfg!(all(target_arch = "wasm32", target_feature = "simd128")),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Int8RelaxedSimd => super::relaxed::is_installed(),
+            Self::Int8RelaxedSimd | Self::Int8RelaxedDot => super::relaxed::is_available(self),
             #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
-            Self::Int8RelaxedSimd => false,
+            Self::Int8RelaxedSimd | Self::Int8RelaxedDot => false,
             #[cfg(not(target_arch = "x86_64"))]
             Self::Int8Avx2 | Self::Int8Avx512 => false,
         }
@@ -68,6 +71,7 @@ impl KernelPath {
             Self::Int8Neon => "int8-neon",
             Self::Int8Simd128 => "int8-simd128",
             Self::Int8RelaxedSimd => "int8-relaxed-simd",
+            Self::Int8RelaxedDot => "int8-relaxed-dot",
         }
     }
 }
@@ -88,9 +92,9 @@ impl Int8 {
         (path != KernelPath::F32 && path.is_available()).then_some(Self(path))
     }
 
-    /// The path of a module that this process does not run, for tests that run it elsewhere.
-    #[cfg(test)]
-    pub(super) fn elsewhere(path: KernelPath) -> Self {
+    /// A path that is about to be tried, or of a module that a test runs elsewhere.
+    #[cfg(any(test, target_arch = "wasm32"))]
+    pub(super) fn unchecked(path: KernelPath) -> Self {
         Self(path)
     }
 

@@ -3,22 +3,34 @@
 //! Relaxed instructions may give different results on different processors, but not for these operands: a nibble fits
 //! into 7 bits, and a pair of products, and the sum of a block's, into 16. Browsers that lack them refuse the whole
 //! module, so the product is a module of its own ([`module`]) beside the page's, over the page's memory. Whoever has a
-//! browser at hand compiles it and [`install`]s its function; where that fails, the path is not there. 8-bit weights
-//! fit into no 7 bits; they are multiplied in 16, as in `simd128`.
+//! browser at hand compiles it and [`install`]s its function; where that fails, the paths are not there.
+//!
+//! Two instructions can do it. One multiplies bytes in pairs, and every processor with vectors has it or nearly so. The other
+//! multiplies them in fours and adds them to a sum: one instruction with AVX-VNNI or ARM's dot products, three or more
+//! elsewhere. Which of the two it is shows in what it makes of operands out of its range ([`DOT_EXPORT`]). 8-bit weights fit into no
+//! 7 bits: in pairs they are multiplied in 16 bits, as in `simd128`; in fours without their sign, and the signs apart.
 
+mod code;
 mod emit;
+#[cfg(target_arch = "wasm32")]
+mod installed;
 
 #[cfg(test)]
 mod tests;
 
+use super::KernelPath;
 use super::rows::Int8Rows;
 use crate::panel::Panels;
 use crate::weight::{BLOCK, WeightFormat};
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
-use std::sync::OnceLock;
 
+use emit::Products;
 pub use emit::module;
+#[cfg(target_arch = "wasm32")]
+pub use installed::{Function, install};
+#[cfg(target_arch = "wasm32")]
+pub(super) use installed::{is_available, matmul};
 
 /// Rows that the module unpacks a weight for at once.
 pub(super) const TILE: usize = 4;
@@ -27,6 +39,8 @@ pub(super) const TILE: usize = 4;
 pub const IMPORT: [&str; 2] = emit::IMPORT;
 /// The function that [`module`] exports: takes the place of a [`Call`] in the memory.
 pub const EXPORT: &str = emit::EXPORT;
+/// The other function that [`module`] exports: 1 if this processor multiplies in fours by one instruction, else 0.
+pub const DOT_EXPORT: &str = emit::DOT_EXPORT;
 
 /// What a product is of; places are those of the memory that page and [`module`] share.
 #[repr(C)]
@@ -45,30 +59,19 @@ pub struct Call {
     quant_bytes: u32,
     scale_bytes: u32,
     row_bytes: u32,
-    /// 0 for Q4, [`TILE`] for Q8: the kernels of one format stand behind the other's.
+    /// Number of [`Products`] times [`TILE`]: their kernels stand one behind the other.
     first_tile: u32,
-}
-
-/// Calls the module's function with the place of a [`Call`].
-pub type Function = fn(u32);
-
-static FUNCTION: OnceLock<Function> = OnceLock::new();
-
-/// Makes the path available; only the first call counts. `function` calls the exported function of an instance of [`module`]
-/// over this module's own memory.
-pub fn install(function: Function) {
-    let _ = FUNCTION.set(function);
-}
-
-/// Whether there is a function to call.
-#[cfg(target_arch = "wasm32")]
-pub(super) fn is_installed() -> bool {
-    FUNCTION.get().is_some()
 }
 
 impl Call {
     /// `None` where there is nothing to do. `range` of the panels, all rows; `out` as in [`super::matmul_int8`].
-    fn new(panels: &Panels, range: Range<usize>, rows: &Int8Rows, out: &mut [f32]) -> Option<Self> {
+    fn new(path: KernelPath, panels: &Panels, range: Range<usize>, rows: &Int8Rows, out: &mut [f32]) -> Option<Self> {
+        let products = match (panels.format(), path) {
+            (WeightFormat::Q4, KernelPath::Int8RelaxedDot) => Products::Q4InFours,
+            (WeightFormat::Q4, _) => Products::Q4InPairs,
+            (_, KernelPath::Int8RelaxedDot) => Products::Q8InFours,
+            (_, _) => Products::Q8InHalves,
+        };
         let (quants, scales) = panels.lines(range.clone());
         let [of_rows, ..] = rows.places();
         let [words, row_scales, scaled_sums] = rows.places().map(|part| part.as_ptr() as usize as u32);
@@ -85,17 +88,7 @@ impl Call {
             quant_bytes: (size_of_val(quants) / range.len()) as u32,
             scale_bytes: (size_of_val(scales) / range.len()) as u32,
             row_bytes: (size_of_val(of_rows) / rows.n_rows()) as u32,
-            first_tile: if panels.format() == WeightFormat::Q4 { 0 } else { TILE as u32 },
+            first_tile: products as u32 * TILE as u32,
         })
-    }
-}
-
-/// As [`super::matmul_int8`].
-#[cfg(target_arch = "wasm32")]
-pub(super) fn matmul(panels: &Panels, range: Range<usize>, rows: &Int8Rows, out: &mut [f32]) {
-    if let Some(function) = FUNCTION.get()
-        && let Some(call) = Call::new(panels, range, rows, out)
-    {
-        function(std::hint::black_box(&raw const call) as usize as u32);
     }
 }

@@ -140,8 +140,8 @@ impl Layout {
             (KernelPath::Int8Simd128, _) | (KernelPath::Int8RelaxedSimd, WeightFormat::Q8) => Order::Halves,
             _ => Order::Bytes,
         };
-        let few = matches!(int8.path(), KernelPath::Int8Simd128 | KernelPath::Int8RelaxedSimd);
-        Self { order, format, tile: if few { 4 } else { TILE } }
+        let few = [KernelPath::Int8Simd128, KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot];
+        Self { order, format, tile: if few.contains(&int8.path()) { 4 } else { TILE } }
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`super::Call`]. Dimension key: `R` rows of a tile, `P` registers of a panel that go together.
 
 use super::TILE;
+use super::code::*;
 use crate::kernels::matmul_int8::tile::{HALF_MASK, HALF_REBIAS};
 use crate::panel::OUTPUTS;
 
@@ -13,201 +14,39 @@ use crate::panel::OUTPUTS;
 pub(super) const IMPORT: [&str; 2] = ["page", "memory"];
 /// See [`IMPORT`].
 pub(super) const EXPORT: &str = "matmul";
+/// Says whether [`RELAXED_DOT_ADD`] is one instruction.
+pub(super) const DOT_EXPORT: &str = "has_dot";
 
 /// Bytes of a panel's line, and of a register.
 const LINE: u32 = OUTPUTS as u32 * 4;
 const REGISTER: u32 = 16;
 
-const I32: u8 = 0x7f;
-const V128: u8 = 0x7b;
-
-const BLOCK_VOID: [u8; 2] = [0x02, 0x40];
-const LOOP_VOID: [u8; 2] = [0x03, 0x40];
-const END: u8 = 0x0b;
-const BRANCH: u8 = 0x0c;
-const CALL: u8 = 0x10;
-const I32_LOAD: u8 = 0x28;
-const SELECT: u8 = 0x1b;
-const I32_EQZ: u8 = 0x45;
-const I32_NE: u8 = 0x47;
-const I32_LT_U: u8 = 0x49;
-const I32_ADD: u8 = 0x6a;
-const I32_SUB: u8 = 0x6b;
-const I32_MUL: u8 = 0x6c;
-
-/// Vector instructions by their numbers behind the prefix 0xfd.
-const LOAD: u32 = 0x00;
-const LOAD_SPLAT: u32 = 0x09;
-const STORE: u32 = 0x0b;
-const CONST: u32 = 0x0c;
-const AND: u32 = 0x4e;
-const EXTADD_I16: u32 = 0x7e;
-const SHL_I16: u32 = 0x8b;
-const SHR_U16: u32 = 0x8d;
-const ADD_I16: u32 = 0x8e;
-const SHL_I32: u32 = 0xab;
-const SHR_I32: u32 = 0xac;
-const ADD_I32: u32 = 0xae;
-const DOT_I16: u32 = 0xba;
-const ADD_F32: u32 = 0xe4;
-const MUL_F32: u32 = 0xe6;
-const CONVERT_I32: u32 = 0xfa;
-/// `i16x8.relaxed_dot_i8x16_i7x16_s`.
-const RELAXED_DOT: u32 = 0x112;
-
-/// Unsigned LEB128.
-#[inline(never)]
-fn leb(mut value: u32, to: &mut Vec<u8>) {
-    while value >= 0x80 {
-        to.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    to.push(value as u8);
+/// What is multiplied, and by which instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Products {
+    /// Nibbles by [`RELAXED_DOT`].
+    Q4InPairs,
+    /// Bytes as halves by [`DOT_I16`].
+    Q8InHalves,
+    /// Nibbles by [`RELAXED_DOT_ADD`].
+    Q4InFours,
+    /// Bytes by [`RELAXED_DOT_ADD`]: 7 bits of a code, and its sign, which counts -128.
+    Q8InFours,
 }
 
-/// Something behind its length.
-#[inline(never)]
-fn sized(bytes: &[u8], to: &mut Vec<u8>) {
-    leb(bytes.len() as u32, to);
-    to.extend(bytes);
-}
+impl Products {
+    /// In the order of their numbers.
+    const ALL: [Self; 4] = [Self::Q4InPairs, Self::Q8InHalves, Self::Q4InFours, Self::Q8InFours];
 
-/// A function's code; its parts are not inlined, so that the page stays small: parameters of type i32 first, then the locals in the order in which they are made.
-struct Code {
-    locals: Vec<u8>,
-    n_params: u32,
-    bytes: Vec<u8>,
-}
-
-impl Code {
-    fn new(n_params: u32) -> Self {
-        Self { locals: Vec::new(), n_params, bytes: Vec::new() }
-    }
-
-    #[inline(never)]
-    fn local(&mut self, of: u8) -> u32 {
-        self.locals.push(of);
-        self.n_params + self.locals.len() as u32 - 1
-    }
-
-    #[inline(never)]
-    fn op(&mut self, op: u8) {
-        self.bytes.push(op);
-    }
-
-    #[inline(never)]
-    fn get(&mut self, local: u32) {
-        self.op(0x20);
-        leb(local, &mut self.bytes);
-    }
-
-    #[inline(never)]
-    fn set(&mut self, local: u32) {
-        self.op(0x21);
-        leb(local, &mut self.bytes);
-    }
-
-    #[inline(never)]
-    fn i32(&mut self, value: i32) {
-        self.op(0x41);
-        // signed LEB128
-        let mut value = value;
-        while !(-64..64).contains(&value) {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8 & 0x7f);
-    }
-
-    #[inline(never)]
-    fn branch_if(&mut self, depth: u32) {
-        self.op(0x0d);
-        leb(depth, &mut self.bytes);
-    }
-
-    #[inline(never)]
-    fn simd(&mut self, op: u32) {
-        self.op(0xfd);
-        leb(op, &mut self.bytes);
-    }
-
-    /// The four words of a constant.
-    #[inline(never)]
-    fn splat(&mut self, word: u32) {
-        self.simd(CONST);
-        (0..4).for_each(|_| self.bytes.extend(word.to_le_bytes()));
-    }
-
-    /// A load or store; alignment is a hint of a word.
-    #[inline(never)]
-    fn memory(&mut self, op: u32, offset: u32) {
-        self.simd(op);
-        self.bytes.push(2);
-        leb(offset, &mut self.bytes);
-    }
-
-    #[inline(never)]
-    fn load_i32(&mut self, at: u32, offset: u32, to: u32) {
-        self.get(at);
-        self.op(I32_LOAD);
-        self.bytes.push(2);
-        leb(offset, &mut self.bytes);
-        self.set(to);
-    }
-
-    /// `local += by`.
-    #[inline(never)]
-    fn advance(&mut self, local: u32, by: u32) {
-        self.get(local);
-        self.i32(by as i32);
-        self.op(I32_ADD);
-        self.set(local);
-    }
-
-    /// `local += a · by`.
-    #[inline(never)]
-    fn advance_by(&mut self, local: u32, a: u32, by: u32) {
-        self.get(local);
-        self.get(a);
-        self.i32(by as i32);
-        self.op(I32_MUL);
-        self.op(I32_ADD);
-        self.set(local);
-    }
-
-    fn copy(&mut self, from: u32, to: u32) {
-        self.get(from);
-        self.set(to);
-    }
-
-    /// `local -= 1`, and again from the loop's start while it is not zero.
-    #[inline(never)]
-    fn repeat(&mut self, local: u32) {
-        self.get(local);
-        self.i32(1);
-        self.op(I32_SUB);
-        self.op(0x22); // tee
-        leb(local, &mut self.bytes);
-        self.branch_if(0);
-        self.op(END);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.op(END);
-        let mut whole = Vec::new();
-        leb(self.locals.len() as u32, &mut whole);
-        for of in &self.locals {
-            whole.extend([1, *of]);
-        }
-        whole.extend(self.bytes);
-        whole
+    fn q4(self) -> bool {
+        matches!(self, Self::Q4InPairs | Self::Q4InFours)
     }
 }
 
 /// One kind of tile: R rows with one panel, P registers of it at a time.
 #[derive(Clone, Copy)]
 struct Tile {
-    q4: bool,
+    products: Products,
     r: u32,
     p: u32,
 }
@@ -229,25 +68,37 @@ struct Locals {
     words: Vec<u32>,
     codes: Vec<u32>,
     sums: Vec<u32>,
+    /// Q8 in fours: the products of the signs, apart.
+    sign_sums: Vec<u32>,
     totals: Vec<u32>,
 }
 
 impl Tile {
-    /// Lines of a block's codes.
-    fn lines(self) -> u32 {
-        if self.q4 { 4 } else { 8 }
+    fn new(products: Products, r: u32) -> Self {
+        let p = match (products, r) {
+            (Products::Q8InFours, 3..) => 1, // twice as many sums
+            (Products::Q8InFours, _) | (_, 2..) => 2,
+            (_, _) => 4,
+        };
+        Self { products, r, p }
     }
 
-    /// Words of a row's block: bytes for Q4, 16-bit halves for Q8.
+    /// Lines of a block's codes.
+    fn lines(self) -> u32 {
+        if self.products.q4() { 4 } else { 8 }
+    }
+
+    /// Words of a row's block: bytes, or 16-bit halves.
     fn words(self) -> u32 {
-        if self.q4 { 8 } else { 16 }
+        if self.products == Products::Q8InHalves { 16 } else { 8 }
     }
 
     fn function(self) -> Vec<u8> {
         const FROM: [u32; 5] = [0, 1, 2, 3, 4];
         const OUT: u32 = 5;
         const N_BLOCKS: u32 = 6;
-        let Self { q4, r, p } = self;
+        let Self { products, r, p } = self;
+        let q4 = products.q4();
         let mut c = Code::new(7);
         let n_groups = c.local(I32);
         let n_blocks = c.local(I32);
@@ -255,6 +106,7 @@ impl Tile {
         let [mask, row, scale, min] = [(); 4].map(|()| c.local(V128));
         let mut some = |n| (0..n).map(|_| c.local(V128)).collect::<Vec<_>>();
         let (words, codes, sums, totals) = (some(p), some(p), some(r * p), some(r * p));
+        let sign_sums = some(if products == Products::Q8InFours { r * p } else { 0 });
         let l = Locals {
             quants,
             halves,
@@ -269,9 +121,14 @@ impl Tile {
             words,
             codes,
             sums,
+            sign_sums,
             totals,
         };
-        c.splat(if q4 { 0x0f0f_0f0f } else { 0xff00_ff00 });
+        c.splat(match products {
+            Products::Q4InPairs | Products::Q4InFours => 0x0f0f_0f0f,
+            Products::Q8InHalves => 0xff00_ff00,
+            Products::Q8InFours => 0x7f7f_7f7f,
+        });
         c.set(mask);
         c.i32((LINE / (REGISTER * p)) as i32);
         c.set(n_groups);
@@ -326,11 +183,12 @@ impl Tile {
         c.set(l.shift);
     }
 
-    /// The integer sums of a block. Q8's are 256 times too large: a code stands in the upper byte of its half.
+    /// The integer sums of a block. Those in halves are 256 times too large: a code stands in the upper byte of its half.
     fn add_products(self, c: &mut Code, l: &Locals) {
-        let Self { q4, r, p } = self;
+        let Self { products, r, p } = self;
+        let of_line = self.words() / self.lines();
         for word in 0..self.words() {
-            let (line, second) = (word / 2, word % 2 == 1);
+            let (line, second) = (word / of_line, word % of_line == 1);
             for (i, (words, codes)) in (0..).zip(l.words.iter().zip(&l.codes)) {
                 if !second {
                     c.get(l.quants);
@@ -338,49 +196,81 @@ impl Tile {
                     c.set(*words);
                 }
                 c.get(*words);
-                if q4 == second {
-                    c.i32(if q4 { 4 } else { 8 });
-                    c.simd(if q4 { SHR_U16 } else { SHL_I16 });
+                match (products, second) {
+                    (Products::Q8InHalves, false) => c.shift(8, SHL_I16),
+                    (Products::Q4InPairs | Products::Q4InFours, true) => c.shift(4, SHR_U16),
+                    _ => {}
                 }
-                if q4 || second {
+                if products != Products::Q8InHalves || second {
                     c.get(l.mask);
                     c.simd(AND);
                 }
                 c.set(*codes);
+                if products == Products::Q8InFours {
+                    c.get(*words);
+                    c.shift(7, SHR_U16);
+                    c.splat(0x0101_0101);
+                    c.simd(AND);
+                    c.set(*words);
+                }
             }
             for row in 0..r {
                 c.get(l.words_at);
                 c.memory(LOAD_SPLAT, (word * r + row) * 4);
                 c.set(l.row);
-                for (sum, codes) in l.sums[(row * p) as usize..].iter().zip(&l.codes) {
-                    if word > 0 {
-                        c.get(*sum);
-                    }
-                    c.get(l.row);
-                    c.get(*codes);
-                    c.simd(if q4 { RELAXED_DOT } else { DOT_I16 });
-                    if word > 0 {
-                        c.simd(if q4 { ADD_I16 } else { ADD_I32 });
-                    }
-                    c.set(*sum);
+                let at = (row * p) as usize;
+                for (sum, codes) in l.sums[at..].iter().zip(&l.codes) {
+                    self.add_product(c, l.row, *codes, *sum, word == 0);
+                }
+                for (sum, signs) in l.sign_sums.iter().skip(at).zip(&l.words) {
+                    self.add_product(c, l.row, *signs, *sum, word == 0);
                 }
             }
         }
     }
 
+    /// `sum (+)= row · codes`.
+    fn add_product(self, c: &mut Code, row: u32, codes: u32, sum: u32, is_first: bool) {
+        let in_fours = matches!(self.products, Products::Q4InFours | Products::Q8InFours);
+        if !in_fours && !is_first {
+            c.get(sum);
+        }
+        c.get(row);
+        c.get(codes);
+        match self.products {
+            Products::Q4InPairs => c.simd(RELAXED_DOT),
+            Products::Q8InHalves => c.simd(DOT_I16),
+            _ if is_first => c.splat(0),
+            _ => c.get(sum),
+        }
+        match self.products {
+            Products::Q4InPairs if !is_first => c.simd(ADD_I16),
+            Products::Q8InHalves if !is_first => c.simd(ADD_I32),
+            Products::Q4InPairs | Products::Q8InHalves => {}
+            Products::Q4InFours | Products::Q8InFours => c.simd(RELAXED_DOT_ADD),
+        }
+        c.set(sum);
+    }
+
     /// Onto the totals: `sum · scale · scale of the row`, for Q4 plus `min · scaled sum of the row`.
     fn scale(self, c: &mut Code, l: &Locals, i: u32) {
-        let Self { q4, r, p } = self;
+        let Self { products, r, p } = self;
         self.half(c, l, i, false);
-        if q4 {
+        if products.q4() {
             self.half(c, l, i, true);
         }
         for row in 0..r {
             let at = (row * p + i) as usize;
             c.get(l.totals[at]);
             c.get(l.sums[at]);
-            if q4 {
-                c.simd(EXTADD_I16);
+            match products {
+                Products::Q4InPairs => c.simd(EXTADD_I16),
+                Products::Q8InFours => {
+                    c.get(l.sign_sums[at]);
+                    c.shift(7, SHL_I32);
+                    c.simd(SUB_I32);
+                }
+                Products::Q8InHalves | Products::Q4InFours => {}
             }
             c.simd(CONVERT_I32);
             c.get(l.scale);
@@ -388,7 +278,7 @@ impl Tile {
             c.get(l.scales);
             c.memory(LOAD_SPLAT, row * 4);
             c.simd(MUL_F32);
-            if q4 {
+            if products.q4() {
                 c.get(l.min);
                 c.get(l.sums_at);
                 c.memory(LOAD_SPLAT, row * 4);
@@ -400,11 +290,11 @@ impl Tile {
         }
     }
 
-    /// The values of the halves that are a block's scale, or minimum, as in `simd128`; Q8's a 256th of it, exactly.
+    /// The values of the halves that are a block's scale, or minimum, as in `simd128`; in halves a 256th of it, exactly.
     fn half(self, c: &mut Code, l: &Locals, i: u32, is_min: bool) {
         c.get(l.halves);
         c.memory(LOAD, i * REGISTER);
-        match (self.q4, is_min) {
+        match (self.products.q4(), is_min) {
             (true, true) => {}
             (true, false) => c.i32(16),
             (false, _) => c.get(l.shift),
@@ -416,11 +306,32 @@ impl Tile {
         c.simd(SHR_I32);
         c.splat(HALF_MASK as u32);
         c.simd(AND);
-        c.splat(if self.q4 { HALF_REBIAS } else { HALF_REBIAS / 256.0 }.to_bits());
+        let rebias = if self.products == Products::Q8InHalves { HALF_REBIAS / 256.0 } else { HALF_REBIAS };
+        c.splat(rebias.to_bits());
         c.simd(MUL_F32);
         c.set(if is_min { l.min } else { l.scale });
     }
 }
+
+/// Whether [`RELAXED_DOT_ADD`] is one instruction: 127 times a byte of ones four times is 127 · 255 · 4 where it takes the byte
+/// without a sign and its sums have 32 bits (AVX-VNNI), and -128 times -128 four times is 65,536 where it takes it with a
+/// sign (ARM). Sums of two products that are cut to 16 bits give neither.
+fn has_dot() -> Vec<u8> {
+    let mut c = Code::new(0);
+    for (a, b, dot) in [(0x7f7f_7f7f, 0xffff_ffff, 127 * 255 * 4), (0x8080_8080, 0x8080_8080, 128 * 128 * 4)] {
+        [a, b, 0].into_iter().for_each(|word| c.splat(word));
+        c.simd(RELAXED_DOT_ADD);
+        c.simd(EXTRACT_I32);
+        c.op(0); // lane
+        c.i32(dot);
+        c.op(I32_EQ);
+    }
+    c.op(I32_OR);
+    c.finish()
+}
+
+/// Functions of tiles.
+const N_TILES: u32 = (Products::ALL.len() * TILE) as u32;
 
 /// Panels and tiles around [`Tile`]; the parameter is the place of a [`super::Call`].
 fn matmul() -> Vec<u8> {
@@ -448,7 +359,7 @@ fn matmul() -> Vec<u8> {
     c.op(I32_LT_U);
     c.op(SELECT);
     c.set(of_tile);
-    for tile in 0..2 * TILE as u32 {
+    for tile in 0..N_TILES {
         c.bytes.extend(BLOCK_VOID);
         c.get(of_tile);
         c.get(kind);
@@ -493,28 +404,29 @@ fn matmul() -> Vec<u8> {
 
 /// The whole module.
 pub fn module() -> Vec<u8> {
-    let of = |q4| move |r| Tile { q4, r, p: if r == 1 { 4 } else { 2 } }.function();
-    let rows = 1..=TILE as u32;
-    let functions: Vec<Vec<u8>> = rows.clone().map(of(true)).chain(rows.map(of(false))).chain([matmul()]).collect();
+    let tiles = Products::ALL.into_iter().flat_map(|products| (1..=TILE as u32).map(move |r| Tile::new(products, r)));
+    let functions: Vec<Vec<u8>> = tiles.map(Tile::function).chain([matmul(), has_dot()]).collect();
     let section = |id: u8, body: &[u8], to: &mut Vec<u8>| {
         to.push(id);
         sized(body, to);
     };
     let mut module = b"\0asm\x01\0\0\0".to_vec();
     let of_tile = [&[0x60, 7][..], &[I32; 7], &[0]].concat();
-    section(1, &[&[2][..], &of_tile, &[0x60, 1, I32, 0]].concat(), &mut module);
+    section(1, &[&[3][..], &of_tile, &[0x60, 1, I32, 0], &[0x60, 0, 1, I32]].concat(), &mut module);
     let mut import = vec![1];
     IMPORT.iter().for_each(|name| sized(name.as_bytes(), &mut import));
     import.extend([2, 0, 0]); // a memory of any size
     section(2, &import, &mut module);
     let mut types = vec![functions.len() as u8];
-    types.extend([0].repeat(2 * TILE));
-    types.push(1);
+    types.extend([0].repeat(N_TILES as usize));
+    types.extend([1, 2]);
     section(3, &types, &mut module);
-    let mut export = vec![1];
-    sized(EXPORT.as_bytes(), &mut export);
-    export.extend([0, 2 * TILE as u8]);
-    section(7, &export, &mut module);
+    let mut exports = vec![2];
+    for (name, function) in [EXPORT, DOT_EXPORT].into_iter().zip(N_TILES..) {
+        sized(name.as_bytes(), &mut exports);
+        exports.extend([0, function as u8]);
+    }
+    section(7, &exports, &mut module);
     let mut code = vec![functions.len() as u8];
     functions.iter().for_each(|function| sized(function, &mut code));
     section(10, &code, &mut module);

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Runs the module over an image of a memory: module, image and the call's place in, the image afterwards out.
 const SCRIPT: &str = r#"
 const fs = require("fs");
-require("v8").setFlagsFromString("--experimental-wasm-relaxed-simd");
+// the baseline compiler of Node 20 adds some products in fours twice; the optimizing one does not, nor does Chromium 156
+["--experimental-wasm-relaxed-simd", "--no-liftoff"].forEach(require("v8").setFlagsFromString);
 const [folder, place] = process.argv.slice(1);
 const image = fs.readFileSync(folder + "/image");
 const memory = new WebAssembly.Memory({ initial: Math.ceil(image.length / 65536) });
@@ -21,6 +22,8 @@ const { exports } = new WebAssembly.Instance(module, { page: { memory } });
 exports.matmul(Number(place));
 fs.writeFileSync(folder + "/image", new Uint8Array(memory.buffer, 0, image.length));
 "#;
+
+const PATHS: [KernelPath; 2] = [KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot];
 
 /// Words of the memory, and where each part begins.
 #[derive(Default)]
@@ -34,7 +37,7 @@ impl Image {
 }
 
 /// Products `[panels, R, 16]` by a module, run in Node.
-fn in_node(module: &[u8], panels: &Panels, rows: &Int8Rows, range: Range<usize>) -> Vec<f32> {
+fn in_node(module: &[u8], path: KernelPath, panels: &Panels, rows: &Int8Rows, range: Range<usize>) -> Vec<f32> {
     static N_RUNS: AtomicUsize = AtomicUsize::new(0);
     let name = format!("beckon-relaxed-{}-{}", std::process::id(), N_RUNS.fetch_add(1, Ordering::Relaxed));
     let folder = std::env::temp_dir().join(name);
@@ -46,7 +49,7 @@ fn in_node(module: &[u8], panels: &Panels, rows: &Int8Rows, range: Range<usize>)
     let [words, row_scales, scaled_sums] = rows.places().map(|part| image.put(part));
     // the call of this process, its places exchanged for those of the image
     let mut products = vec![f32::NAN; n_out];
-    let call = Call::new(panels, range, rows, &mut products).unwrap();
+    let call = Call::new(path, panels, range, rows, &mut products).unwrap();
     let call = Call {
         quants: image.put(bytemuck::cast_slice(quants)),
         scales: image.put(bytemuck::cast_slice(scales)),
@@ -74,7 +77,7 @@ fn in_node(module: &[u8], panels: &Panels, rows: &Int8Rows, range: Range<usize>)
 #[test]
 #[ignore = "needs Node"]
 fn the_module_gives_the_bits_of_the_reference() {
-    let of = |path| Int8::elsewhere(path);
+    let of = |path| Int8::unchecked(path);
     let shapes = [(1, 32), (33, 160), (50, 544)];
     for (format, (n_outputs, cols)) in FORMATS.into_iter().flat_map(|format| shapes.map(|shape| (format, shape))) {
         let panels = Panels::pack(&Weights::new(format, n_outputs, cols).view());
@@ -89,9 +92,11 @@ fn the_module_gives_the_bits_of_the_reference() {
                 let mut want = vec![0.0; range.len() * n_rows * OUTPUTS];
                 let scalar = of(KernelPath::Int8Scalar);
                 matmul_int8(scalar, &panels, range.clone(), &rows(KernelPath::Int8Scalar), &mut want);
-                let got = in_node(&module(), &panels, &rows(KernelPath::Int8RelaxedSimd), range);
                 let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&got), bits(&want), "{format:?} {n_rows} x {cols} x {n_outputs}");
+                for path in PATHS {
+                    let got = in_node(&module(), path, &panels, &rows(path), range.clone());
+                    assert_eq!(bits(&got), bits(&want), "{path} {format:?} {n_rows} x {cols} x {n_outputs}");
+                }
             }
         }
     }
@@ -107,10 +112,12 @@ fn the_largest_codes_and_bytes_do_not_overflow_in_the_module() {
         let view = crate::weight::WeightView { format, rows: 16, cols, quants: &quants, scales: &scales };
         let min = if format == WeightFormat::Q4 { 1.0 } else { 0.0 };
         for x in [vec![1.0; 4 * cols], vec![-1.0; 4 * cols]] {
-            let mut rows = Int8Rows::default();
-            rows.quantize(Int8::elsewhere(KernelPath::Int8RelaxedSimd), format, (4, cols), &x);
-            let got = in_node(&module(), &Panels::pack(&view), &rows, 0..1);
-            crate::assert_all_close("products", &got, &vec![x[0] * (largest + min) * 96.0; 64], 1e-2);
+            for path in PATHS {
+                let mut rows = Int8Rows::default();
+                rows.quantize(Int8::unchecked(path), format, (4, cols), &x);
+                let got = in_node(&module(), path, &Panels::pack(&view), &rows, 0..1);
+                crate::assert_all_close(path.name(), &got, &vec![x[0] * (largest + min) * 96.0; 64], 1e-2);
+            }
         }
     }
 }
@@ -118,22 +125,28 @@ fn the_largest_codes_and_bytes_do_not_overflow_in_the_module() {
 #[test]
 #[ignore = "needs Node"]
 fn a_module_changed_by_hand_gives_other_products() {
-    let panels = Panels::pack(&Weights::new(WeightFormat::Q4, 17, 96).view());
-    let mut rows = Int8Rows::default();
-    let x = Noise(5).rows(4, 96);
-    rows.quantize(Int8::elsewhere(KernelPath::Int8RelaxedSimd), WeightFormat::Q4, (4, 96), &x);
-    let right = in_node(&module(), &panels, &rows, 0..2);
-    // a shift by 4 and its instruction; the scale's mask; additions of 16-bit sums made subtractions
-    let edits: [(&[u8], &[u8]); 3] = [
-        (&[0x41, 4, 0xfd, 0x8d, 1], &[0x41, 3, 0xfd, 0x8d, 1]),
-        (&[0x00, 0xe0, 0xff, 0x8f], &[0x00, 0xe0, 0xff, 0x8e]),
-        (&[0xfd, 0x8e, 1], &[0xfd, 0x91, 1]),
-    ];
-    for (from, to) in edits {
-        let mut wrong = module();
-        let places: Vec<usize> = (0..wrong.len()).filter(|at| wrong[*at..].starts_with(from)).collect();
-        assert!(!places.is_empty(), "no {from:x?}");
-        places.into_iter().for_each(|at| wrong[at..at + to.len()].copy_from_slice(to));
-        assert_ne!(in_node(&wrong, &panels, &rows, 0..2), right, "{from:x?}");
+    // a shift by 4 and its instruction; the scale's mask; additions of 16-bit sums made subtractions; the mask of signs; the
+    // subtraction of what they count made an addition
+    let shift: (&[u8], &[u8]) = (&[0x41, 4, 0xfd, 0x8d, 1], &[0x41, 3, 0xfd, 0x8d, 1]);
+    let mask: (&[u8], &[u8]) = (&[0x00, 0xe0, 0xff, 0x8f], &[0x00, 0xe0, 0xff, 0x8e]);
+    let add: (&[u8], &[u8]) = (&[0xfd, 0x8e, 1], &[0xfd, 0x91, 1]);
+    let signs: (&[u8], &[u8]) = (&[1, 1, 1, 1, 0xfd, 0x4e], &[1, 1, 0, 1, 0xfd, 0x4e]);
+    let sub: (&[u8], &[u8]) = (&[0xfd, 0xb1, 1], &[0xfd, 0xae, 1]);
+    for (path, format, edits) in [
+        (KernelPath::Int8RelaxedSimd, WeightFormat::Q4, &[shift, mask, add][..]),
+        (KernelPath::Int8RelaxedDot, WeightFormat::Q4, &[shift, mask]),
+        (KernelPath::Int8RelaxedDot, WeightFormat::Q8, &[mask, signs, sub]),
+    ] {
+        let panels = Panels::pack(&Weights::new(format, 17, 96).view());
+        let mut rows = Int8Rows::default();
+        rows.quantize(Int8::unchecked(path), format, (4, 96), &Noise(5).rows(4, 96));
+        let right = in_node(&module(), path, &panels, &rows, 0..2);
+        for (from, to) in edits {
+            let mut wrong = module();
+            let places: Vec<usize> = (0..wrong.len()).filter(|at| wrong[*at..].starts_with(from)).collect();
+            assert!(!places.is_empty(), "no {from:x?}");
+            places.into_iter().for_each(|at| wrong[at..at + to.len()].copy_from_slice(to));
+            assert_ne!(in_node(&wrong, path, &panels, &rows, 0..2), right, "{path} {format:?} {from:x?}");
+        }
     }
 }
