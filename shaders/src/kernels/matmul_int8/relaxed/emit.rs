@@ -93,6 +93,15 @@ impl Tile {
         if self.products == Products::Q8InHalves { 16 } else { 8 }
     }
 
+    /// What is left of a word of codes.
+    fn mask(self) -> u32 {
+        match self.products {
+            Products::Q4InPairs | Products::Q4InFours => 0x0f0f_0f0f,
+            Products::Q8InHalves => 0xff00_ff00,
+            Products::Q8InFours => 0x7f7f_7f7f,
+        }
+    }
+
     fn function(self) -> Vec<u8> {
         const FROM: [u32; 5] = [0, 1, 2, 3, 4];
         const OUT: u32 = 5;
@@ -124,11 +133,7 @@ impl Tile {
             sign_sums,
             totals,
         };
-        c.splat(match products {
-            Products::Q4InPairs | Products::Q4InFours => 0x0f0f_0f0f,
-            Products::Q8InHalves => 0xff00_ff00,
-            Products::Q8InFours => 0x7f7f_7f7f,
-        });
+        c.splat(self.mask());
         c.set(mask);
         c.i32((LINE / (REGISTER * p)) as i32);
         c.set(n_groups);
