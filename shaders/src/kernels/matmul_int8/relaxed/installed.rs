@@ -16,7 +16,7 @@ static PATHS: OnceLock<Vec<KernelPath>> = OnceLock::new();
 
 /// Makes the paths available; only the first call counts. `function` calls the exported function of an instance of [`super::module`]
 /// over this module's own memory; `has_dot` is what its [`super::DOT_EXPORT`] says. A path whose products are not those of the
-/// reference here is left out: some engines of before 2024 compile [`super::emit::Products::Q4InFours`] wrongly.
+/// reference here is left out: V8's baseline compiler in Node 20 gets [`super::emit::Products::Q4InFours`] wrong.
 pub fn install(function: Function, has_dot: bool) {
     if FUNCTION.set(function).is_ok() {
         let paths = [(KernelPath::Int8RelaxedSimd, true), (KernelPath::Int8RelaxedDot, has_dot)];
