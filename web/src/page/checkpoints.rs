@@ -21,8 +21,8 @@ pub fn CheckpointsPage() -> impl IntoView {
     let live = expect_context::<Live>();
     let entries = RwSignal::new(Fetched::<Vec<RegistryEntry>>::Waiting);
     let lineage = RwSignal::new(None::<Result<Value, String>>);
-    let tags = RwSignal::new(Vec::<TagState>::new());
-    let history = RwSignal::new(Vec::<Promotion>::new());
+    let tags = RwSignal::new(Fetched::<Vec<TagState>>::Waiting);
+    let history = RwSignal::new(Fetched::<Vec<Promotion>>::Waiting);
     let failure = RwSignal::new(None::<String>);
     let said = RwSignal::new(None::<String>);
     Effect::new(move || {
@@ -30,8 +30,10 @@ pub fn CheckpointsPage() -> impl IntoView {
         spawn(async move {
             let answer = api::registry().await;
             entries.update(|entries| entries.take(answer));
-            tags.set(api::tags().await.unwrap_or_default());
-            history.set(api::promotions().await.unwrap_or_default());
+            let answer = api::tags().await;
+            tags.update(|tags| tags.take(answer));
+            let answer = api::promotions().await;
+            history.update(|history| history.take(answer));
         });
         api::call("GET", "/api/lineage".into(), Body::None, move |answer| {
             lineage.set(Some(answer.map(|answer| answer.value)));
@@ -110,8 +112,8 @@ fn Entries(entries: RwSignal<Fetched<Vec<RegistryEntry>>>, act: Callback<(Comman
 /// What is in production, since when and by whom, the way back, and where every tag pointed before.
 #[component]
 fn Production(
-    tags: RwSignal<Vec<TagState>>,
-    history: RwSignal<Vec<Promotion>>,
+    tags: RwSignal<Fetched<Vec<TagState>>>,
+    history: RwSignal<Fetched<Vec<Promotion>>>,
     entries: RwSignal<Fetched<Vec<RegistryEntry>>>,
     act: Callback<(Command, String)>,
 ) -> impl IntoView {
@@ -121,17 +123,22 @@ fn Production(
         });
         format!("{} ({})", name.unwrap_or_else(|| "not here".into()), short(id))
     };
-    let state = Memo::new(move |_| tags.with(|tags| tags.iter().find(|tag| tag.now.tag == PRODUCTION).cloned()));
-    let now = move || match state.get() {
-        None => "Nothing is in production yet. Promote a checkpoint: the tag says which one your site should use."
-            .to_owned(),
-        Some(TagState { now, .. }) => format!(
+    let state =
+        Memo::new(move |_| tags.with(|tags| tags.value()?.iter().find(|tag| tag.now.tag == PRODUCTION).cloned()));
+    let now = move || match (state.get(), &*tags.read()) {
+        (Some(TagState { now, .. }), _) => format!(
             "{} since {} ({}), by {}.",
             name_of(&now.checkpoint),
             clock::local_time(now.time_millis),
             format::ago(now.time_millis, clock::now_millis()),
             now.by
         ),
+        (None, Fetched::Waiting) => "Reading what is in production…".to_owned(),
+        (None, Fetched::Failed(reason)) => reason.clone(),
+        (None, Fetched::Here(_)) => {
+            "Nothing is in production yet. Promote a checkpoint: the tag says which one your site should use."
+                .to_owned()
+        }
     };
     let back_to = Memo::new(move |_| state.get().and_then(|state| state.back_to));
     let title = Signal::derive(move || match back_to.get() {
@@ -146,16 +153,13 @@ fn Production(
         let time = clock::local_time(moved.time_millis);
         [time, moved.tag, name_of(&moved.checkpoint) + then, moved.by].map(IntoAny::into_any).into()
     };
-    let moves =
-        move || {
-            let moves = history.get();
-            (!moves.is_empty()).then(|| view! {
-            <details>
-                <summary>"Every time that a tag was moved"</summary>
-                {table("promotions", &["when", "tag", "to", "by"], moves.into_iter().rev().map(move_of).collect())}
-            </details>
-        })
-        };
+    let moves = move || {
+        if let Some(reason) = history.read().failure() {
+            return failed("promotions-failed", reason.to_owned());
+        }
+        let rows = history.get().value().into_iter().flatten().rev().cloned().map(move_of).collect();
+        table("promotions", &["when", "tag", "to", "by"], rows)
+    };
     view! {
         <section class="card" data-testid="production">
             <h2>"In production"</h2>
@@ -165,7 +169,10 @@ fn Production(
                     disabled=Signal::derive(move || back_to.get().is_none()) title=title act=roll_back/>
                 <span class="muted">{move || title.get()}</span>
             </div>
-            {moves}
+            <details>
+                <summary>"Every time that a tag was moved"</summary>
+                {moves}
+            </details>
         </section>
     }
 }

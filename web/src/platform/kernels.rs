@@ -13,19 +13,19 @@ thread_local! {
 pub fn install() {
     if let Ok((matmul, has_dot)) = instantiate() {
         MATMUL.set(Some(matmul));
-        relaxed::install(
-            |call| {
-                MATMUL.with_borrow(|matmul| {
-                    if let Some(matmul) = matmul
-                        && let Err(error) = matmul.call1(&JsValue::UNDEFINED, &JsValue::from(call))
-                    {
-                        wasm_bindgen::throw_val(error);
-                    }
-                });
-            },
-            has_dot,
-        );
+        relaxed::install(call, has_dot);
     }
+}
+
+/// Calls the product with the place of what it is of.
+fn call(place: u32) {
+    MATMUL.with_borrow(|matmul| {
+        if let Some(matmul) = matmul
+            && let Err(error) = matmul.call1(&JsValue::UNDEFINED, &JsValue::from(place))
+        {
+            wasm_bindgen::throw_val(error);
+        }
+    });
 }
 
 /// Size of this module's memory.

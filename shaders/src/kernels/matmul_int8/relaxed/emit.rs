@@ -236,23 +236,24 @@ impl Tile {
 
     /// `sum (+)= row · codes`.
     fn add_product(self, c: &mut Code, row: u32, codes: u32, sum: u32, is_first: bool) {
-        let in_fours = matches!(self.products, Products::Q4InFours | Products::Q8InFours);
-        if !in_fours && !is_first {
-            c.get(sum);
-        }
+        let (product, add) = match self.products {
+            Products::Q4InPairs => (RELAXED_DOT, Some(ADD_I16)),
+            Products::Q8InHalves => (DOT_I16, Some(ADD_I32)),
+            Products::Q4InFours | Products::Q8InFours => (RELAXED_DOT_ADD, None),
+        };
         c.get(row);
         c.get(codes);
-        match self.products {
-            Products::Q4InPairs => c.simd(RELAXED_DOT),
-            Products::Q8InHalves => c.simd(DOT_I16),
-            _ if is_first => c.splat(0),
-            _ => c.get(sum),
+        match add {
+            Some(_) => {}
+            None if is_first => c.splat(0),
+            None => c.get(sum),
         }
-        match self.products {
-            Products::Q4InPairs if !is_first => c.simd(ADD_I16),
-            Products::Q8InHalves if !is_first => c.simd(ADD_I32),
-            Products::Q4InPairs | Products::Q8InHalves => {}
-            Products::Q4InFours | Products::Q8InFours => c.simd(RELAXED_DOT_ADD),
+        c.simd(product);
+        if let Some(add) = add
+            && !is_first
+        {
+            c.get(sum);
+            c.simd(add);
         }
         c.set(sum);
     }
