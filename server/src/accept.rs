@@ -1,7 +1,10 @@
 //! Takes connections and speaks HTTP/1.1 (plain or TLS) with them: limits on how many, how long a request's head may
-//! take, and a shutdown that lets answers on their way end.
+//! take and how long an answer may wait for its reader, and a shutdown that lets answers on their way end.
 //!
-//! `axum::serve` has no limit on slow heads and no TLS, which is why this is here. HTTP/2 is left to a proxy in front.
+//! `axum::serve` has no limit on slow heads or slow readers and no TLS, which is why this is here. HTTP/2 is left to a proxy in
+//! front.
+
+mod outgoing;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,13 +14,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outgoing::Outgoing;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -31,14 +35,24 @@ pub struct Limits {
     pub n_connections: u32,
     /// From the first byte of a request's head (or of a TLS handshake) to its last; also how long an idle connection stays.
     pub head: Duration,
+    /// How long what is sent may wait until the other side takes the next of it.
+    pub write: Duration,
     /// How long answers on their way may take after the shutdown.
     pub shutdown: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { n_connections: 8_192, head: Duration::from_secs(20), shutdown: Duration::from_secs(10) }
+        let [head, write, shutdown] = [20, 60, 10].map(Duration::from_secs);
+        Self { n_connections: 8_192, head, write, shutdown }
     }
+}
+
+/// A connection's place among [`Limits::n_connections`]. What goes on without its connection (a WebSocket, a command whose
+/// client went away) holds it too, so that it counts, and a shutdown waits for it.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    _permit: Arc<Option<OwnedSemaphorePermit>>,
 }
 
 /// A certificate that cannot be used.
@@ -81,7 +95,8 @@ pub fn tls_from_files(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Tls
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves until `shutdown` is done, and then as long as [`Limits::shutdown`] for what is on its way.
+/// Serves until `shutdown` is done, and then as long as [`Limits::shutdown`] for what is on its way. Each request carries its
+/// [`Slot`].
 pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -95,10 +110,10 @@ pub async fn serve(
     loop {
         let accepted = async {
             // the semaphore is never closed
-            let permit = Arc::clone(&room).acquire_owned().await;
-            (permit, listener.accept().await)
+            let permit = Arc::clone(&room).acquire_owned().await.ok();
+            (Slot { _permit: Arc::new(permit) }, listener.accept().await)
         };
-        let (permit, accepted) = tokio::select! {
+        let (slot, accepted) = tokio::select! {
             () = &mut shutdown => break,
             accepted = accepted => accepted,
         };
@@ -113,33 +128,39 @@ pub async fn serve(
         };
         // small events must not wait for more; an error leaves them slow
         let _ = stream.set_nodelay(true);
+        let stream = Outgoing::new(stream, limits.write);
         let (router, tls, stopped) = (router.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
             match tls {
-                None => speak(stream, peer, router, limits, stopped).await,
+                None => speak(stream, (peer, slot), router, limits, stopped).await,
                 Some(tls) => match tokio::time::timeout(limits.head, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => speak(stream, peer, router, limits, stopped).await,
+                    Ok(Ok(stream)) => speak(stream, (peer, slot), router, limits, stopped).await,
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS"),
                     Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
                 },
             }
-            drop(permit);
         });
     }
     drop(listener);
     stop.send_replace(true);
-    // every connection holds one permit until it ends
+    // every connection holds one permit until it and what came of it end
     if tokio::time::timeout(limits.shutdown, room.acquire_many(limits.n_connections)).await.is_err() {
         tracing::warn!("some answers were cut off by the shutdown");
     }
 }
 
-async fn speak<S>(stream: S, peer: SocketAddr, router: Router, limits: Limits, mut stopped: watch::Receiver<bool>)
-where
+async fn speak<S>(
+    stream: S,
+    (peer, slot): (SocketAddr, Slot),
+    router: Router,
+    limits: Limits,
+    mut stopped: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(slot.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let mut builder = Builder::new();

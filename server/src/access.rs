@@ -3,13 +3,14 @@
 //! A token is `bk_ID_SECRET`; the store has the SHA-256 of the secret, which is 256 random bits, so a slow hash would add
 //! nothing. It comes as `Authorization: Bearer …`, or as a cookie that `POST /api/session` sets for the page. An ingest key is
 //! `bi_EXPERIMENT_SECRET` and opens the intake of that experiment only. On a loopback address without
-//! `--require-token`, a request without a token is from the person at the machine and may do everything; a token that is
-//! sent all the same must be right.
+//! `--require-token`, a request without a token is from the person at the machine and may do everything, unless a proxy says
+//! that it passed it on; a token that is sent all the same must be right.
 
 use crate::store::{Store, StoreError, StoredToken};
 use axum::http::{HeaderMap, header};
-use beckon_shared::control::access::{Role, Sender};
+use beckon_shared::control::access::{Need, Role, Sender};
 use beckon_shared::digest::{hex, sha256};
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 /// Name of the cookie that carries the page's token.
@@ -122,6 +123,35 @@ pub fn identify(store: &Store, token: &str, now_millis: i64) -> Result<Sender, I
             if same { Ok(Sender::Ingest { experiment: id.to_owned() }) } else { Err(AccessError::Unknown.into()) }
         }
         _ => Err(AccessError::Unknown.into()),
+    }
+}
+
+/// The token that opened a stream, to be looked at again for as long as the stream lasts.
+pub struct Pass {
+    store: Arc<Store>,
+    /// `None`: none was needed.
+    token: Option<String>,
+    need: Need,
+}
+
+impl Pass {
+    /// Of a request with `headers` that was let in where `need` was asked for.
+    pub fn new(store: Arc<Store>, headers: &HeaderMap, need: Need) -> Self {
+        Self { store, token: token_of(headers).ok().flatten(), need }
+    }
+
+    /// Whether the token is still known, has not expired and may still do this. Where the store does not answer, it stays so
+    /// until the next look.
+    pub async fn is_good(&self) -> bool {
+        let Some(token) = self.token.clone() else { return true };
+        let store = Arc::clone(&self.store);
+        let found = tokio::task::spawn_blocking(move || identify(&store, &token, crate::now_millis())).await;
+        match found {
+            Ok(Ok(sender)) => sender.may(self.need, None),
+            Ok(Err(IdentifyError::Access(_))) => false,
+            // the latter is a runtime that is shutting down
+            Ok(Err(IdentifyError::Store(_))) | Err(_) => true,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::limit::Limiter;
 use crate::route::checkpoints::compressed::Compressed;
 use crate::route::problem::{self, ApiError};
 use crate::route::{
-    audit, checkpoints, control, events, experiments, health, log, page, plan, runs, session, tags, tokens,
+    analyze, audit, checkpoints, control, events, experiments, health, log, page, plan, runs, session, tags, tokens,
 };
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -159,6 +159,7 @@ fn routes(app: App) -> Routes {
     let head = |method, path, need, time_limit| Rule { method, path, need, record: Record::Head, time_limit };
     let silent = |method, path| Rule { method, path, need: Nothing, record: Record::Nothing, time_limit: TIME_LIMIT };
     let import = on(POST, log::import).layer(DefaultBodyLimit::max(MAX_IMPORT_BYTES));
+    let analysis = on(POST, analyze::show).layer(DefaultBodyLimit::max(analyze::MAX_BODY_BYTES));
     Routes { app, router: Router::new(), rules: Vec::new() }
         .route(GET, "/health", Nothing, health::health)
         .route(GET, "/ready", Nothing, health::ready)
@@ -177,6 +178,8 @@ fn routes(app: App) -> Routes {
         .route(PATCH, "/runs/{id}", Operate, runs::tune)
         .route(DELETE, "/runs/{id}", Operate, runs::delete)
         .route(GET, "/runs/{id}/metrics", View, runs::metrics)
+        .route(GET, "/runs/{id}/samples", View, runs::samples)
+        .route(GET, "/runs/{id}/log", View, runs::log)
         .route(GET, "/runs/{id}/report", View, runs::report)
         .route(POST, "/runs/{id}/{command}", Operate, runs::command)
         .route(GET, "/checkpoints", View, checkpoints::list)
@@ -193,6 +196,7 @@ fn routes(app: App) -> Routes {
         .route(POST, "/tags/{tag}/roll-back", Operate, tags::roll_back)
         .route(GET, "/promotions", View, tags::history)
         .route(GET, "/plan", View, plan::show)
+        .add(Rule { need: View, ..silent(POST, "/analyze") }, analysis)
         .route(GET, "/experiments", View, experiments::list)
         .route(POST, "/experiments", Operate, experiments::create)
         .route(GET, "/experiments/{id}", View, experiments::show)

@@ -1,11 +1,14 @@
 //! Every command leaves a line in the audit log before it is done, and is done once: a request that comes again with the
 //! same `Idempotency-Key` gets the answer of the first time.
 //!
-//! A key belongs to its sender and to one request (method, path, body); with another request it is refused. Where the
-//! process died between a command and its answer, the same request is done again, with [`CommandId::again`] set: commands
-//! whose effect is there already then answer with the state.
+//! A key belongs to its sender and to one request (method, path, body); with another request it is refused. A command that has
+//! begun is done to its end whether or not its client waits for the answer. Where the process died between a command and its
+//! answer, the same request is done again, with [`CommandId::again`] set: commands whose effect is there already then answer
+//! with the state, or that there is nothing left where they were to delete.
 
-use crate::app::App;
+use crate::accept::Slot;
+use crate::app::guard::too_slow;
+use crate::app::{App, Rule};
 use crate::route::problem::ApiError;
 use crate::store::{Asked, Begun};
 use axum::body::{Body, Bytes, to_bytes};
@@ -16,10 +19,17 @@ use axum::response::{IntoResponse, Response};
 use beckon_shared::control::access::Sender;
 use beckon_shared::control::command::MAX_KEY_BYTES;
 use beckon_shared::digest::sha256_hex;
-use std::sync::LazyLock;
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::time::timeout;
+use tracing::Instrument;
 
-/// Largest answer that is kept for a key.
-const MAX_ANSWER_BYTES: usize = 256 << 10;
+/// Largest answer that is kept for a key: answers tell what was asked for, and more, so they are longer than
+/// [`crate::app::MAX_BODY_BYTES`] at times.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// Longest body that the log shows.
 const MAX_SHOWN_BYTES: usize = 4 << 10;
 /// Header that carries the key.
@@ -62,38 +72,60 @@ pub struct CommandId {
     pub again: bool,
 }
 
+/// A command as the log is told of it.
+struct Command {
+    sender: Sender,
+    method: String,
+    /// With query, as the client wrote it.
+    path: String,
+    key: Option<String>,
+    body: Bytes,
+}
+
 /// Writes the request down and does it, unless it was done before.
-pub async fn recorded(app: App, record: Record, sender: &Sender, request: Request, next: Next) -> Response {
-    match record {
-        Record::Nothing => next.run(request).await,
-        Record::Head => {
-            let (method, path) = (request.method().to_string(), full_path(&request));
-            match begin(&app, sender, (method, path), None, &[]).await {
-                Ok((_, id)) => finish(&app, id, next.run(request).await, false).await,
-                Err(response) => response,
-            }
-        }
-        Record::Whole => {
-            let key = match key_of(&request) {
-                Ok(key) => key,
-                Err(error) => return error.into_response(),
-            };
-            let (parts, body) = request.into_parts();
-            let body = match to_bytes(body, crate::app::MAX_BODY_BYTES).await {
-                Ok(body) => body,
-                Err(error) => return too_large(&error).into_response(),
-            };
-            let mut request = Request::from_parts(parts, Body::from(body.clone()));
-            let (method, path) = (request.method().to_string(), full_path(&request));
-            match begin(&app, sender, (method, path), key.as_deref(), &body).await {
-                Ok((again, id)) => {
-                    request.extensions_mut().insert(CommandId { id, again });
-                    finish(&app, id, next.run(request).await, key.is_some()).await
-                }
-                Err(response) => response,
-            }
-        }
-    }
+///
+/// From its first line in the log to its last a command is a task of its own: a client that goes away, or a time limit, ends the
+/// wait for the answer and not the command, whose key would else stay taken. Of the request's body a command has all before it
+/// begins; what has to read on ([`Record::Head`]) ends at the rule's time limit.
+pub async fn recorded(app: App, rule: Rule, sender: Sender, request: Request, next: Next) -> Response {
+    let (request, key, body, limit) = match rule.record {
+        Record::Nothing => return next.run(request).await,
+        Record::Head => (request, None, Bytes::new(), Some(rule.time_limit)),
+        Record::Whole => match with_body(request).await {
+            Ok((request, key, body)) => (request, key, body, None),
+            Err(error) => return error.into_response(),
+        },
+    };
+    let command = Command { sender, method: request.method().to_string(), path: full_path(&request), key, body };
+    let done = tokio::spawn(carry_out(app, command, limit, request, next).in_current_span());
+    done.await.unwrap_or_else(|error| ApiError::internal(&format!("a command broke off: {error}")).into_response())
+}
+
+/// The request with its key and body, which it still has.
+async fn with_body(request: Request) -> Result<(Request, Option<String>, Bytes), ApiError> {
+    let key = key_of(&request)?;
+    let (parts, body) = request.into_parts();
+    let body = to_bytes(body, crate::app::MAX_BODY_BYTES).await.map_err(|error| too_large(&error))?;
+    Ok((Request::from_parts(parts, Body::from(body.clone())), key, body))
+}
+
+/// A command from its first line in the log to its last; its handler has `limit`, where there is one.
+async fn carry_out(app: App, command: Command, limit: Option<Duration>, mut request: Request, next: Next) -> Response {
+    // to the end, so that a shutdown waits for it
+    let _slot = request.extensions().get::<Slot>().cloned();
+    let (again, id) = match begin(&app, &command).await {
+        Ok(begun) => begun,
+        Err(response) => return response,
+    };
+    request.extensions_mut().insert(CommandId { id, again });
+    // a handler that panics has an end too
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let handled = match limit {
+        None => handled.await,
+        Some(limit) => timeout(limit, handled).await.unwrap_or_else(|_| Ok(too_slow(limit).into_response())),
+    };
+    let response = handled.unwrap_or_else(|_| ApiError::internal("the handler of a command panicked").into_response());
+    finish(&app, id, response, command.key.is_some()).await
 }
 
 /// A body that could not be read to its end: too long, or the client went away.
@@ -119,16 +151,12 @@ fn key_of(request: &Request) -> Result<Option<String>, ApiError> {
 }
 
 /// Begins the entry; the answer where there is nothing left to do.
-async fn begin(
-    app: &App,
-    sender: &Sender,
-    (method, path): (String, String),
-    key: Option<&str>,
-    body: &[u8],
-) -> Result<(bool, i64), Response> {
-    let digest = sha256_hex(&[method.as_bytes(), b" ", path.as_bytes(), b"\n", body].concat());
+async fn begin(app: &App, command: &Command) -> Result<(bool, i64), Response> {
+    let Command { sender, method, path, key, body } = command;
+    let digest = sha256_hex(&[method.as_bytes(), b" ", path.as_bytes(), b"\n", &body[..]].concat());
     let shown = std::str::from_utf8(body).ok().filter(|text| text.len() <= MAX_SHOWN_BYTES).unwrap_or_default();
-    let (app, sender, shown, key) = (app.clone(), sender.name(), shown.to_owned(), key.map(str::to_owned));
+    let (app, sender, shown) = (app.clone(), sender.name(), shown.to_owned());
+    let (method, path, key) = (method.clone(), path.clone(), key.clone());
     let begun = crate::route::blocking(move || {
         let asked = Asked {
             time_millis: crate::now_millis(),
@@ -141,20 +169,27 @@ async fn begin(
         };
         app.store.begin_command(&asked, process())
     });
-    match begun.await {
-        Ok(Begun::New(id)) => Ok((false, id)),
-        Ok(Begun::BrokenOff(id)) => Ok((true, id)),
-        Ok(Begun::Done { status, answer }) => Err(replay(status, answer)),
+    let error = match begun.await {
+        Ok(Begun::New(id)) => return Ok((false, id)),
+        Ok(Begun::BrokenOff(id)) => return Ok((true, id)),
+        Ok(Begun::Done { status, answer }) => return Err(replay(status, answer)),
+        Ok(Begun::NotKept { status }) => {
+            let detail = format!(
+                "this was done before and answered with {status}, but the answer is too long to be kept; see what is there now"
+            );
+            ApiError::new(StatusCode::CONFLICT, "done before", detail)
+        }
         Ok(Begun::Busy) => {
             let detail = "the same request is being done at this moment; ask again for its answer";
-            Err(ApiError::new(StatusCode::CONFLICT, "in progress", detail).into_response())
+            ApiError::new(StatusCode::CONFLICT, "in progress", detail)
         }
         Ok(Begun::OtherRequest) => {
             let detail = format!("this {KEY_HEADER} was used for another request; take a new one");
-            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "key reused", detail).into_response())
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "key reused", detail)
         }
-        Err(error) => Err(error.into_response()),
-    }
+        Err(error) => error,
+    };
+    Err(error.into_response())
 }
 
 /// Path with query, as the client wrote it.
@@ -174,25 +209,27 @@ fn replay(status: u16, answer: String) -> Response {
     response
 }
 
+/// What failed for a reason that may pass can be tried again with the same key.
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
 /// Ends the entry with the answer.
 async fn finish(app: &App, id: i64, response: Response, keep: bool) -> Response {
-    let (parts, body) = response.into_parts();
-    let status = parts.status;
-    // what failed for a reason that may pass can be tried again with the same key
-    let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-    let (body, answer) = if keep && !passing {
-        match to_bytes(body, MAX_ANSWER_BYTES).await {
-            Ok(bytes) => (Body::from(bytes.clone()), Some(bytes)),
+    let (mut parts, mut body) = response.into_parts();
+    let mut answer = None;
+    if keep && !may_pass(parts.status) {
+        match copied(body, MAX_ANSWER_BYTES).await {
+            Ok((same, kept)) => (body, answer) = (same, kept),
             Err(error) => {
-                return ApiError::internal(&format!("an answer is too long to keep: {error}")).into_response();
+                let error = ApiError::internal(&format!("an answer broke off: {error}"));
+                (parts, body) = error.into_response().into_parts();
             }
         }
-    } else {
-        (body, None)
-    };
-    let store = std::sync::Arc::clone(&app.store);
+    }
+    let (store, status) = (Arc::clone(&app.store), parts.status);
     let finished = crate::route::blocking(move || {
-        if passing {
+        if may_pass(status) {
             return store.release_command(id, status.as_u16());
         }
         let answer = answer.as_ref().map(|bytes: &Bytes| String::from_utf8_lossy(bytes));
@@ -204,3 +241,25 @@ async fn finish(app: &App, id: i64, response: Response, keep: bool) -> Response 
     }
     Response::from_parts(parts, body)
 }
+
+/// An answer's body as it goes on to the client, and its bytes where they are at most `limit`.
+async fn copied(body: Body, limit: usize) -> Result<(Body, Option<Bytes>), axum::Error> {
+    let mut rest = body.into_data_stream();
+    let (mut read, mut n_bytes) = (Vec::new(), 0);
+    while let Some(part) = rest.next().await {
+        let part = part?;
+        n_bytes += part.len();
+        read.push(part);
+        if n_bytes > limit {
+            let read = stream::iter(read).map(Ok::<_, axum::Error>);
+            return Ok((Body::from_stream(read.chain(rest)), None));
+        }
+    }
+    let mut bytes = Vec::with_capacity(n_bytes);
+    read.iter().for_each(|part| bytes.extend_from_slice(part));
+    let bytes = Bytes::from(bytes);
+    Ok((Body::from(bytes.clone()), Some(bytes)))
+}
+
+#[cfg(test)]
+mod tests;

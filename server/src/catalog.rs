@@ -9,7 +9,9 @@
 //! compared; the page and the trainer check the rest, chunk by chunk, before they use it.
 
 pub mod bucket;
+mod claim;
 mod file;
+mod removal;
 
 use crate::pipeline::export::ADAPTER_EXTENSION;
 use crate::store::{Store, StoreError};
@@ -18,10 +20,13 @@ use beckon_shared::checkpoint::{Checkpoint, CheckpointError, Manifest};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::control::registry::AdapterInfo;
 use bucket::{Bucket, BucketError, Object};
-use file::{bring, copy_synced, describe, modified_millis, read_adapter, read_verified, stem, sync_folder};
+use claim::Claims;
+use file::{bring, copy_synced, describe, modified_millis, read_adapter, read_verified, stem};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+pub use claim::Claim;
 
 /// Extension of a checkpoint file.
 const EXTENSION: &str = "beckon";
@@ -67,6 +72,14 @@ pub enum CatalogError {
         /// What is wrong.
         source: AdapterError,
         /// Which file.
+        path: PathBuf,
+    },
+    /// It is registered, and its file is nowhere.
+    #[error("checkpoint {id} is not offered: its file is missing; copy it back, or delete the checkpoint: {path}")]
+    Missing {
+        /// Id of the checkpoint.
+        id: String,
+        /// Where the file should be.
         path: PathBuf,
     },
     /// It is not offered.
@@ -123,11 +136,13 @@ pub struct Catalog {
     cached: RwLock<HashSet<String>>,
     /// Held while a file enters or leaves the cache, or is read whole.
     changing: Mutex<()>,
+    claims: Claims,
 }
 
 impl Catalog {
     /// Reads and verifies `dir`, takes in what `bucket` has, writes there what only `dir` has, and returns beside the list what
-    /// was refused. A whole checkpoint that the store does not know (copied in by hand) is registered.
+    /// was refused. A whole checkpoint that the store does not know (copied in by hand) is registered; not one whose files are on
+    /// their way, which a run or a deletion left there.
     ///
     /// # Errors
     /// [`CatalogError::Io`] where the folder cannot be made or read, `Bucket`, `Store`, and `Refused` for `built_in`.
@@ -141,18 +156,22 @@ impl Catalog {
         if let Some(bucket) = &bucket {
             found.reconcile(dir, bucket)?;
         }
+        // first: what stops moving meanwhile is then known
+        let moving: HashSet<String> = store.moving_checkpoints()?.into_iter().collect();
         let known: HashSet<String> = store.checkpoints()?.into_iter().map(|info| info.id).collect();
         for (id, (info, _)) in &found.checkpoints {
-            if !known.contains(id) {
+            if !known.contains(id) && !moving.contains(id) {
                 store.add_checkpoint(info)?;
             }
         }
         let mut entries = Vec::new();
         for info in store.checkpoints()? {
             // one whose file is refused or gone is not offered
+            let path = dir.join(name(&info.id, EXTENSION));
             if let Some((_, manifest)) = found.checkpoints.remove(&info.id) {
-                let content = Content::File(dir.join(&info.id).with_extension(EXTENSION));
-                entries.push(Entry { info, manifest, content });
+                entries.push(Entry { info, manifest, content: Content::File(path) });
+            } else if !found.seen.contains(&info.id) {
+                found.refused.push(CatalogError::Missing { id: info.id, path });
             }
         }
         if let Some(bytes) = built_in {
@@ -170,6 +189,7 @@ impl Catalog {
             installed: RwLock::default(),
             cached: RwLock::new(found.files),
             changing: Mutex::new(()),
+            claims: Claims::default(),
         };
         Ok((catalog, found.refused))
     }
@@ -203,7 +223,6 @@ impl Catalog {
         self.cached.write().unwrap_or_else(PoisonError::into_inner).extend(found.files);
         self.adapters.write().unwrap_or_else(PoisonError::into_inner).extend(found.adapters);
         let place: HashMap<&str, usize> = known.iter().enumerate().map(|(idx, info)| (info.id.as_str(), idx)).collect();
-        let gone: Vec<&String> = before.iter().filter(|id| !place.contains_key(id.as_str())).collect();
         {
             let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
             for info in
@@ -214,28 +233,20 @@ impl Catalog {
                     entries.push(Entry { info: info.clone(), manifest, content });
                 }
             }
-            entries.retain(|entry| !gone.contains(&&entry.info.id));
             // newest first; what this server lists at this moment is the newest, the built-in one comes last
             entries.sort_by_key(|entry| match entry.info.built_in {
                 true => usize::MAX,
                 false => place.get(entry.info.id.as_str()).map_or(0, |idx| idx + 1),
             });
         }
-        for id in gone {
-            self.forget_files(id);
+        for id in before.iter().filter(|id| !place.contains_key(id.as_str())) {
+            let _claim = self.claim(id);
+            // a run may have made it again meanwhile
+            if !store.has_checkpoint(id)? {
+                self.forget_files(id);
+            }
         }
         Ok(found.refused)
-    }
-
-    /// Removes what the folder has of a checkpoint that is gone.
-    fn forget_files(&self, id: &str) {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.adapters.write().unwrap_or_else(PoisonError::into_inner).remove(id);
-        for extension in [EXTENSION, ADAPTER_EXTENSION] {
-            // one that stays is offered no more
-            let _ = std::fs::remove_file(self.path(id, extension));
-            self.cached.write().unwrap_or_else(PoisonError::into_inner).remove(&name(id, extension));
-        }
     }
 
     /// Takes in a checkpoint file, and the adapter where one lies beside it: into the bucket where there is one, and into the
@@ -322,15 +333,19 @@ impl Catalog {
         Some((info, self.located(&name(checkpoint, ADAPTER_EXTENSION))))
     }
 
-    /// Offers an installed checkpoint as the newest.
+    /// Offers an installed checkpoint as the newest; one that is offered already is described anew.
     pub fn list(&self, info: CheckpointInfo) {
         let manifest = self.installed.write().unwrap_or_else(PoisonError::into_inner).remove(&info.id);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(manifest) = manifest
-            && !entries.iter().any(|entry| entry.info.id == info.id)
-        {
-            let content = Content::File(self.path(&info.id, EXTENSION));
-            entries.insert(0, Entry { info, manifest, content });
+        match entries.iter_mut().find(|entry| entry.info.id == info.id) {
+            Some(entry) if entry.info.built_in => {}
+            Some(entry) => entry.info = info,
+            None => {
+                if let Some(manifest) = manifest {
+                    let content = Content::File(self.path(&info.id, EXTENSION));
+                    entries.insert(0, Entry { info, manifest, content });
+                }
+            }
         }
     }
 
@@ -385,42 +400,6 @@ impl Catalog {
         }
     }
 
-    /// Removes a checkpoint's file, in the bucket first, and offers it no more. Downloads on their way from the folder end whole:
-    /// they hold the file open.
-    ///
-    /// # Errors
-    /// [`CatalogError::Io`], `Bucket`; then it is offered as before.
-    pub fn remove(&self, id: &str) -> Result<(), CatalogError> {
-        let Some(entry) = self.entry(id) else { return Ok(()) };
-        if let Content::File(path) = &entry.content {
-            let adapter = self.adapters.read().unwrap_or_else(PoisonError::into_inner).contains_key(id);
-            if let Some(bucket) = &self.bucket {
-                bucket.remove(&name(id, EXTENSION))?;
-                if adapter && let Err(error) = bucket.remove(&name(id, ADAPTER_EXTENSION)) {
-                    // it lies beside nothing and is not offered
-                    tracing::warn!(%error, "an adapter of a deleted checkpoint stays");
-                }
-            }
-            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            match std::fs::remove_file(path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(CatalogError::Io { action: "delete", source, path: path.clone() });
-                }
-                _ => sync_folder(&self.dir),
-            }
-            if self.adapters.write().unwrap_or_else(PoisonError::into_inner).remove(id).is_some() {
-                // one that stays lies beside nothing and is not offered
-                let _ = std::fs::remove_file(path.with_extension(ADAPTER_EXTENSION));
-            }
-            let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
-            cached.remove(&name(id, EXTENSION));
-            cached.remove(&name(id, ADAPTER_EXTENSION));
-        }
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|entry| entry.info.id != id);
-        Ok(())
-    }
-
     /// Header of a checkpoint; `None` where it is not offered.
     pub fn manifest(&self, id: &str) -> Option<Arc<Manifest>> {
         self.entry(id).map(|entry| entry.manifest)
@@ -460,6 +439,8 @@ struct Found {
     adapters: HashMap<String, AdapterInfo>,
     /// Names of the whole files in the folder.
     files: HashSet<String>,
+    /// Ids of the checkpoints that were looked at, whole or not.
+    seen: HashSet<String>,
     refused: Vec<CatalogError>,
 }
 
@@ -491,6 +472,7 @@ impl Found {
         let taken = if extension == ADAPTER_EXTENSION {
             read_adapter(path, &id).map(|info| _ = self.adapters.insert(id.clone(), info))
         } else if extension == EXTENSION {
+            self.seen.insert(id.clone());
             read_verified(path, &id).map(|(Checkpoint { id, manifest, .. }, n_bytes)| {
                 let info = describe(&id, &manifest, n_bytes, modified_millis(path));
                 self.checkpoints.insert(id, (info, Arc::new(manifest)));
@@ -538,6 +520,7 @@ impl Found {
                 self.adapters.insert(id, info);
             })
         } else {
+            self.seen.insert(id.clone());
             file::read_header(bucket, object, &id).map(|found| _ = self.checkpoints.insert(id, found))
         };
         match taken {

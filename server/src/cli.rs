@@ -56,6 +56,8 @@ enum Command {
     Experiment(remote::ExperimentArgs),
     /// Print what a server tells its listeners.
     Events(remote::EventsArgs),
+    /// Print who asked a server for what, and when; for admins.
+    Audit(remote::AuditArgs),
     /// Copy everything of a data folder, also while it is served.
     Backup(backup::BackupArgs),
     /// Put a backup into a new data folder, its hashes checked.
@@ -138,6 +140,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Checkpoint(args) => remote::checkpoint(&args),
         Command::Experiment(args) => remote::experiment(&args),
         Command::Events(args) => remote::events(&args),
+        Command::Audit(args) => remote::audit(&args),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::Token(args) => token::token(&args),
@@ -159,3 +162,6 @@ fn default_data_dir() -> PathBuf {
     };
     base.map_or_else(|| PathBuf::from("beckon-data"), |base| base.join("beckon"))
 }
+
+#[cfg(test)]
+mod tests;

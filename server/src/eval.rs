@@ -49,6 +49,11 @@ pub(crate) fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+/// A figure that an earlier version did not measure.
+pub(crate) fn undefined() -> f64 {
+    f64::NAN
+}
+
 /// [`null_as_nan`] for both ends of an interval.
 pub(crate) fn nulls_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(f64, f64), D::Error> {
     let (low, high) = <(Option<f64>, Option<f64>)>::deserialize(deserializer)?;

@@ -9,6 +9,9 @@
 //! In a store that several servers share, the database gives the numbers, and each server reads on from the last one that it
 //! knows, every [`BATCH_EVERY`]: events of all servers come to the listeners of each, in one order.
 //!
+//! What a run says, lines, alarms and samples, is also kept beside the run, for as long as it is there: events are forgotten, and
+//! those who look at a run of last month want to know why it was alarming.
+//!
 //! A listener is a place in the sequence, not a queue: it reads from there on at its own pace, from the ring in memory or,
 //! behind that, from the store. However slow it is, it costs a few events of memory, whose bytes all listeners share. Only what
 //! has left the store ([`MAX_KEPT`]) is lost to it, and it is told how many with [`Event::Missed`].
@@ -181,8 +184,10 @@ impl Events {
         Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Announces an event; never waits for a listener.
+    /// Announces an event; never waits for a listener. A line, an alarm or a sample of a run is kept with the run before anyone
+    /// hears it.
     pub fn announce(&self, event: &Event) {
+        self.shared.keep_said(event);
         if self.shared.store.is_shared() {
             return self.shared.share(Some(event));
         }
@@ -300,6 +305,20 @@ impl Shared {
     fn batch_every(&self) -> Duration {
         // there are at most MAX_LISTENERS
         (BATCH_EVERY + MORE_A_LISTENER * self.n_listeners() as u32).min(BATCH_AT_MOST)
+    }
+
+    /// Keeps a line, an alarm or a sample with its run.
+    fn keep_said(&self, event: &Event) {
+        let line = |run_id: &str, alarm, text: &str| self.store.add_run_line(run_id, crate::now_millis(), alarm, text);
+        let (run_id, kept) = match event {
+            Event::Line { run_id, text } => (run_id, line(run_id, false, text)),
+            Event::Alarm { run_id: Some(run_id), text } => (run_id, line(run_id, true, text)),
+            Event::Sample(sample) => (&sample.run_id, self.store.add_run_sample(sample)),
+            _ => return,
+        };
+        if let Err(error) = kept {
+            tracing::error!(%error, run = %run_id, "what a run said is not kept; listeners still hear it");
+        }
     }
 
     /// Keeps what waits, and then `event`, and tells the listeners.

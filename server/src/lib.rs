@@ -9,6 +9,7 @@ pub mod backup;
 pub mod catalog;
 pub mod cli;
 pub mod cold_start;
+pub mod crash;
 pub mod eval;
 pub mod events;
 pub mod import;

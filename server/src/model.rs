@@ -18,6 +18,7 @@ pub mod parallel;
 pub mod pretrained;
 pub mod reward;
 pub mod state;
+pub mod threads;
 
 use beckon_shared::config::ConfigError;
 

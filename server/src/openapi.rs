@@ -4,7 +4,9 @@
 //! one place, by what the route needs. A test holds the document and the table of routes together.
 
 use crate::app::App;
-use crate::route::{audit, checkpoints, control, events, experiments, health, log, plan, runs, session, tags, tokens};
+use crate::route::{
+    analyze, audit, checkpoints, control, events, experiments, health, log, plan, runs, session, tags, tokens,
+};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -30,14 +32,15 @@ pub const PAGE: &str = "/docs";
         health::health, health::ready, health::metrics,
         session::show, session::sign_in, session::sign_out,
         log::summary, log::records, log::schema, log::import,
-        runs::list, runs::create, runs::check, runs::show, runs::tune, runs::delete, runs::metrics, runs::report,
-        runs::command,
+        runs::list, runs::create, runs::check, runs::show, runs::tune, runs::delete, runs::metrics, runs::samples, runs::log,
+        runs::report, runs::command,
         checkpoints::list, checkpoints::show, checkpoints::delete, checkpoints::file, checkpoints::adapter, checkpoints::branch,
         checkpoints::annotate, checkpoints::registry, checkpoints::descent,
         tags::promote, tags::list, tags::roll_back, tags::history,
         experiments::list, experiments::create, experiments::show, experiments::delete, experiments::command,
         experiments::new_key, experiments::assignment, experiments::ingest, experiments::results,
         experiments::harvest::export, experiments::harvest::harvest, plan::show,
+        analyze::show,
         events::listen, control::open,
         tokens::list, tokens::create, tokens::delete, audit::list,
     ),

@@ -8,10 +8,14 @@
 //! configuration or other records is refused.
 
 pub mod export;
+pub mod given;
+mod identity;
+pub mod judges;
 pub mod lineage;
 pub mod measure;
 pub mod parent;
 pub mod recorder;
+pub mod teacher;
 pub mod tensorboard;
 
 use crate::model::ModelError;
@@ -19,8 +23,9 @@ use crate::model::batch::derived_seed;
 use crate::model::device::{DeviceError, Devices, pick_devices};
 use crate::model::lent::Lent;
 use crate::model::memory;
-use crate::model::state::{StateError, write_atomic};
+use crate::model::state::{StateError, program, write_atomic};
 use crate::report::Report;
+use crate::run_config::{RunConfigError, validate_shape};
 use crate::stage::garm::{GarmInputs, GarmOutcome, Likelihood};
 use crate::stage::rl::{RlInputs, RlOutcome};
 use crate::stage::sft::{SftInputs, SftOutcome};
@@ -29,16 +34,22 @@ use beckon_shared::checkpoint::CheckpointError;
 use beckon_shared::click::Sourced;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{CheckpointInfo, RlConfig, RunConfig, Stage};
-use beckon_shared::lexical::{Judge, LexicalModel};
-use beckon_shared::preference::{Dataset, PreferenceError, Split, dataset_from_records};
+use beckon_shared::distill::samples::SampleError;
+use beckon_shared::lexical::Judge;
+use beckon_shared::preference::{Dataset, PreferenceError, Split, dataset_with_teacher};
 use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
-use lineage::{Origin, data_hash};
+use given::Given;
+use identity::claim;
+use judges::Judges;
+use lineage::Origin;
 use recorder::Recorder;
-use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Purpose of the seed that halves the held-out pairs between the judges, see [`derived_seed`].
+const JUDGES: u64 = 6;
 
 /// What a finished run leaves.
 #[derive(Debug, Clone)]
@@ -68,6 +79,26 @@ pub enum PipelineError {
     /// Adapters, and nothing for them to adapt.
     #[error("lora trains adapters of a parent's policy, and the run has no parent: give one, or leave lora out")]
     NoBase,
+    /// The run's folder has not the teacher that its configuration names.
+    #[error(
+        "the run has no file of its teacher {id:?}: give one with `beckon loop --teacher`, or leave sft.teacher out"
+    )]
+    NoTeacher {
+        /// `sft.teacher.id`.
+        id: String,
+    },
+    /// The teacher's distribution cannot be learnt from.
+    #[error("soft targets: {reason}; choose another teacher or set sft.teacher.soft_weight to 0")]
+    SoftTargets {
+        /// Why.
+        reason: String,
+    },
+    /// A file of samples is none.
+    #[error(transparent)]
+    Samples(#[from] SampleError),
+    /// A setting that the run's network does not allow.
+    #[error(transparent)]
+    Config(#[from] RunConfigError),
     /// More than the machine has.
     #[error(transparent)]
     Memory(#[from] memory::MemoryError),
@@ -75,6 +106,20 @@ pub enum PipelineError {
     #[error("the folder holds a run with another configuration or other records; choose a new folder: {}", path.display())]
     OtherRun {
         /// Its `run.json`.
+        path: PathBuf,
+    },
+    /// The folder, or a file in it, is another version's.
+    #[error(
+        "written by Beckon {wrote}, and this is {}: {reason}; finish the run with that version, or start a new one: {}",
+        program(),
+        path.display()
+    )]
+    OtherVersion {
+        /// Which version.
+        wrote: String,
+        /// What this one cannot read.
+        reason: String,
+        /// Which file.
         path: PathBuf,
     },
     /// The disk refused.
@@ -149,6 +194,7 @@ impl From<StateError> for PipelineError {
             StateError::Io { action, source, path } => Self::Io { action, source, path },
             StateError::OtherRun { path } => Self::OtherRun { path },
             StateError::Malformed { reason, path } => Self::Damaged { reason, path },
+            StateError::OtherVersion { wrote, reason, path } => Self::OtherVersion { wrote, reason, path },
         }
     }
 }
@@ -179,8 +225,8 @@ pub struct Trained {
     pub garm: GarmOutcome,
     /// The baseline's, where it was trained.
     pub baseline: Option<GarmOutcome>,
-    /// Made of held-out pairs; `None` where there are too few.
-    pub judge: Option<LexicalModel>,
+    /// Made of held-out pairs.
+    pub judges: Judges,
     /// RL's result.
     pub rl: RlOutcome,
 }
@@ -263,15 +309,14 @@ pub fn train(
     if config.lora.is_some() && config.parent.is_none() {
         return Err(PipelineError::NoBase);
     }
+    let given = Given::load(dir, config)?;
+    let shape = given.parent.as_ref().map_or_else(|| config.preset.model(), |parent| parent.model.clone());
+    validate_shape(config, &shape)?;
     claim(dir, config, records)?;
     let devices = pick_devices(config, options.lent)?;
     observer.device(&devices.name);
-    let parent = parent::load(dir, config)?;
-    let (dataset, tokenizer) = prepare(dir, config, records, parent.as_ref(), observer)?;
-    let model = match &parent {
-        Some(parent) => parent.model.clone(),
-        None => ModelConfig { vocab_size: tokenizer.vocab_size(), ..config.preset.model() },
-    };
+    let (dataset, tokenizer) = prepare(dir, config, records, &given, observer)?;
+    let model = given.model(config, &tokenizer);
     // a GPU does not tell what it has left; its own error is caught where the run is
     if devices.first == Device::flex() {
         memory::check(&model, config, memory::free())?;
@@ -281,10 +326,11 @@ pub fn train(
         let inputs = SftInputs {
             tokenizer: &tokenizer,
             model: &model,
-            init: parent.as_ref().map(|parent| &parent.policy),
+            init: given.parent.as_ref().map(|parent| &parent.policy),
             lora: config.lora,
             train: &dataset.train.sft,
             held_out: &dataset.held_out.sft,
+            soft_targets: given.soft.as_ref().map(teacher::Soft::targets),
         };
         sft::run(ctx, &inputs, &config.sft)
     })?;
@@ -312,12 +358,12 @@ pub fn train(
             })?)
         }
     };
-    let judge = LexicalModel::judge(&dataset.held_out.pairs);
+    let judges = Judges::of(&dataset.held_out.pairs, derived_seed(config.seed, JUDGES));
     let rl = stage(&dir.join("rl"), config, 3, &devices, observer, |ctx| {
-        let inputs = rl_inputs(&tokenizer, &model, (&sft, &garm), &dataset, judge.as_ref());
+        let inputs = rl_inputs(&tokenizer, &model, (&sft, &garm), &dataset, &judges);
         rl::run(ctx, &RlInputs { lora: config.lora, truth: options.truth, ..inputs }, &config.rl)
     })?;
-    Ok(Trained { dataset, tokenizer, model, devices, sft, garm, baseline, judge, rl })
+    Ok(Trained { dataset, tokenizer, model, devices, sft, garm, baseline, judges, rl })
 }
 
 /// RL once more, with other settings, from what a run has learnt before it: for ablations. Kept in `dir/NAME`.
@@ -332,9 +378,9 @@ pub fn rl_variant(
     truth: Option<&dyn Judge>,
     observer: &mut dyn Observer,
 ) -> Result<RlOutcome, PipelineError> {
-    let Trained { tokenizer, model, sft, garm, dataset, judge, devices, .. } = trained;
+    let Trained { tokenizer, model, sft, garm, dataset, judges, devices, .. } = trained;
     stage(&dir.join(name), config, 3, devices, observer, |ctx| {
-        let inputs = rl_inputs(tokenizer, model, (sft, garm), dataset, judge.as_ref());
+        let inputs = rl_inputs(tokenizer, model, (sft, garm), dataset, judges);
         rl::run(ctx, &RlInputs { lora: config.lora, truth, ..inputs }, rl)
     })
 }
@@ -345,7 +391,7 @@ fn rl_inputs<'a>(
     model: &'a ModelConfig,
     (sft, garm): (&'a SftOutcome, &'a GarmOutcome),
     dataset: &'a Dataset,
-    judge: Option<&'a LexicalModel>,
+    judges: &'a Judges,
 ) -> RlInputs<'a> {
     RlInputs {
         tokenizer,
@@ -356,7 +402,7 @@ fn rl_inputs<'a>(
         prompts: &dataset.train.prompts,
         bc: &dataset.train.sft,
         lora: None,
-        judge: judge.map(|judge| judge as &dyn Judge),
+        judge: judges.choosing.as_ref().map(|judge| judge as &dyn Judge),
         truth: None,
     }
 }
@@ -380,6 +426,7 @@ fn stage<T>(
         seed: derived_seed(config.seed, purpose),
         save_every: config.save_every,
         micro_batch_tokens: config.micro_batch_tokens,
+        checkpoint_activations: config.checkpoint_activations,
         observer: &mut recorder,
     };
     let outcome = work(&mut ctx);
@@ -392,52 +439,25 @@ fn create_dir(dir: &Path) -> Result<(), PipelineError> {
     std::fs::create_dir_all(dir).map_err(|source| PipelineError::io("create", dir, source))
 }
 
-/// What a folder's run is a function of, as `run.json` has it.
-#[derive(PartialEq, Serialize, Deserialize)]
-struct Identity {
-    config: RunConfig,
-    data_hash: String,
-}
-
-/// Makes the folder this run's, or checks that it is.
-fn claim(dir: &Path, config: &RunConfig, records: &[Sourced]) -> Result<(), PipelineError> {
-    create_dir(dir)?;
-    let path = dir.join("run.json");
-    let identity = Identity { config: config.clone(), data_hash: data_hash(records) };
-    match std::fs::read(&path) {
-        // settings that a folder of an older version does not name have their defaults
-        Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
-            Ok(there) if there == identity => Ok(()),
-            Ok(_) => Err(PipelineError::OtherRun { path }),
-            Err(e) => Err(PipelineError::Damaged { reason: e.to_string(), path }),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let text = serde_json::to_string_pretty(&identity)
-                .map_err(|error| PipelineError::io("write", &path, io::Error::other(error)))?;
-            Ok(write_atomic(&path, format!("{text}\n").as_bytes())?)
-        }
-        Err(source) => Err(PipelineError::io("read", &path, source)),
-    }
-}
-
 /// Records to preferences and tokenizer.
 fn prepare(
     dir: &Path,
     config: &RunConfig,
     records: &[Sourced],
-    parent: Option<&parent::Parent>,
+    given: &Given,
     observer: &mut dyn Observer,
 ) -> Result<(Dataset, Tokenizer), PipelineError> {
     let dir = dir.join("data");
     create_dir(&dir)?;
     let mut recorder = Recorder::open(&dir, observer)?;
-    let dataset = dataset_from_records(records, &config.preferences, config.seed)?;
+    let samples = given.samples(&dir, config, records, &mut recorder)?;
+    let dataset = dataset_with_teacher(records, &samples, &config.preferences, config.seed)?;
     for line in dataset.report.lines() {
         recorder.log(&format!("data: {line}"));
     }
     check_data(&dataset)?;
-    let tokenizer = match parent {
-        Some(parent) => parent.tokenizer.clone(),
+    let tokenizer = match given.tokenizer() {
+        Some(tokenizer) => tokenizer.clone(),
         None => own_tokenizer(&dir.join("tokenizer.json"), &dataset, config)?,
     };
     let train = &dataset.train;
@@ -454,7 +474,7 @@ fn prepare(
     Ok((dataset, tokenizer))
 }
 
-/// The tokenizer of a run without a parent: the one at `path`, or one that is trained and put there.
+/// The tokenizer of a run that takes none over: the one at `path`, or one that is trained and put there.
 fn own_tokenizer(path: &Path, dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer, PipelineError> {
     match std::fs::read_to_string(path) {
         Ok(json) => Ok(Tokenizer::from_json(&json)?),

@@ -3,7 +3,10 @@
 //!
 //! In the loop: beside the last arrow. The rules (graph, retention) are [`beckon_shared::control::registry`].
 
+pub mod moves;
+
 use crate::catalog::{Catalog, CatalogError};
+use crate::crash::{Point, reach};
 use crate::events::Events;
 use crate::store::{Store, StoreError};
 use beckon_shared::control::Event;
@@ -71,38 +74,32 @@ pub fn announce(catalog: &Catalog, store: &Store, events: &Events, id: &str) -> 
     Ok(entry)
 }
 
-/// Checkpoints that something needs, with the user in words: runs that will start from them, experiments, and where a tag
-/// would go by a roll back.
-fn users(store: &Store) -> Result<Vec<(String, String)>, StoreError> {
-    let mut users = Vec::new();
-    for run in store.runs()?.into_iter().filter(|run| !run.status.state.is_final()) {
-        users.extend(run.status.config.parent.map(|parent| (parent, format!("run {}", run.status.id))));
-    }
-    let back = store.roll_back_targets()?;
-    users.extend(back.into_iter().map(|(checkpoint, tag)| (checkpoint, format!("the next roll back of {tag}"))));
-    users.extend(store.checkpoints_of_experiments()?);
-    Ok(users)
-}
-
-/// Deletes a checkpoint that nothing needs.
+/// Deletes a checkpoint that nothing needs, or what is left of one whose deletion broke off.
 ///
 /// # Errors
-/// [`RegistryError`].
+/// [`RegistryError`]. Where it is `Catalog`, the checkpoint is deleted and files of it are left, which go when the same is asked
+/// again, and at the next start.
 pub fn delete(catalog: &Catalog, store: &Store, events: &Events, id: &str) -> Result<(), RegistryError> {
-    let entries = entries(catalog, store)?;
-    if !entries.iter().any(|entry| entry.info.id == id) {
-        return Err(RegistryError::Unknown { id: id.to_owned() });
-    }
-    check_deletable(id, &entries, &users(store)?)?;
-    remove(catalog, store, events, id)
-}
-
-fn remove(catalog: &Catalog, store: &Store, events: &Events, id: &str) -> Result<(), RegistryError> {
-    // the file first: a file without a registration would be registered again at the next start
-    catalog.remove(id)?;
-    store.remove_checkpoint(id)?;
+    let _claim = catalog.claim(id);
+    let mut entries = entries(catalog, store)?;
+    let is_offered = entries.iter().any(|entry| entry.info.id == id);
+    store.forget_checkpoint(id, |needs, is_known| {
+        if !is_offered && !is_known {
+            return Err(RegistryError::Unknown { id: id.to_owned() });
+        }
+        // a tag may have been moved since the entries were read
+        for entry in &mut entries {
+            let own = needs.tags.values().filter(|promotion| promotion.checkpoint == entry.info.id);
+            entry.tags = own.map(|promotion| promotion.tag.clone()).collect();
+        }
+        Ok(check_deletable(id, &entries, &needs.users)?)
+    })??;
+    reach(Point::Deleting);
+    // the files last: a tag, a run or an experiment can no more come to need them
+    let removed = catalog.remove(id).map_err(RegistryError::from).and_then(|()| Ok(store.checkpoint_is_gone(id)?));
+    // it is not offered either way
     events.announce(&Event::Registry { id: id.to_owned(), entry: None });
-    Ok(())
+    removed
 }
 
 /// Deletes what a retention of the newest `n_kept` lets go; the ids of what went.
@@ -110,8 +107,15 @@ fn remove(catalog: &Catalog, store: &Store, events: &Events, id: &str) -> Result
 /// # Errors
 /// [`RegistryError`]; what went before stays gone.
 pub fn retain(catalog: &Catalog, store: &Store, events: &Events, n_kept: usize) -> Result<Vec<String>, RegistryError> {
-    let gone = expired(&entries(catalog, store)?, &users(store)?, n_kept);
-    gone.iter().try_for_each(|id| remove(catalog, store, events, id))?;
+    let mut gone = Vec::new();
+    for id in expired(&entries(catalog, store)?, &store.needs()?.users, n_kept) {
+        match delete(catalog, store, events, &id) {
+            Ok(()) => gone.push(id),
+            // something has come to need it meanwhile, or somebody else was quicker
+            Err(RegistryError::Kept(_) | RegistryError::Unknown { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(gone)
 }
 

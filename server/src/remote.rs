@@ -3,15 +3,19 @@
 //! Commands go as the requests that [`Command::call`] says, each with a fresh idempotency key, and are tried again with the
 //! same key where no answer came: the server does them once.
 
-use beckon_shared::control::Problem;
-use beckon_shared::control::command::Command;
+use beckon_shared::control::command::{Command, segment};
+use beckon_shared::control::listing::{append, next_part};
+use beckon_shared::control::{ImportOutcome, Problem};
 use beckon_shared::digest::hex;
+use beckon_shared::import::Format;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use ureq::http::{Method, Request, Response};
+use ureq::http::{Method, Request, Response, request};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
@@ -20,6 +24,10 @@ const N_TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Largest answer that is read into memory.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
+/// Most items of a list that are asked for at a time.
+const MAX_PART: usize = 1_000;
+/// How long the server may work on a log file; its own limit comes first.
+const IMPORT_LIMIT: Duration = Duration::from_secs(1_000);
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +50,14 @@ pub enum RemoteError {
         url: String,
         /// What was wrong.
         reason: String,
+    },
+    /// A file that is to be sent cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// What the system said.
+        source: std::io::Error,
+        /// Which file.
+        path: PathBuf,
     },
     /// The file with certificates cannot be read.
     #[error("cannot read certificates from {}: {reason}", path.display())]
@@ -107,6 +123,43 @@ impl Remote {
         serde_json::from_value(value).map_err(|error| self.not_understood(path, &error))
     }
 
+    /// `GET` of a list, part after part to its end (RFC 8288), or at most the first `limit` items; `path` has no query then.
+    ///
+    /// # Errors
+    /// [`RemoteError`]; also where a part leads to another server.
+    pub fn list<T: DeserializeOwned>(&self, path: &str, limit: Option<NonZeroUsize>) -> Result<T, RemoteError> {
+        let limit = limit.map(NonZeroUsize::get);
+        let first = limit.map_or_else(|| path.to_owned(), |limit| format!("{path}?limit={}", limit.min(MAX_PART)));
+        let (mut whole, mut next) = self.part(&first)?;
+        while let Some(path) = next {
+            if limit.is_some_and(|limit| whole.as_array().is_none_or(|items| items.len() >= limit)) {
+                break;
+            }
+            let part;
+            (part, next) = self.part(&path)?;
+            append(&mut whole, part);
+        }
+        if let (Some(items), Some(limit)) = (whole.as_array_mut(), limit) {
+            items.truncate(limit);
+        }
+        serde_json::from_value(whole).map_err(|error| self.not_understood(path, &error))
+    }
+
+    /// A part of a list, and the path of the next one.
+    fn part(&self, path: &str) -> Result<(Value, Option<String>), RemoteError> {
+        let response = self.answer("GET", path, None, b"")?;
+        let mut links = response.headers().get_all("link").iter().filter_map(|link| link.to_str().ok());
+        let next = match links.find_map(next_part) {
+            None => None,
+            // a token goes to its own server alone
+            Some(target) => match target.strip_prefix(&self.url).unwrap_or(target) {
+                next if next.starts_with('/') && next != path => Some(next.to_owned()),
+                _ => return Err(self.not_understood(path, &format!("the list goes on at {target}"))),
+            },
+        };
+        Ok((self.value(path, response)?, next))
+    }
+
     /// `POST` of JSON, parsed. Tried again where no answer came, so it has to be idempotent by itself.
     ///
     /// # Errors
@@ -115,6 +168,57 @@ impl Remote {
         let body = serde_json::to_vec(body).map_err(|error| self.not_understood(path, &error))?;
         let value = self.send("POST", path, None, &body)?;
         serde_json::from_value(value).map_err(|error| self.not_understood(path, &error))
+    }
+
+    /// `POST` of JSON, parsed, sent a single time: where no answer comes, it may have been done.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub fn post_once<T: DeserializeOwned>(&self, path: &str, body: &impl serde::Serialize) -> Result<T, RemoteError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.not_understood(path, &error))?;
+        let value = self.value(path, self.once("POST", path, None, &body)?)?;
+        serde_json::from_value(value).map_err(|error| self.not_understood(path, &error))
+    }
+
+    /// `DELETE`, once in effect as a [`Remote::command`].
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub fn delete(&self, path: &str) -> Result<(), RemoteError> {
+        self.send("DELETE", path, Some(&new_key()), b"").map(drop)
+    }
+
+    /// Puts a log file into the server's log, streamed from the disk. Records that are there already are counted and not added
+    /// again, so it is tried again where no answer came. A file of which nothing could be imported is an outcome too.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub fn import(&self, file: &Path, format: Format) -> Result<ImportOutcome, RemoteError> {
+        let name = file.file_name().map_or_else(Default::default, |name| name.to_string_lossy());
+        let path = format!("/api/log/import?format={}&name={}", format.name(), segment(&name));
+        let mut response = persistently(|| self.upload(&path, file))?;
+        let status = response.status();
+        let bytes = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
+        let bytes = bytes.map_err(|error| self.not_understood(&path, &error))?;
+        match serde_json::from_slice(&bytes) {
+            Ok(outcome) if status.is_success() || status.as_u16() == 422 => Ok(outcome),
+            Err(error) if status.is_success() => Err(self.not_understood(&path, &error)),
+            _ => Err(self.refusal(&path, status.as_u16(), &bytes)),
+        }
+    }
+
+    /// Sends a file a single time.
+    fn upload(&self, path: &str, file: &Path) -> Result<Response<Body>, RemoteError> {
+        let unread = |source| RemoteError::File { source, path: file.to_owned() };
+        let opened = File::open(file).map_err(unread)?;
+        let request = self.request(Method::POST, path, None).header("content-type", "application/octet-stream");
+        // a server that refuses it does so before the file, and hangs up: its reason would be lost in the middle of one
+        let request = request
+            .header("expect", "100-continue")
+            .body(&opened)
+            .map_err(|error| self.not_understood(path, &error))?;
+        let request = self.agent.configure_request(request).timeout_recv_response(Some(IMPORT_LIMIT)).build();
+        self.agent.run(request).map_err(|source| self.no_answer(path, source))
     }
 
     /// A file, streamed.
@@ -149,23 +253,11 @@ impl Remote {
     }
 
     fn send(&self, method: &str, path: &str, key: Option<&str>, body: &[u8]) -> Result<Value, RemoteError> {
-        let mut pause = FIRST_PAUSE;
-        let mut n_tries = 0;
-        loop {
-            n_tries += 1;
-            let response = match self.once(method, path, key, body) {
-                // nothing is known of a request without an answer; with its key it can be sent again
-                Err(RemoteError::NoAnswer { .. }) if n_tries < N_TRIES => None,
-                other => Some(other?),
-            };
-            match response {
-                Some(response) if response.status().as_u16() != 429 || n_tries == N_TRIES => {
-                    return self.value(path, response);
-                }
-                _ => std::thread::sleep(pause),
-            }
-            pause *= 3;
-        }
+        self.value(path, self.answer(method, path, key, body)?)
+    }
+
+    fn answer(&self, method: &str, path: &str, key: Option<&str>, body: &[u8]) -> Result<Response<Body>, RemoteError> {
+        persistently(|| self.once(method, path, key, body))
     }
 
     fn value(&self, path: &str, mut response: Response<Body>) -> Result<Value, RemoteError> {
@@ -181,37 +273,64 @@ impl Remote {
     }
 
     fn problem(&self, path: &str, mut response: Response<Body>) -> RemoteError {
-        let status = response.status();
-        let bytes = response.body_mut().read_to_vec().unwrap_or_default();
-        match serde_json::from_slice::<Problem>(&bytes) {
+        let status = response.status().as_u16();
+        self.refusal(path, status, &response.body_mut().read_to_vec().unwrap_or_default())
+    }
+
+    fn refusal(&self, path: &str, status: u16, body: &[u8]) -> RemoteError {
+        match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => RemoteError::Refused(problem),
             Err(_) => self.not_understood(path, &format!("status {status}")),
         }
     }
 
     fn once(&self, method: &str, path: &str, key: Option<&str>, body: &[u8]) -> Result<Response<Body>, RemoteError> {
-        let url = format!("{}{path}", self.url);
         let method: Method = method.parse().map_err(|error| self.not_understood(path, &error))?;
         let has_body = !matches!(method, Method::GET | Method::DELETE);
-        let mut request = Request::builder().method(method).uri(&url);
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
-        }
+        let request = self.request(method, path, key);
         let sent = if has_body {
             let request = request.header("content-type", "application/json").body(body);
             self.agent.run(request.map_err(|error| self.not_understood(path, &error))?)
         } else {
             self.agent.run(request.body(()).map_err(|error| self.not_understood(path, &error))?)
         };
-        sent.map_err(|source| RemoteError::NoAnswer { url, source: Box::new(source) })
+        sent.map_err(|source| self.no_answer(path, source))
+    }
+
+    fn request(&self, method: Method, path: &str, key: Option<&str>) -> request::Builder {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        request
+    }
+
+    fn no_answer(&self, path: &str, source: ureq::Error) -> RemoteError {
+        RemoteError::NoAnswer { url: format!("{}{path}", self.url), source: Box::new(source) }
     }
 
     fn not_understood(&self, path: &str, reason: &dyn std::fmt::Display) -> RemoteError {
         RemoteError::NotUnderstood { url: format!("{}{path}", self.url), reason: reason.to_string() }
     }
+}
+
+/// Does it until there is an answer that tells more than to come again, a few times at most. Nothing is known of a request without
+/// an answer, so it has to be one that is done once however often it is sent.
+fn persistently(mut once: impl FnMut() -> Result<Response<Body>, RemoteError>) -> Result<Response<Body>, RemoteError> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..N_TRIES {
+        match once() {
+            Err(RemoteError::NoAnswer { .. }) => {}
+            Ok(response) if response.status().as_u16() == 429 => {}
+            other => return other,
+        }
+        std::thread::sleep(pause);
+        pause *= 3;
+    }
+    once()
 }
 
 fn new_key() -> String {
@@ -222,3 +341,6 @@ fn new_key() -> String {
     }
     hex(&key)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 //! In the loop: remote control and data of every step. Handlers parse at the edge, call the store, the catalog or the
 //! trainer (which block, so on a blocking thread), and answer with the types of [`beckon_shared::control`].
 
+pub mod analyze;
 pub mod audit;
 pub mod checkpoints;
 pub mod control;

@@ -4,9 +4,10 @@
 //! are refused with their path; numbers that no stage can work with are refused by name.
 
 use axum::Json;
-use beckon_shared::config::Preset;
+use beckon_shared::config::{ModelConfig, Preset};
 use beckon_shared::control::tuning::Tuning;
-use beckon_shared::control::{RlConfig, RunConfig};
+use beckon_shared::control::{RlConfig, RunConfig, TeacherConfig};
+use beckon_shared::json::merge;
 use serde_json::Value;
 
 /// A configuration that was refused.
@@ -24,6 +25,18 @@ pub enum RunConfigError {
         value: f64,
         /// What it should hold.
         expected: &'static str,
+    },
+    /// A number that the network of this run does not allow.
+    #[error("{field} is {value}, expected 1 to {most}, {what} of the model that this run trains")]
+    Shape {
+        /// Path of the key.
+        field: &'static str,
+        /// What it holds.
+        value: usize,
+        /// The largest that is allowed.
+        most: usize,
+        /// What that is.
+        what: &'static str,
     },
 }
 
@@ -80,18 +93,6 @@ pub fn tuning_from_json(json: &[u8]) -> Result<Tuning, RunConfigError> {
     Ok(tuning)
 }
 
-/// Puts the values of `given` over those of `base`, object by object.
-fn merge(base: &mut Value, given: Value) {
-    match (base, given) {
-        (Value::Object(base), Value::Object(given)) => {
-            for (key, value) in given {
-                merge(base.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (base, given) => *base = given,
-    }
-}
-
 /// Checks every number against what the stages can work with.
 ///
 /// # Errors
@@ -100,11 +101,33 @@ pub fn validate(config: &RunConfig) -> Result<(), RunConfigError> {
     validate_counts(config)?;
     validate_rates(config)?;
     validate_reward(&config.rl)?;
+    if let Some((field, value, expected)) = config.sft.teacher.as_ref().and_then(TeacherConfig::fault) {
+        return Err(RunConfigError::Range { field, value, expected });
+    }
     config.preferences.validate().map_err(|fault| RunConfigError::Range {
         field: fault.field,
         value: fault.value,
         expected: fault.expected,
     })
+}
+
+/// Checks what depends on the network: that of a parent is not known where its configuration is read.
+///
+/// # Errors
+/// [`RunConfigError::Shape`] for the first that does not fit.
+pub fn validate_shape(config: &RunConfig, model: &ModelConfig) -> Result<(), RunConfigError> {
+    let RunConfig { garm, rl, .. } = config;
+    let longest = model.max_suggestion_tokens();
+    for (field, value, most, what) in [
+        ("garm.feature_dims", garm.feature_dims, model.d_model, "the width"),
+        ("garm.n_layers", garm.n_layers.unwrap_or(model.n_layers), model.n_layers, "the layers"),
+        ("rl.max_new_tokens", rl.max_new_tokens, longest, "the longest suggestion"),
+    ] {
+        if !(1..=most).contains(&value) {
+            return Err(RunConfigError::Shape { field, value, most, what });
+        }
+    }
+    Ok(())
 }
 
 const STEPS: &str = "1 to 10,000,000";
@@ -143,14 +166,17 @@ fn validate_counts(config: &RunConfig) -> Result<(), RunConfigError> {
     count("sft.batch_tokens", sft.batch_tokens, 8, 1 << 22, "8 to 4,194,304")?;
     count("sft.n_warmup_steps", sft.n_warmup_steps, 0, 10_000_000, "at most 10,000,000")?;
     count("garm.batch_pairs", garm.batch_pairs, 1, 1 << 16, "1 to 65,536")?;
-    let (d_model, widest) = match config.preset {
-        Preset::Tiny => (Preset::Tiny.model().d_model, "1 to the model's width, 64 for tiny"),
-        Preset::Nano => (Preset::Nano.model().d_model, "1 to the model's width, 256 for nano"),
+    let (d_model, widest) = match (&config.parent, config.preset) {
+        // [`validate_shape`] knows more
+        (Some(_), _) => (1 << 14, "1 to the width of the parent"),
+        (None, Preset::Tiny) => (Preset::Tiny.model().d_model, "1 to the model's width, 64 for tiny"),
+        (None, Preset::Nano) => (Preset::Nano.model().d_model, "1 to the model's width, 256 for nano"),
     };
     count("garm.feature_dims", garm.feature_dims, 1, d_model, widest)?;
     if let Some(n_layers) = garm.n_layers {
         count("garm.n_layers", n_layers, 1, 256, "1 to the policy's layers")?;
     }
+    count("rl.updates_per_batch", rl.updates_per_batch, 1, 8, "1 to 8")?;
     count("rl.batch_prompts", rl.batch_prompts, 1, 1 << 16, "1 to 65,536")?;
     // leave-one-out needs another rollout to compare with
     count("rl.group_size", rl.group_size, 2, 1 << 10, "2 to 1,024")?;
@@ -166,7 +192,8 @@ fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
     if let Some(lora) = &config.lora {
         real("lora.alpha", lora.alpha, smallest, 1_000.0, "above 0, at most 1,000")?;
     }
-    real("garm.variance_floor", garm.variance_floor, smallest, 1.0, RATE)?;
+    // the head starts at v = 1, floor included
+    real("garm.variance_floor", garm.variance_floor, smallest, 1.0_f64.next_down(), "above 0, below 1")?;
     real("garm.variance_warmup", garm.variance_warmup, 0.0, 1.0, "0 to 1")?;
     real("rl.kl_budget_nats", rl.kl_budget_nats, smallest, 1e6, "above 0")?;
     real("rl.veto_quantile", rl.veto_quantile, smallest, 1.0, RATE)?;
@@ -255,6 +282,9 @@ mod tests {
         check_refused(r#"{"rl": {"group_size": 1}}"#, "rl.group_size is 1");
         check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");
         check_refused(r#"{"garm": {"n_layers": 0}}"#, "garm.n_layers is 0");
+        check_refused(r#"{"garm": {"variance_floor": 1}}"#, "garm.variance_floor is 1, expected above 0, below 1");
+        check_refused(r#"{"rl": {"updates_per_batch": 0}}"#, "rl.updates_per_batch is 0");
+        check_refused(r#"{"rl": {"updates_per_batch": 9}}"#, "rl.updates_per_batch is 9");
         check_refused(r#"{"garm": {"feature_dims": 257}}"#, "garm.feature_dims is 257");
         check_refused(r#"{"preset": "tiny", "garm": {"feature_dims": 65}}"#, "64 for tiny");
         check_refused(r#"{"rl": {"weights": {"novelty": -1}}}"#, "rl.weights.novelty is -1");
@@ -264,6 +294,23 @@ mod tests {
             "preferences.split.held_out_percent is 0",
         );
         check_refused(r#"{"preferences": {"distill": {"n_select": 0}}}"#, "preferences.distill.n_select is 0");
+    }
+
+    #[test]
+    fn what_a_parent_allows_is_checked_against_its_shape() {
+        // wider than a preset, as SmolLM2
+        let wide = ModelConfig { d_model: 576, n_layers: 30, max_seq_len: 64, ..Preset::Nano.model() };
+        let read = |json: &str| run_config_from_json(json.as_bytes()).expect(json);
+        let config = read(r#"{"parent": "abc", "garm": {"feature_dims": 576, "n_layers": 30}}"#);
+        assert_eq!(validate_shape(&config, &wide), Ok(()));
+        for (json, needle) in [
+            (r#"{"parent": "abc", "garm": {"feature_dims": 577}}"#, "garm.feature_dims is 577, expected 1 to 576"),
+            (r#"{"parent": "abc", "garm": {"n_layers": 31}}"#, "garm.n_layers is 31, expected 1 to 30"),
+            (r#"{"parent": "abc", "rl": {"max_new_tokens": 33}}"#, "rl.max_new_tokens is 33, expected 1 to 32"),
+        ] {
+            let error = validate_shape(&read(json), &wide).expect_err(json).to_string();
+            assert!(error.contains(needle), "{json}: {error}");
+        }
     }
 
     #[test]
@@ -287,6 +334,19 @@ mod tests {
         check_refused(r#"{"lora": {"rank": 0}}"#, "lora.rank is 0");
         check_refused(r#"{"lora": {"alpha": 0}}"#, "lora.alpha is 0");
         check_refused(r#"{"rl": {"veto_quantile": 0}}"#, "rl.veto_quantile is 0");
+    }
+
+    #[test]
+    fn a_teacher_is_named_by_its_id_and_taken_back_by_null() {
+        let json = br#"{"sft": {"teacher": {"id": "abc", "soft_weight": 0.5}}}"#;
+        let sft = run_config_from_json(json).expect("valid").sft;
+        let want = TeacherConfig { id: "abc".into(), soft_weight: 0.5, ..TeacherConfig::default() };
+        assert_eq!((sft.teacher, sft.n_steps), (Some(want), RunConfig::default().sft.n_steps));
+        check_refused(r#"{"sft": {"teacher": {"soft_weight": 2}}}"#, "sft.teacher.soft_weight is 2");
+        check_refused(r#"{"sft": {"teacher": {"idd": "abc"}}}"#, "sft.teacher.idd");
+        let base: Value = serde_json::from_slice(json).expect("JSON");
+        let branch = branch_config("p", &base, br#"{"sft": {"teacher": null}}"#).expect("valid");
+        assert_eq!(branch.sft, RunConfig::default().sft);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod rl;
 pub mod sft;
 
 use beckon_shared::control::Stage;
+use beckon_shared::control::sample::SampledPrompt;
 use beckon_shared::control::tuning::{Change, Tuned};
 use std::path::PathBuf;
 
@@ -33,6 +34,8 @@ pub trait Observer {
     fn alarm(&mut self, text: &str) {
         self.log(text);
     }
+    /// What the policy writes after `step` steps of a stage: the same prompts with the same draws at every look.
+    fn sample(&mut self, _stage: Stage, _step: usize, _prompts: &[SampledPrompt]) {}
     /// Told once, before the first stage: the device in words, as [`crate::model::device::pick_device`] describes it.
     fn device(&mut self, _description: &str) {}
     /// Asked at every step of a stage, `step` steps being done: the values to use instead of the configuration's. A stage
@@ -64,6 +67,8 @@ pub struct StageContext<'a> {
     pub save_every: usize,
     /// Padded tokens that may pass the network with a graph at once; no limit where `None`.
     pub micro_batch_tokens: Option<usize>,
+    /// Keep the inputs of a network's layers alone, and compute a layer again when its gradient is wanted.
+    pub checkpoint_activations: bool,
     /// Who watches.
     pub observer: &'a mut dyn Observer,
 }

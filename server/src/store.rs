@@ -24,7 +24,7 @@ mod tokens;
 pub use audit::{Asked, Begun};
 pub use events::Kept;
 pub use records::{Added, RecordQuery, without_duplicates};
-pub use registry::{RolledBack, StoredNote};
+pub use registry::{Needs, RolledBack, StoredNote};
 pub use runs::StoredRun;
 pub use tokens::StoredToken;
 
@@ -120,6 +120,12 @@ pub enum StoreError {
         database: String,
         /// Which table.
         reason: String,
+    },
+    /// What was to be written needs a checkpoint that was deleted meanwhile.
+    #[error("there is no checkpoint {id}: it was deleted")]
+    Gone {
+        /// Id of the checkpoint.
+        id: String,
     },
     /// A text that PostgreSQL cannot hold.
     #[error("a text with the character U+0000 cannot be stored in PostgreSQL")]

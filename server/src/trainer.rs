@@ -8,33 +8,37 @@
 //! A paused run keeps its place on the thread (and its tensors in memory) until another run is waiting; then it is put
 //! aside, and resuming it queues it again. Not here: what a stage does, and how its state is saved.
 
+mod end;
 mod error;
 mod job;
 mod watch;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::Catalog;
+use crate::crash::{Point, reach};
 use crate::events::Events;
 use crate::model::device::check_number;
 use crate::model::lent::Lent;
 use crate::pipeline;
 use crate::pipeline::lineage::Origin;
-use crate::registry;
+use crate::registry::moves;
 use crate::store::{Store, StoreError, StoredRun};
 use beckon_shared::control::life::{self, Standing, Step, Wish};
 use beckon_shared::control::tuning::{Change, Tuning};
-use beckon_shared::control::{CheckpointInfo, Event, RunCommand, RunConfig, RunState, RunStatus};
+use beckon_shared::control::{Event, RunCommand, RunConfig, RunState, RunStatus};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use watch::Watch;
+use std::time::Duration;
 
 pub use error::TrainerError;
 pub use job::{Job, Product, RunError, Runner, guarded, run_pipeline};
 
 /// Runs that may wait.
 pub const MAX_QUEUED: usize = 16;
+/// Pause after which a run that the store did not let begin is tried again.
+const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The run on the thread.
 struct Active {
@@ -100,6 +104,9 @@ impl Trainer {
     /// [`TrainerError::Store`] where the runs cannot be read.
     pub fn start(parts: TrainerParts, mut runner: Box<Runner>) -> Result<Self, TrainerError> {
         let queue = take_up(&parts.store)?;
+        if let Err(error) = moves::settle_all(&parts.catalog, &parts.store) {
+            tracing::error!(%error, "files of checkpoints that are not offered are left");
+        }
         let board = Mutex::new(Board { queue, ..Board::default() });
         let shared = Arc::new(Shared { board, ..Shared::idle(parts) });
         let for_thread = Arc::clone(&shared);
@@ -124,11 +131,15 @@ impl Trainer {
     /// entry of the audit log returns the run of the first.
     ///
     /// # Errors
-    /// [`TrainerError::NoParent`], `Device`, `QueueFull`, `Stopping`, `Elsewhere`, `Store`.
+    /// [`TrainerError::NoParent`], `NoTeacher`, `Device`, `QueueFull`, `Stopping`, `Elsewhere`, `Store`.
     pub fn submit(&self, config: RunConfig, draft: bool, audit_id: Option<i64>) -> Result<RunStatus, TrainerError> {
         self.shared.check_here()?;
         if let Some(id) = config.parent.as_ref().filter(|id| self.shared.parts.catalog.content(id).is_none()) {
             return Err(TrainerError::NoParent { id: id.clone() });
+        }
+        let teacher = config.sft.teacher.as_ref().map(|teacher| &teacher.id);
+        if let Some(id) = teacher.filter(|id| self.shared.parts.catalog.content(id).is_none()) {
+            return Err(TrainerError::NoTeacher { id: id.clone() });
         }
         check_number(&config, &self.shared.parts.lent)?;
         let mut board = self.shared.board();
@@ -136,10 +147,18 @@ impl Trainer {
             board.check_room()?;
         }
         let state = if draft { RunState::Draft } else { RunState::Queued };
-        let status = self.shared.parts.store.add_run(config, state, crate::now_millis(), audit_id)?;
+        let parent = config.parent.clone();
+        let added = self.shared.parts.store.add_run(config, state, crate::now_millis(), audit_id);
+        let status = added.map_err(|error| match error {
+            // deleted since it was looked for
+            StoreError::Gone { id } if Some(&id) == parent.as_ref() => TrainerError::NoParent { id },
+            StoreError::Gone { id } => TrainerError::NoTeacher { id },
+            error => error.into(),
+        })?;
         let at_work = board.active.as_ref().is_some_and(|active| active.status.id == status.id);
         if status.state == RunState::Queued && !at_work && !board.queue.contains(&status.id) {
             board.queue.push_back(status.id.clone());
+            reach(Point::Queued);
         }
         self.shared.announce(&status);
         Ok(status)
@@ -398,9 +417,11 @@ impl Shared {
         Ok(status)
     }
 
-    /// Waits for the next run and marks it running; `None` when the trainer is to stop.
+    /// Waits for the next run and marks it running; `None` when the trainer is to stop. A run that cannot begin because the store
+    /// fails keeps its place.
     fn next(&self) -> Option<StoredRun> {
         let mut board = self.board();
+        let mut complained = false;
         loop {
             if board.stopping {
                 return None;
@@ -412,8 +433,18 @@ impl Shared {
             match self.begin(&mut board, &id) {
                 Ok(Some(run)) => return Some(run),
                 Ok(None) => tracing::warn!(run = %id, "the run is not in the database any more"),
-                // left out for now; it stays queued in the database and is taken up at the next start
-                Err(error) => tracing::error!(run = %id, %error, "cannot start the run"),
+                // no other try would read it: it stays queued in the database, and those behind it go ahead
+                Err(error @ (StoreError::Damaged { .. } | StoreError::Column { .. })) => {
+                    tracing::error!(run = %id, %error, "cannot start the run");
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut complained, true) {
+                        tracing::error!(run = %id, %error, "cannot start the run yet; it is tried again");
+                    }
+                    board.queue.push_front(id);
+                    let waited = self.changed.wait_timeout_while(board, BEGIN_AGAIN_AFTER, |board| !board.stopping);
+                    board = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
         }
     }
@@ -423,69 +454,9 @@ impl Shared {
         run.status.state = RunState::Running;
         run.status.error = None;
         self.settle(&run.status, None)?;
+        reach(Point::Starting);
         board.active = Some(Active { status: run.status.clone(), wish: None, parked: false });
         Ok(Some(run))
-    }
-
-    /// Runs a run to whatever end and records that end.
-    fn train(&self, run: &StoredRun, runner: &mut Runner) {
-        let id = &run.status.id;
-        let end = self.job(run).and_then(|job| {
-            let mut watch = Watch::new(self);
-            guarded(|| runner(&job, &mut watch))
-        });
-        let end = end.and_then(|product| self.deliver(id, &product));
-        let mut board = self.board();
-        let stopping = board.stopping;
-        let Some(active) = board.active.take() else { return };
-        let Active { mut status, wish, parked } = active;
-        match end {
-            Ok(info) if wish != Some(Wish::Cancel) => {
-                status.state = RunState::Finished;
-                status.checkpoint = Some(info.id.clone());
-                match self.parts.store.finish_run(&status, &info) {
-                    Ok(()) => {
-                        self.parts.catalog.list(info.clone());
-                        self.parts.events.announce(&Event::Checkpoint(info));
-                        self.announce(&status);
-                        drop(board);
-                        self.retain();
-                        return;
-                    }
-                    Err(error) => {
-                        status.checkpoint = None;
-                        fail(&mut status, error.to_string());
-                    }
-                }
-            }
-            Ok(_) | Err(RunError::Cancelled) if wish == Some(Wish::Cancel) => status.state = RunState::Cancelled,
-            // the store has `running` or `paused` already, which is what the next process has to find
-            Ok(_) | Err(RunError::Cancelled) if stopping || parked => return,
-            Ok(_) | Err(RunError::Cancelled) => fail(&mut status, "it ended without being asked to".into()),
-            Err(RunError::Failed(text)) => fail(&mut status, text),
-        }
-        if let Some(error) = &status.error {
-            tracing::error!(run = %id, %error, "the run failed");
-            let text = format!("run {id} failed: {error}");
-            self.parts.events.announce(&Event::Alarm { run_id: Some(id.clone()), text });
-        }
-        if let Err(error) = self.settle(&status, None) {
-            tracing::error!(run = %id, %error, "the end of the run could not be stored");
-            self.announce(&status);
-            board.unsaved.push(status);
-        }
-    }
-
-    fn retain(&self) {
-        let n_kept = self.n_kept.load(Ordering::Relaxed);
-        if n_kept == usize::MAX {
-            return;
-        }
-        match registry::retain(&self.parts.catalog, &self.parts.store, &self.parts.events, n_kept) {
-            Ok(gone) if gone.is_empty() => {}
-            Ok(gone) => tracing::info!(n = gone.len(), "old checkpoints were deleted"),
-            Err(error) => tracing::error!(%error, "old checkpoints are not deleted"),
-        }
     }
 
     fn job(&self, run: &StoredRun) -> Result<Job, RunError> {
@@ -499,25 +470,12 @@ impl Shared {
             let bytes = self.parts.catalog.read(parent).map_err(|error| failed(&error))?;
             pipeline::parent::place(&dir, &bytes).map_err(|error| failed(&error))?;
         }
+        if let Some(teacher) = &config.sft.teacher {
+            let bytes = self.parts.catalog.read(&teacher.id).map_err(|error| failed(&error))?;
+            pipeline::teacher::place(&dir, &bytes, false).map_err(|error| failed(&error))?;
+        }
         Ok(Job { dir, origin: Origin::of(&config), config, records, lent: self.parts.lent.clone() })
     }
-
-    /// Puts the checkpoint where it is served from.
-    fn deliver(&self, id: &str, product: &Product) -> Result<CheckpointInfo, RunError> {
-        let info = CheckpointInfo { run_id: Some(id.to_owned()), built_in: false, ..product.checkpoint.clone() };
-        self.parts.catalog.install(&product.checkpoint_path, &info).map_err(|error: CatalogError| {
-            RunError::Failed(format!("{error}; the run's own copy is {}", product.checkpoint_path.display()))
-        })?;
-        if let Err(error) = self.parts.store.set_evaluation(&info.id, &product.evaluation) {
-            tracing::warn!(run = %id, %error, "the evaluation is not in the registry; the run's report has it");
-        }
-        Ok(info)
-    }
-}
-
-fn fail(status: &mut RunStatus, error: String) {
-    status.state = RunState::Failed;
-    status.error = Some(error);
 }
 
 #[cfg(test)]

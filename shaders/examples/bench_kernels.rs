@@ -1,26 +1,63 @@
-//! The 4-bit product on the native adapter, shape by shape: the tiling that the adapter gets against the other one, and each
-//! variant of the kernel against the plain one in the same tiling (subgroups in that of a GPU, the other has no lanes);
-//! attention in its variant against the plain one.
+//! The 4-bit product on the native adapter, shape by shape: the tiling that the adapter gets against the other one and against
+//! what the adapter can read at most, and each variant of the kernel against the plain one in the same tiling (subgroups in
+//! that of a GPU, the other has no lanes); attention in its variant against the plain one.
 //!
 //! One JSON line a figure, `name, device, unit, ours, rival, rival_name, ratio`; `cargo xtask bench kernel` runs it.
 //! The unit is GB/s of weights, scales included, read once a product: many products of one matrix in one submit,
-//! the two sides turn and turn about, medians of five.
+//! the two sides turn and turn about, medians of five. The ratio of a figure `….of_peak` is the share of the peak: of the speed at
+//! which a kernel that does nothing else reads the same weights, as often, from wherever in the caches they are by then.
+//! `kernel.read.memory` is that kernel over [`MEMORY`] bytes, more than caches hold.
 
 use beckon_shaders::kernels::attention::{self, AttentionParams, Span};
 use beckon_shaders::kernels::matmul::MatmulParams;
 use beckon_shaders::kernels::product::Tiling;
-use beckon_shaders::{GpuContext, Kernel, PackedWeight, Product, Recorder, Variant, WeightFormat, WeightView, ready};
+use beckon_shaders::{
+    Access, GpuContext, Kernel, KernelSpec, PackedWeight, Product, Recorder, Variant, WeightFormat, WeightView, ready,
+};
+use std::borrow::Cow;
 use std::time::Instant;
 
 /// Inputs and outputs.
 const SHAPES: [(usize, usize); 4] = [(576, 576), (576, 1536), (1536, 576), (576, 49_152)];
 /// Rows of x.
 const ROWS: [usize; 3] = [1, 8, 64];
-/// Multiplications of one submit, about.
-const BUDGET: usize = 1 << 28;
+/// Multiplications of one submit, about: on a CPU in disguise, and on a GPU, where less is lost in the way there and back.
+const BUDGETS: [usize; 2] = [1 << 28, 1 << 34];
 const N_REPEATS: usize = 5;
 /// Name of attention's figures.
 const ATTENTION: &str = "kernel.attention.rows_8";
+/// Name of the adapter's speed over [`MEMORY`].
+const MEMORY_READ: &str = "kernel.read.memory";
+/// Bytes, where the adapter binds as many.
+const MEMORY: u64 = 256 << 20;
+/// Invocations of a workgroup of [`READ`].
+const READERS: u32 = 256;
+/// Invocations that keep any adapter busy; beyond them each reads more.
+const MANY_READERS: u32 = 1 << 18;
+
+/// Reads two buffers and nothing else; what it would write is never due, but no compiler knows.
+const READ: KernelSpec = KernelSpec {
+    name: "read",
+    source: Cow::Borrowed(
+        "struct Params { n_a: u32, n_b: u32, n_each: u32, pad: u32 }
+        @group(0) @binding(0) var<uniform> params: Params;
+        @group(0) @binding(1) var<storage, read> a: array<vec4<u32>>;
+        @group(0) @binding(2) var<storage, read> b: array<vec4<u32>>;
+        @group(0) @binding(3) var<storage, read_write> out: array<u32>;
+        @compute @workgroup_size(256)
+        fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) reader: u32) {
+            var sum = vec4<u32>();
+            for (var k = 0u; k < params.n_each; k++) {
+                let i = (group.x * params.n_each + k) * 256u + reader;
+                if i < params.n_a { sum += a[i]; } else if i - params.n_a < params.n_b { sum += b[i - params.n_a]; }
+            }
+            if all(sum == vec4<u32>(0x9e3779b9u)) { out[0] = sum.x; }
+        }
+        ",
+    ),
+    bindings: &[Access::Read, Access::Read, Access::ReadWrite],
+    params_bytes: 16,
+};
 
 struct Operands {
     cols: u32,
@@ -52,10 +89,16 @@ fn compiled(gpu: &GpuContext, tiling: &Tiling, variant: Variant) -> Kernel {
     kernels.expect("compiles").remove(0)
 }
 
+/// Products of one submit.
+fn n_times(gpu: &GpuContext, operands: &Operands, n_rows: usize) -> usize {
+    let budget = BUDGETS[usize::from(!gpu.is_software())];
+    (budget / (operands.cols as usize * operands.n_outputs as usize * n_rows)).clamp(1, 64)
+}
+
 /// Seconds of one product.
 fn secs(gpu: &GpuContext, kernel: &Kernel, tiling: &Tiling, operands: &Operands, n_rows: usize) -> f64 {
     let (cols, n_outputs, n_rows) = (operands.cols, operands.n_outputs, n_rows as u32);
-    let n_times = (BUDGET / (cols * n_outputs * n_rows) as usize).clamp(1, 64);
+    let n_times = n_times(gpu, operands, n_rows as usize);
     let params = gpu.buffer("params", 64 * 256, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
     let x = gpu.storage("x", (n_rows * cols) as usize);
     let out = gpu.storage("out", (n_rows * n_outputs) as usize);
@@ -64,6 +107,19 @@ fn secs(gpu: &GpuContext, kernel: &Kernel, tiling: &Tiling, operands: &Operands,
     let of_kernel = MatmulParams { n_rows, cols, n_outputs, out_stride: n_outputs, out_offset: 0, accumulate: 0 };
     timed(gpu, n_times, &params, |recorder| {
         recorder.dispatch(kernel, &group, &of_kernel, of_kernel.workgroups(tiling));
+    })
+}
+
+/// Seconds of reading two buffers once.
+fn read_secs(gpu: &GpuContext, kernel: &Kernel, buffers: [&wgpu::Buffer; 2], n_times: usize) -> f64 {
+    let params = gpu.buffer("params", 64 * 256, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
+    let out = gpu.storage("out", 1);
+    let [n_a, n_b] = buffers.map(|buffer| (buffer.size() / 16) as u32);
+    let n_each = ((n_a + n_b) / MANY_READERS).clamp(1, 8);
+    let n_groups = (n_a + n_b).div_ceil(READERS * n_each);
+    let group = kernel.bind(gpu, &params, &[buffers[0], buffers[1], &out]);
+    timed(gpu, n_times, &params, |recorder| {
+        recorder.dispatch(kernel, &group, &[n_a, n_b, n_each, 0], [n_groups, 1]);
     })
 }
 
@@ -109,52 +165,85 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let only = std::env::args().nth(1).unwrap_or_default();
     let name = |(cols, n): (usize, usize), rows: usize| format!("kernel.q4.{cols}x{n}.rows_{rows}");
-    if !SHAPES.iter().any(|shape| ROWS.iter().any(|rows| related(&name(*shape, *rows), &only)))
-        && !related(ATTENTION, &only)
-    {
+    let is_of_product = SHAPES.iter().any(|shape| ROWS.iter().any(|rows| related(&name(*shape, *rows), &only)));
+    if !is_of_product && !related(ATTENTION, &only) && !related(MEMORY_READ, &only) {
         return;
     }
     let gpu = match ready(GpuContext::request()).expect("native") {
         Ok(gpu) => gpu,
         Err(why) => return eprintln!("not run on a gpu: {why}"),
     };
-    let tilings = [gpu.is_software(), !gpu.is_software()].map(Tiling::for_adapter);
-    let other = if gpu.is_software() { "tiling of a GPU" } else { "tiling of a CPU" };
+    let read = ready(Kernel::compile(&gpu, &READ, &[&[]])).expect("native").expect("compiles").remove(0);
+    if MEMORY_READ.contains(&only) {
+        memory(&gpu, &read);
+    }
     for shape in SHAPES {
         let operands = operands(&gpu, shape.0, shape.1);
         for n_rows in ROWS {
-            let name = name(shape, n_rows);
-            let [own, foreign] = tilings.each_ref().map(|tilings| Tiling::choose(tilings, n_rows));
-            let plain = Variant::PLAIN;
-            let mut contests = vec![(name.clone(), [(own, plain), (foreign, plain)], other)];
-            for variant in Product::Matmul.spec().variants() {
-                let tiling = if variant.subgroups { Tiling::choose(&Tiling::PARALLEL, n_rows) } else { own };
-                let name = format!("{name}.{}", variant.to_string().replace(' ', "_"));
-                if gpu.has(variant, tiling.lanes) {
-                    contests.push((name, [(tiling, variant), (tiling, plain)], "plain kernel"));
-                } else {
-                    eprintln!("{name} not run: {} has not what it needs", gpu.adapter_name());
-                }
-            }
-            for (name, sides, rival_name) in contests.into_iter().filter(|(name, ..)| name.contains(&only)) {
-                let kernels = sides.map(|(tiling, variant)| compiled(&gpu, tiling, variant));
-                let time = |side: usize| secs(&gpu, &kernels[side], sides[side].0, &operands, n_rows);
-                let per_sec = |secs: f64| operands.n_bytes as f64 / secs / 1e9;
-                contest(&gpu, (&name, "GB/s", rival_name), &time, &per_sec);
-            }
+            of_product(&gpu, &read, &operands, (&name(shape, n_rows), n_rows), &only);
         }
     }
+    of_attention(&gpu, &only);
+}
+
+/// How fast the adapter reads what its caches do not hold.
+fn memory(gpu: &GpuContext, read: &Kernel) {
+    let n_bytes = MEMORY.min(gpu.device.limits().max_storage_buffer_binding_size);
+    // half of them in each buffer
+    let halves = ["a", "b"].map(|label| gpu.storage(label, n_bytes as usize / 8));
+    let secs = || read_secs(gpu, read, halves.each_ref(), 4);
+    secs(); // warm
+    let per_sec = n_bytes as f64 / median((0..N_REPEATS).map(|_| secs()).collect()) / 1e9;
+    println!(r#"{{"name":"{MEMORY_READ}","device":"{}","unit":"GB/s","ours":{per_sec}}}"#, gpu.adapter_name());
+}
+
+/// The figures of the product with one matrix for a number of rows.
+fn of_product(gpu: &GpuContext, read: &Kernel, operands: &Operands, (name, n_rows): (&str, usize), only: &str) {
+    let tilings = [gpu.is_software(), !gpu.is_software()].map(Tiling::for_adapter);
+    let other = if gpu.is_software() { "tiling of a GPU" } else { "tiling of a CPU" };
+    let [own, foreign] = tilings.each_ref().map(|tilings| Tiling::choose(tilings, n_rows));
+    let plain = Variant::PLAIN;
+    let per_sec = |secs: f64| operands.n_bytes as f64 / secs / 1e9;
+    let mut contests = vec![(name.to_owned(), [(own, plain), (foreign, plain)], other)];
+    for variant in Product::Matmul.spec().variants() {
+        let tiling = if variant.subgroups { Tiling::choose(&Tiling::PARALLEL, n_rows) } else { own };
+        let name = format!("{name}.{}", variant.to_string().replace(' ', "_"));
+        if gpu.has(variant, tiling.lanes) {
+            contests.push((name, [(tiling, variant), (tiling, plain)], "plain kernel"));
+        } else {
+            eprintln!("{name} not run: {} has not what it needs", gpu.adapter_name());
+        }
+    }
+    for (name, sides, rival_name) in contests.into_iter().filter(|(name, ..)| name.contains(only)) {
+        let kernels = sides.map(|(tiling, variant)| compiled(gpu, tiling, variant));
+        let time = |side: usize| secs(gpu, &kernels[side], sides[side].0, operands, n_rows);
+        contest(gpu, (&name, "GB/s", rival_name), &time, &per_sec);
+    }
+    let name = format!("{name}.of_peak");
+    if name.contains(only) {
+        let kernel = compiled(gpu, own, plain);
+        let n_times = n_times(gpu, operands, n_rows);
+        let time = |side: usize| match side {
+            0 => secs(gpu, &kernel, own, operands, n_rows),
+            _ => read_secs(gpu, read, operands.weights.each_ref(), n_times),
+        };
+        contest(gpu, (&name, "GB/s", "nothing but reading the weights"), &time, &per_sec);
+    }
+}
+
+/// The figures of attention.
+fn of_attention(gpu: &GpuContext, only: &str) {
     for variant in attention::SPEC.variants() {
         let name = format!("{ATTENTION}.{variant}");
         if !gpu.has(variant, 1) {
             eprintln!("{name} not run: {} has not what it needs", gpu.adapter_name());
-        } else if name.contains(&only) {
+        } else if name.contains(only) {
             let kernels = [variant, Variant::PLAIN].map(|variant| {
-                let kernels = ready(Kernel::compile(&gpu, &attention::SPEC.in_variant(variant), &[&[]]));
+                let kernels = ready(Kernel::compile(gpu, &attention::SPEC.in_variant(variant), &[&[]]));
                 kernels.expect("native").expect("compiles").remove(0)
             });
-            let time = |side: usize| attention_secs(&gpu, &kernels[side]);
-            contest(&gpu, (&name, "1/s", "plain kernel"), &time, &|secs| 1.0 / secs);
+            let time = |side: usize| attention_secs(gpu, &kernels[side]);
+            contest(gpu, (&name, "1/s", "plain kernel"), &time, &|secs| 1.0 / secs);
         }
     }
 }

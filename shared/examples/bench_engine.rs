@@ -2,8 +2,8 @@
 //! job of the page; shaped like the nano preset and like SmolLM2-135M; on the CPU and, where there is an adapter,
 //! on the GPU.
 //!
-//! One JSON line a figure, `name, device, unit, ours, rival, rival_name, ratio`. The rival is measured in
-//! the same run, turn and turn about: the same work one row or one candidate after the other, the same
+//! One JSON line a figure, `name, device, unit, ours, rival, rival_name, ratio`; medians of five rounds. The rival is
+//! measured in the same rounds, turn and turn about: the same work one row or one candidate after the other, the same
 //! network in f32 or decoding its blocks in every pass, or for a GPU the CPU executor. `cargo xtask bench engine`
 //! runs it; a part of a name picks figures.
 
@@ -18,8 +18,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Each side of a comparison runs for about this long.
-const BUDGET: Duration = Duration::from_millis(1000);
+/// Rounds of a comparison; a figure is their median.
+const N_ROUNDS: usize = 5;
+/// Each side works about this long in a round, and once at least.
+const ROUND: Duration = Duration::from_millis(200);
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -57,6 +59,7 @@ fn smollm2() -> Subject {
         head_dim: 64,
         d_ff: 1536,
         rope_base: 100_000.0,
+        rope_scaling: None,
         norm_eps: 1e-5,
         max_seq_len: 512,
     };
@@ -217,7 +220,9 @@ impl Bench {
     }
 
     fn device(&self, subject: &Subject) -> String {
-        format!("{}, {}", self.engine.borrow().executor().device_name(), subject.label)
+        let name = self.engine.borrow().executor().device_name();
+        let processor = if self.kind() == "cpu" { format!(" of {}", processor()) } else { String::new() };
+        format!("{name}{processor}, {}", subject.label)
     }
 
     fn kind(&self) -> &'static str {
@@ -225,23 +230,46 @@ impl Bench {
     }
 }
 
-/// Seconds of the fastest run of each side; the sides take turns, so both see the same machine.
-fn fastest(mut ours: impl FnMut(), mut rival: impl FnMut()) -> (f64, f64) {
-    let timed = |work: &mut dyn FnMut()| {
-        let start = Instant::now();
-        work();
-        start.elapsed().as_secs_f64()
-    };
-    let mut best = (f64::INFINITY, f64::INFINITY);
-    let start = Instant::now();
-    while start.elapsed() < 2 * BUDGET || best.0.is_infinite() {
-        best = (best.0.min(timed(&mut ours)), best.1.min(timed(&mut rival)));
-    }
-    best
+/// The processor in words.
+fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name"));
+    model.unwrap_or("unknown processor").trim_start_matches([':', ' ', '\t']).to_owned()
 }
 
-/// Prints one figure; both sides did `n_tokens`.
-fn figure(name: &str, device: &str, n_tokens: u32, rival_name: &str, (ours, rival): (f64, f64)) {
+/// Seconds of a run of each side, round by round; the sides take turns, so both see the same machine.
+fn rounds(mut ours: impl FnMut(), mut rival: impl FnMut()) -> Vec<(f64, f64)> {
+    let n_times = [n_times(&mut ours), n_times(&mut rival)];
+    (0..N_ROUNDS).map(|_| (secs(&mut ours, n_times[0]), secs(&mut rival, n_times[1]))).collect()
+}
+
+/// How often a round runs this; one run warms up, another is measured.
+fn n_times(work: &mut dyn FnMut()) -> u32 {
+    work();
+    (ROUND.as_secs_f64() / secs(work, 1)).clamp(1.0, 10_000.0) as u32
+}
+
+/// Seconds of one of `n_times` runs.
+fn secs(work: &mut dyn FnMut(), n_times: u32) -> f64 {
+    let start = Instant::now();
+    (0..n_times).for_each(|_| work());
+    start.elapsed().as_secs_f64() / f64::from(n_times)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Median of each side.
+fn medians(rounds: &[(f64, f64)]) -> (f64, f64) {
+    (median(rounds.iter().map(|round| round.0)), median(rounds.iter().map(|round| round.1)))
+}
+
+/// Prints one figure; both sides did `n_tokens` a run.
+fn figure(name: &str, device: &str, n_tokens: u32, rival_name: &str, rounds: &[(f64, f64)]) {
+    let (ours, rival) = medians(rounds);
     let per_sec = |secs: f64| f64::from(n_tokens) / secs;
     let line = serde_json::json!({
         "name": name, "device": device, "unit": "tokens/s", "ours": per_sec(ours), "rival": per_sec(rival),
@@ -256,26 +284,27 @@ fn batching(subject: &Subject, bench: &Bench, wanted: &dyn Fn(&str) -> bool) {
     let Job { prompt_tokens, new_tokens, candidates } = subject.job;
     let name = format!("engine.{kind}.{prefix}prefill");
     if wanted(&name) {
-        let secs = fastest(|| bench.prefill_whole(), || bench.prefill(1));
-        figure(&name, &device, prompt_tokens, "token by token", secs);
+        let rounds = rounds(|| bench.prefill_whole(), || bench.prefill(1));
+        figure(&name, &device, prompt_tokens, "token by token", &rounds);
     }
     let name = format!("engine.{kind}.{prefix}decode_8");
     if wanted(&name) {
         bench.prefill_whole();
-        let secs = fastest(|| bench.decode_batch(), || bench.decode_one_by_one());
-        figure(&name, &device, candidates * new_tokens, "sequential", secs);
+        let rounds = rounds(|| bench.decode_batch(), || bench.decode_one_by_one());
+        figure(&name, &device, candidates * new_tokens, "sequential", &rounds);
     }
     let name = format!("engine.{kind}.{prefix}batch_cost");
     if wanted(&name) {
         bench.prefill_whole();
-        let (eight, one) = fastest(|| bench.decode_batch(), || bench.decode_one());
+        let rounds = rounds(|| bench.decode_one(), || bench.decode_batch());
+        let cost = median(rounds.iter().map(|(one, eight)| eight / one));
         let unit = "times one candidate's step, for eight";
-        println!("{}", serde_json::json!({"name": name, "device": device, "unit": unit, "ours": eight / one}));
+        println!("{}", serde_json::json!({"name": name, "device": device, "unit": unit, "ours": cost}));
     }
     let name = format!("engine.{kind}.{prefix}score_8");
     if wanted(&name) {
-        let secs = fastest(|| bench.score(), || bench.score_apart());
-        figure(&name, &device, candidates * new_tokens, "prompt again for each", secs);
+        let rounds = rounds(|| bench.score(), || bench.score_apart());
+        figure(&name, &device, candidates * new_tokens, "prompt again for each", &rounds);
     }
 }
 
@@ -293,7 +322,7 @@ fn against(subject: &Subject, ours: &Bench, (rival, rival_name): (&Bench, &str),
         let name = format!("engine.{kind}.{prefix}{name}");
         if wanted(&name) {
             [ours, rival].iter().for_each(|bench| bench.prefill_whole());
-            figure(&name, &device, n_tokens, rival_name, fastest(|| work(ours), || work(rival)));
+            figure(&name, &device, n_tokens, rival_name, &rounds(|| work(ours), || work(rival)));
         }
     }
 }

@@ -53,6 +53,10 @@ pub struct Lineage {
     pub simulated: bool,
     /// Attribution of the data sets.
     pub attribution: Vec<String>,
+    /// The reward model that RL's curves are measured by, where there was RL: start of a SHA-256 over its tensors and
+    /// constants before quantization, as the stage's log names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_version: Option<String>,
 }
 
 /// What the reward model needs beside its tensors. Method B.2.5, B.3.

@@ -112,6 +112,8 @@ pub struct Fitted {
     pub kind: ClickModelKind,
     /// By slot, `[K]`; the first is 1 by the gauge.
     pub slots: Vec<Examination>,
+    /// β_k by slot, `[K]`: P(click) of a suggestion without any attraction, for the place alone; empty for every model but trust.
+    pub beta: Vec<f64>,
     /// P(click | looked at) by item, `[I]`.
     pub attraction: Vec<f64>,
 }
@@ -179,7 +181,8 @@ pub fn fit(
         .iter()
         .enumerate()
         .map(|(k, theta)| Examination { theta: *theta, interval: intervals.as_ref().map(|all| all[k]) });
-    Ok(Fitted { kind: config.kind, slots: slots.collect(), attraction: point.attraction.clone() })
+    let beta = point.trust.as_ref().map_or_else(Vec::new, |trust| (0..log.n_slots).map(|k| trust.beta(k)).collect());
+    Ok(Fitted { kind: config.kind, slots: slots.collect(), beta, attraction: point.attraction.clone() })
 }
 
 /// θ and attraction of one fit, with what a refit starts from.

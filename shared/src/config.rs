@@ -4,6 +4,10 @@
 //! feed-forward width, `L` layers. RoPE uses the half-split convention of Hugging Face's Llama
 //! (element `i` rotates with `i + K/2`).
 
+mod rope;
+
+pub use rope::RopeScaling;
+
 use serde::{Deserialize, Serialize};
 
 /// Shape and constants of a Llama-family decoder with tied embedding.
@@ -26,6 +30,9 @@ pub struct ModelConfig {
     pub d_ff: usize,
     /// Base of the rotary angles.
     pub rope_base: f32,
+    /// How they are stretched; not where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square in RMSNorm.
     pub norm_eps: f32,
     /// Longest prompt plus suggestion, in tokens.
@@ -67,6 +74,7 @@ impl Preset {
                 head_dim: 16,
                 d_ff: 192,
                 rope_base: 10_000.0,
+                rope_scaling: None,
                 norm_eps: 1e-5,
                 max_seq_len: 128,
             },
@@ -79,6 +87,7 @@ impl Preset {
                 head_dim: 32,
                 d_ff: 768,
                 rope_base: 10_000.0,
+                rope_scaling: None,
                 norm_eps: 1e-5,
                 max_seq_len: 256,
             },
@@ -125,7 +134,8 @@ impl ModelConfig {
             self.d_ff,
             "a multiple of 32 up to 65,536",
         )?;
-        check((8..=1 << 17).contains(&self.max_seq_len), "max_seq_len", self.max_seq_len, "8 to 131,072")
+        check((8..=1 << 17).contains(&self.max_seq_len), "max_seq_len", self.max_seq_len, "8 to 131,072")?;
+        self.rope_scaling.as_ref().map_or(Ok(()), |scaling| scaling.validate(self.head_dim))
     }
 
     /// Tokens of a suggestion that networks read at most: half of the sequence, and no more than 256.

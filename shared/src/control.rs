@@ -3,7 +3,7 @@
 //! ways.
 //!
 //! [`life`] is the table of states and commands of a run, [`command`] the commands as messages, [`experiment`] the outcome arrow, [`tuning`] what may change
-//! while a run trains, [`registry`] the checkpoints, [`access`] who may do what.
+//! while a run trains, [`sample`] what its policy writes meanwhile, [`registry`] the checkpoints, [`access`] who may do what.
 
 pub mod access;
 pub mod audit;
@@ -11,10 +11,14 @@ pub mod command;
 mod event;
 pub mod experiment;
 pub mod life;
+pub mod listing;
 pub mod registry;
+pub mod sample;
+mod teacher;
 pub mod tuning;
 
 pub use life::RunCommand;
+pub use teacher::TeacherConfig;
 
 use crate::config::Preset;
 use crate::garm::effective::EffectiveReward;
@@ -94,6 +98,9 @@ pub struct SftConfig {
     pub weight_decay: f64,
     /// beta_w of B.1.5: temperature of the click weights.
     pub beta_w: f64,
+    /// Whose suggestions are imitated beside those of the log; only the log's where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
 }
 
 impl Default for SftConfig {
@@ -105,6 +112,7 @@ impl Default for SftConfig {
             n_warmup_steps: 50,
             weight_decay: 0.1,
             beta_w: 1.0,
+            teacher: None,
         }
     }
 }
@@ -158,8 +166,11 @@ impl Default for GarmConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RlConfig {
-    /// Optimiser steps; one per rollout batch (on-policy).
+    /// Steps: batches of rollouts, each learnt from in `updates_per_batch` optimiser steps.
     pub n_steps: usize,
+    /// Optimiser steps on one batch of rollouts, 1 to 8. 1 is strictly on-policy; the others weigh what was drawn by
+    /// the policy's ratio to the one that drew it, clipped as `advantage` says (method B.5.2).
+    pub updates_per_batch: usize,
     /// Prompts per step.
     pub batch_prompts: usize,
     /// G, rollouts per prompt.
@@ -197,6 +208,7 @@ impl Default for RlConfig {
     fn default() -> Self {
         Self {
             n_steps: 80,
+            updates_per_batch: 1,
             batch_prompts: 16,
             group_size: 8,
             max_new_tokens: 16,
@@ -274,6 +286,9 @@ pub struct RunConfig {
     /// this size. The same up to rounding, in less memory, for more time. Whole batches where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
+    /// Keep of a network's activations the inputs of its layers alone while it learns, and compute each layer again when its
+    /// gradient is wanted. The same up to rounding, in less memory the more layers there are, for a second forward pass.
+    pub checkpoint_activations: bool,
     /// Train adapters in place of all weights; needs a parent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
@@ -306,6 +321,7 @@ impl RunConfig {
             rl: RlConfig { n_steps: 60, learning_rate: 2e-5, kl_beta: 0.1, kl_budget_nats: 1.5, ..RlConfig::default() },
             save_every: 50,
             micro_batch_tokens: None,
+            checkpoint_activations: false,
             lora: None,
             parent: None,
         };
@@ -393,6 +409,19 @@ pub struct Metric {
     pub value: f64,
 }
 
+/// A line of a run's log, or one of its alarms, as `GET /api/runs/{id}/log` gives them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RunLine {
+    /// Grows from line to line, over all runs.
+    pub id: i64,
+    /// When it was said, milliseconds since 1970 UTC.
+    pub time_millis: i64,
+    /// Whether a person should look at it.
+    pub alarm: bool,
+    /// What was said; of an alarm also what to do.
+    pub text: String,
+}
+
 /// A checkpoint in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CheckpointInfo {
@@ -421,6 +450,8 @@ pub enum Event {
     Run(RunStatus),
     /// A curve grew.
     Metric(Metric),
+    /// What the policy of a run writes now.
+    Sample(sample::Sample),
     /// A new checkpoint can be fetched.
     Checkpoint(CheckpointInfo),
     /// A run was deleted.

@@ -8,12 +8,14 @@
 //! `s = 0.5 z(logit of the lower bound of the click rate) + 0.3 z(teacher) + 0.2 z(relevance)`,
 //!
 //! and choose by statistical rejection sampling under a limit of similarity ([`rejection`]); weights follow the
-//! click evidence ([`click_weights`]). Soft targets, where a teacher shares the vocabulary: [`soft_target`].
+//! click evidence ([`click_weights`]). Soft targets, where a teacher shares the vocabulary: [`soft_target`]. A teacher's
+//! suggestions come from a checkpoint or from a file ([`samples`]).
 //!
 //! That click logs are distilled is the paper's; pool, score, selection and weights are our design (method
 //! A.2). Not here: the student's loss on tokens (`server::stage::sft`).
 
 pub mod rejection;
+pub mod samples;
 pub mod soft_target;
 
 use crate::ctr::Beta;
@@ -117,12 +119,14 @@ pub struct Candidate {
 
 /// A suggestion that a teacher wrote for a conversation, given from outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TeacherSample {
     /// The conversation.
     pub prompt: Prompt,
     /// What the teacher wrote.
     pub text: String,
-    /// Its score, on the teacher's own scale.
+    /// Its score, on the teacher's own scale; 0 where a file says none.
+    #[serde(default)]
     pub score: f64,
 }
 

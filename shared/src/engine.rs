@@ -35,6 +35,7 @@ use std::sync::Arc;
 pub use adapter::{Adapter, LowRank};
 pub use beckon_shaders::{GpuContext, GpuError, KernelPath, Variant};
 pub use error::EngineError;
+pub(crate) use forward::CPU_NAME;
 pub use forward::{Executor, Limits, Network, Output, Row};
 pub use parallel::{OneThread, Parallel};
 pub use parity::Parity;
@@ -54,7 +55,7 @@ pub struct SuggestRequest {
 
 /// GaRM's answer for one suggestion: N(reward_mean, aleatoric_std²) over users, and how unsure the model
 /// itself is. Method B.2, B.3.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Score {
     /// mu, on the scale that the anchors fix (thresholds 0 and 1).
     pub reward_mean: f32,
@@ -158,6 +159,18 @@ impl Engine {
         match &mut self.executor {
             Executor::Cpu(_) => Ok(variant == Variant::PLAIN),
             Executor::Gpu(executor) => executor.set_variant(variant).await,
+        }
+    }
+
+    /// On a GPU, runs every kernel in the variant that the [`Executor::device_name`] of another engine names, plain where it names
+    /// none; whether the adapter has them.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub async fn set_variants_of(&mut self, device_name: &str) -> Result<bool, EngineError> {
+        match &mut self.executor {
+            Executor::Cpu(_) => Ok(false),
+            Executor::Gpu(executor) => executor.set_variants_of(device_name).await,
         }
     }
 

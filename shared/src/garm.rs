@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | [`normal`] | log Φ, inverse Mills ratio, log1mexp, Φ⁻¹ | B.2.2 |
 //! | [`pair`] | Thurstone pair likelihood with unequal variances | B.2.1 |
-//! | [`anchor`] | ordinal probit and Gaussian CTR anchors | B.2.4 |
+//! | [`anchor`] | ordinal probit anchors | B.2.4 |
 //! | [`prior`] | KL to the pessimistic prior of out-of-distribution text | B.3 (1) |
 //! | [`epistemic`] | Mahalanobis distance and its variance | B.3 (2) |
 //! | [`effective`] | one number out of a distribution: LCB, KL-DRO, quantile, ... | B.4.2 |

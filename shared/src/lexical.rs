@@ -1,5 +1,5 @@
 //! Which of two texts people prefer, from their words alone: a logistic regression on the difference of their TF-IDF
-//! vectors of words and word pairs.
+//! vectors of words and word pairs; or, fitted to single texts, which of them was clicked ([`LexicalModel::fit_pointwise`]).
 //!
 //! Two jobs. As a baseline it says what a reward model must beat (method B.6.1). Trained on held-out pairs it is a
 //! judge that training never sees, of another architecture and on other data (method B.5.5): [`Judge`].
@@ -20,6 +20,8 @@ const N_NEWTON_STEPS: usize = 20;
 const N_CONJUGATE_STEPS: usize = 60;
 /// Residual that ends them.
 const RESIDUAL: f64 = 1e-10;
+/// Value of the feature that every single text has: so large that the prior hardly holds back the base rate.
+const INTERCEPT: f64 = 10.0;
 /// Fewest pairs that a judge is made of: below, its word is noise.
 const MIN_JUDGE_PAIRS: usize = 100;
 
@@ -45,13 +47,35 @@ impl LexicalModel {
     /// Fits theta to soft labels, each pair with its weight. Every text of the pairs is a document.
     pub fn fit<'a>(pairs: impl IntoIterator<Item = &'a Pair>) -> Self {
         let pairs: Vec<&Pair> = pairs.into_iter().collect();
-        let mut model = Self { vocabulary: vocabulary(&pairs), weights: Vec::new() };
+        let texts = pairs.iter().flat_map(|p| [p.chosen.as_str(), p.rejected.as_str()]);
+        let mut model = Self { vocabulary: vocabulary(texts), weights: Vec::new() };
         model.weights = vec![0.0; model.vocabulary.len()];
         let rows: Vec<Sparse> =
             pairs.iter().map(|p| difference(&model.vector(&p.chosen), &model.vector(&p.rejected))).collect();
         let labels: Vec<f64> = pairs.iter().map(|p| f64::from(p.label)).collect();
         let weights: Vec<f64> = pairs.iter().map(|p| f64::from(p.weight)).collect();
         fit_logistic(&rows, &labels, &weights, &mut model.weights);
+        model
+    }
+
+    /// Fits theta, and a base rate that no word has a part in, to whether single texts were clicked: (text, label in [0, 1],
+    /// weight). [`Self::preference`] is then P(`a` was clicked), given that one of two was and each alone decided its own click.
+    pub fn fit_pointwise<'a>(texts: impl IntoIterator<Item = (&'a str, f64, f64)>) -> Self {
+        let texts: Vec<(&str, f64, f64)> = texts.into_iter().collect();
+        let mut model = Self { vocabulary: vocabulary(texts.iter().map(|t| t.0)), weights: Vec::new() };
+        let n_features = model.vocabulary.len();
+        let row = |text: &str| -> Sparse {
+            let mut row = model.vector(text);
+            row.push((u32::try_from(n_features).unwrap_or(u32::MAX), INTERCEPT));
+            row
+        };
+        let rows: Vec<Sparse> = texts.iter().map(|t| row(t.0)).collect();
+        let labels: Vec<f64> = texts.iter().map(|t| t.1).collect();
+        let weights: Vec<f64> = texts.iter().map(|t| t.2).collect();
+        let mut theta = vec![0.0; n_features + 1];
+        fit_logistic(&rows, &labels, &weights, &mut theta);
+        theta.truncate(n_features);
+        model.weights = theta;
         model
     }
 
@@ -100,10 +124,10 @@ fn features(text: &str) -> Vec<String> {
 }
 
 /// Numbers and smoothed inverse document frequencies ln((1 + n)/(1 + df)) + 1, in the order of first sight.
-fn vocabulary(pairs: &[&Pair]) -> HashMap<String, (u32, f64)> {
+fn vocabulary<'a>(texts: impl Iterator<Item = &'a str>) -> HashMap<String, (u32, f64)> {
     let mut seen: HashMap<String, (u32, u32)> = HashMap::new();
     let mut n_documents = 0.0;
-    for text in pairs.iter().flat_map(|p| [&p.chosen, &p.rejected]) {
+    for text in texts {
         n_documents += 1.0;
         let mut own = features(text);
         own.sort_unstable();
@@ -139,7 +163,7 @@ fn dot(row: &Sparse, dense: &[f64]) -> f64 {
 }
 
 /// Newton's method with conjugate gradients on the penalised weighted logistic likelihood, which is convex.
-/// Labels are P(first preferred); each pair counts once, in the order given, so there is no intercept.
+/// Labels are P(first preferred) of pairs, each once in the order given, which need no intercept; or P(clicked).
 fn fit_logistic(rows: &[Sparse], labels: &[f64], weights: &[f64], theta: &mut [f64]) {
     let precision = 1.0 / INVERSE_REGULARISATION;
     for _ in 0..N_NEWTON_STEPS {
@@ -197,6 +221,22 @@ mod tests {
         assert!((0.7..0.8).contains(&p), "{p}");
         assert_close("symmetric", p + model.preference("dull topic7", "best topic7"), 1.0, 1e-12);
         assert_close("unknown words", model.value("zzz"), 0.0, 0.0);
+    }
+
+    #[test]
+    fn clicks_of_single_texts_tell_their_words_from_the_base_rate() {
+        let texts: Vec<String> =
+            (0..400).map(|i| format!("{} topic{i}", if i < 200 { "best" } else { "dull" })).collect();
+        let fit = |best: f64, dull: f64| {
+            let label = |i: usize| if i < 200 { best } else { dull };
+            LexicalModel::fit_pointwise(texts.iter().enumerate().map(|(i, text)| (text.as_str(), label(i), 1.0)))
+        };
+        // odds 0.25 against 0.053: their ratio is at odds with a prior of one
+        let p = fit(0.2, 0.05).preference("best topic7", "dull topic207");
+        assert!((0.6..0.826).contains(&p), "{p}");
+        let rare = fit(0.05, 0.05);
+        assert_close("as good as each other", rare.preference("best topic7", "dull topic207"), 0.5, 1e-6);
+        assert_close("a rate that no word is to blame for", rare.value("best topic7"), 0.0, 0.05);
     }
 
     #[test]

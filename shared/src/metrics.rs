@@ -123,9 +123,9 @@ pub fn ece(p: &[f64], labels: &[f64], n_bins: usize) -> f64 {
     gaps.iter().map(|g: &f64| g.abs()).sum::<f64>() / p.len() as f64
 }
 
-/// Adaptive expected calibration error: as [`ece`], with `n_bins` bins of equally many rows, sorted by p
-/// (stable). Empty bins where there are fewer rows than bins; steadier than [`ece`] where predictions crowd, as
-/// click rates do.
+/// Adaptive expected calibration error: as [`ece`], with `n_bins` bins of equally many rows, sorted by p; rows of one p
+/// share their mean label, so that their order says nothing. Empty bins where there are fewer rows than bins; steadier than
+/// [`ece`] where predictions crowd, as click rates do.
 ///
 /// # Panics
 /// If lengths differ or `n_bins` is 0.
@@ -134,8 +134,13 @@ pub fn adaptive_ece(p: &[f64], labels: &[f64], n_bins: usize) -> f64 {
     assert!(n_bins > 0, "at least one bin");
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let mut shared = vec![0.0; p.len()];
+    for tie in order.chunk_by(|&a, &b| p[a] == p[b]) {
+        let label = tie.iter().map(|&row| labels[row]).sum::<f64>() / tie.len() as f64;
+        tie.iter().for_each(|&row| shared[row] = label);
+    }
     let bin = |i: usize| &order[i * p.len() / n_bins..(i + 1) * p.len() / n_bins];
-    let gap = |rows: &[usize]| rows.iter().map(|&row| p[row] - labels[row]).sum::<f64>().abs();
+    let gap = |rows: &[usize]| rows.iter().map(|&row| p[row] - shared[row]).sum::<f64>().abs();
     (0..n_bins).map(|i| gap(bin(i))).sum::<f64>() / p.len() as f64
 }
 
@@ -255,6 +260,7 @@ mod tests {
         assert_close("aurc", aurc(&P, &Y), 0.049107143, 1e-9);
         // by hand: sorted p .1 .3 | .48 .55 | .66 .81 | .92 .97 with labels 0 0 | 1 0 | 1 1 | 1 1
         assert_close("adaptive ece", adaptive_ece(&P, &Y, 4), (0.4 + 0.03 + 0.53 + 0.11) / 8.0, 1e-12);
+        assert_close("ties", adaptive_ece(&[0.5; 6], &[1.0, 0.9, 0.7, 0.0, 0.1, 0.3], 3), 0.0, 1e-12);
         assert_close("one bin", adaptive_ece(&P, &Y, 1), (P.iter().sum::<f64>() - 5.0).abs() / 8.0, 1e-12);
     }
 
@@ -266,6 +272,9 @@ mod tests {
         let (y, mu, v) = ([0.1, -0.4, 1.2, 0.3], [0.0, 0.0, 0.8, 0.5], [0.04, 0.25, 0.09, 0.16]);
         assert_close("gaussian nll", gaussian_nll(&y, &mu, &v), 0.177948598, 1e-9);
         assert_close("z variance", z_score_variance(&y, &mu, &v), 0.729444444, 1e-9);
+        // T3: a logit of 8% in 200 showings under N(-2, 0.25)
+        let (l, noise) = ((0.08f64 / 0.92).ln(), 1.0 / (200.0 * 0.08 * 0.92));
+        assert_close("rate", gaussian_nll(&[l], &[-2.0], &[0.25 + noise]), 0.653705788, 1e-9);
         for (i, want) in [0.066281, 0.238112, 0.256180, 0.132561].into_iter().enumerate() {
             assert_close("crps", gaussian_crps(y[i], mu[i], v[i]), want, 1e-6);
         }

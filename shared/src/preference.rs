@@ -50,7 +50,8 @@ pub struct SftExample {
     pub prompt: Prompt,
     /// What to write.
     pub suggestion: String,
-    /// Evidence for it, relative; mean 1 over a data set.
+    /// Evidence for it, relative; mean 1 over a data set. What only a teacher wrote for a conversation without showings
+    /// is weighed against that mean and no part of it.
     pub weight: f32,
 }
 
@@ -96,15 +97,6 @@ pub struct Pair {
     pub logit_variance: f32,
 }
 
-/// A smoothed click rate on the logit scale, for GaRM's anchor C (method B.2.4): l_i and m_i.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LogitRate {
-    /// Posterior mean of the logit.
-    pub mean: f32,
-    /// Its sampling variance.
-    pub variance: f32,
-}
-
 /// An absolute engagement level of one suggestion, GaRM's anchor (method B.2.4 A; thresholds 0 and 1).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Anchor {
@@ -116,12 +108,10 @@ pub struct Anchor {
     pub prompt: Prompt,
     /// The suggestion.
     pub suggestion: String,
-    /// 0 no click, 1 click, 2 satisfied click (or the data set's lower, middle, upper level).
+    /// 0 no click, 1 click, 2 satisfied click (or the data set's lower, middle, upper level; of a randomised test, within it).
     pub level: u8,
     /// Mean 1 over a data set.
     pub weight: f32,
-    /// The rate behind the level, where there are counts.
-    pub rate: Option<LogitRate>,
 }
 
 /// One side of a split.
@@ -189,7 +179,7 @@ pub fn dataset_from_records(
     dataset_with_teacher(records, &[], config, seed)
 }
 
-/// [`dataset_from_records`] with samples of a teacher among the candidates for imitation.
+/// [`dataset_from_records`] with samples of a teacher among the candidates for imitation, on the train side.
 ///
 /// # Errors
 /// As there.
@@ -213,9 +203,13 @@ pub fn dataset_with_teacher(
         parts.insert(source, part);
     }
     partition::check(&parts, config.split.by)?;
+    let mut pooled = match samples {
+        [] => HashSet::new(),
+        _ => shown_contexts(&parts, config),
+    };
     let mut dataset = Dataset::default();
     for (report, part) in reports.iter_mut().zip(parts.values()) {
-        add_source(&mut dataset, part, samples, config, seed, report);
+        add_source(&mut dataset, part, samples, &mut pooled, config, seed, report);
     }
     for split in [&mut dataset.train, &mut dataset.held_out] {
         let mut seen = HashSet::new();
@@ -237,15 +231,22 @@ fn filtered<'a>(records: &[&'a Record], config: &PreferenceConfig) -> (Vec<&'a R
     (kept.chain(others).collect(), filtered)
 }
 
+/// Contexts of all showings that are learnt from.
+fn shown_contexts(parts: &BTreeMap<&str, Partition>, config: &PreferenceConfig) -> HashSet<String> {
+    let shown = parts.values().flat_map(|part| &part.train).filter_map(|record| impression(record));
+    shown.map(|impression| config.click_model.context.of(&impression.prompt)).collect()
+}
+
 fn impression(record: &Record) -> Option<&Impression> {
     if let Record::Impression(impression) = record { Some(impression) } else { None }
 }
 
-/// Adds both sides of one data set.
+/// Adds both sides of one data set. `pooled` are the contexts whose samples have a pool.
 fn add_source(
     dataset: &mut Dataset,
     part: &Partition,
     samples: &[TeacherSample],
+    pooled: &mut HashSet<String>,
     config: &PreferenceConfig,
     seed: u64,
     report: &mut SourceReport,
@@ -263,6 +264,7 @@ fn add_source(
         counts::add(records, &mut making);
         demonstrations::add(records, &mut making);
         making.split.settle();
+        imitation::add_unshown(pooled, &evidence, samples, &mut making);
         let made = making.split;
         let whole = if side == Side::Train { &mut dataset.train } else { &mut dataset.held_out };
         whole.sft.extend(made.sft);

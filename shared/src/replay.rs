@@ -1,10 +1,11 @@
 //! What it takes to write the same suggestions again: checkpoint, request with its seed, and the device that wrote them.
 //!
-//! In the loop: beside the last arrow; the page hands it out as JSON, `beckon replay` reads it. The integer paths of all CPUs
-//! give the same bits, so a recording of a page on the CPU comes back exactly; between CPU and GPU sums differ by rounding, and
-//! a draw that lies on an edge may fall the other way.
+//! In the loop: beside the last arrow; the page hands it out as JSON, `beckon replay` reads it. What computed the texts computes
+//! them again: the integer paths of all CPUs give the same bits, and so does f32 on all CPUs, so a recording of a page on the CPU
+//! comes back exactly. A GPU computes in f32 too, but its sums differ by rounding from those of a CPU or of another GPU, and a
+//! draw that lies on an edge may fall the other way.
 
-use crate::engine::{SuggestOutcome, SuggestRequest};
+use crate::engine::{CPU_NAME, KernelPath, SuggestOutcome, SuggestRequest};
 use serde::{Deserialize, Serialize};
 
 /// Version of the JSON.
@@ -29,6 +30,27 @@ pub struct Recording {
     pub texts: Vec<String>,
 }
 
+/// What texts were computed with, as far as it matters to their bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// A CPU with activations in 8 bits.
+    Int8,
+    /// A CPU in f32.
+    F32,
+    /// A GPU, in f32; products in f16 where a variant of its kernels says so.
+    Gpu,
+}
+
+impl Arithmetic {
+    /// The path of this CPU that gives the same bits; of a GPU's arithmetic the one that is nearest.
+    pub fn kernel_path(self) -> KernelPath {
+        match self {
+            Self::Int8 => KernelPath::fastest(),
+            Self::F32 | Self::Gpu => KernelPath::F32,
+        }
+    }
+}
+
 /// A candidate that came out otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
@@ -51,6 +73,15 @@ impl Recording {
             device,
             request: request.clone(),
             texts,
+        }
+    }
+
+    /// What computed the texts, by the name of the device.
+    pub fn arithmetic(&self) -> Arithmetic {
+        match self.device.strip_prefix(CPU_NAME) {
+            None => Arithmetic::Gpu,
+            Some(path) if path == KernelPath::F32.name() => Arithmetic::F32,
+            Some(_) => Arithmetic::Int8,
         }
     }
 

@@ -1,5 +1,6 @@
 //! A client for the server's routes and its events.
 
+use beckon_shared::control::listing::next_part;
 use beckon_shared::control::{CheckpointInfo, Event, ImportOutcome, Metric, Problem, RunState, RunStatus};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -20,6 +21,8 @@ pub struct Reply {
     pub status: u16,
     /// `content-type`.
     pub content_type: String,
+    /// Where a list goes on.
+    pub next: Option<String>,
     /// Body.
     pub body: Vec<u8>,
 }
@@ -101,6 +104,11 @@ impl Client {
         self.agent.post(format!("{}{path}", self.url)).header("idempotency-key", key).send_empty().is_ok()
     }
 
+    /// POST of a body where the server may die meanwhile; whether there was an answer.
+    pub fn try_post(&self, path: &str, body: &[u8]) -> bool {
+        self.agent.post(format!("{}{path}", self.url)).send(body).is_ok()
+    }
+
     /// Imports own JSONL and gives status and outcome.
     #[track_caller]
     pub fn import(&self, name: &str, log: &str) -> (u16, ImportOutcome) {
@@ -147,10 +155,16 @@ impl Client {
         self.get("/api/checkpoints").json()
     }
 
-    /// Curves of a run.
+    /// Curves of a run, part after part.
     #[track_caller]
     pub fn metrics(&self, id: &str) -> Vec<Metric> {
-        self.get(&format!("/api/runs/{id}/metrics")).json()
+        let (mut metrics, mut next) = (Vec::new(), Some(format!("/api/runs/{id}/metrics")));
+        while let Some(path) = next {
+            let mut part = self.get(&path);
+            next = part.next.take();
+            metrics.extend(part.json::<Vec<Metric>>());
+        }
+        metrics
     }
 
     /// Listens to the events from now on.
@@ -179,9 +193,11 @@ impl Client {
 fn reply(outcome: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
     let mut response = outcome.expect("an answer");
     let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let next = response.headers().get("link").and_then(|value| next_part(value.to_str().ok()?));
     Reply {
         status: response.status().as_u16(),
         content_type: content_type.to_owned(),
+        next: next.map(str::to_owned),
         body: response.body_mut().with_config().limit(1 << 30).read_to_vec().expect("a whole body"),
     }
 }

@@ -1,4 +1,5 @@
-//! A proxy on 127.0.0.1 that breaks downloads off: it stands for a server that goes away and comes back.
+//! A proxy on 127.0.0.1 that breaks downloads off, holds them up or damages them: it stands for a server that goes away and comes
+//! back, and for what lies between it and the page.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,6 +17,10 @@ pub struct Cuts {
     pub n_bytes: usize,
     /// Requests for files.
     pub n_requests: usize,
+    /// Whether an answer that breaks off does so without an end: its connection stays open, and nothing more comes.
+    pub stalls: bool,
+    /// Which byte of an answer about a file comes damaged, in the next such answers, last first.
+    pub damaged: Vec<usize>,
     /// Whether the server is gone with the next answer that breaks off.
     pub goes: bool,
     /// Nothing is answered: the server is gone.
@@ -61,12 +66,12 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
     write!(server, "{first}\r\n{kept}connection: close\r\n\r\n")?;
     let mut body = (browser.try_clone()?, server.try_clone()?);
     std::thread::spawn(move || std::io::copy(&mut body.0, &mut body.1));
-    let limit = if is_file {
+    let (limit, damaged) = if is_file {
         let mut cuts = cuts.lock().unwrap_or_else(PoisonError::into_inner);
         cuts.n_requests += 1;
-        cuts.after.pop().unwrap_or(usize::MAX)
+        (cuts.after.pop().unwrap_or(usize::MAX), cuts.damaged.pop())
     } else {
-        usize::MAX
+        (usize::MAX, None)
     };
     let (mut sent, mut piece) = (0, vec![0; 16 << 10]);
     while sent < limit {
@@ -78,12 +83,22 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
         if is_file {
             cuts.lock().unwrap_or_else(PoisonError::into_inner).n_bytes += n;
         }
+        if let Some(at) = damaged
+            && (sent..sent + n).contains(&at)
+        {
+            piece[at - sent] ^= 1;
+        }
         browser.write_all(&piece[..n])?;
         sent += n;
     }
     if sent >= limit {
-        let mut cuts = cuts.lock().unwrap_or_else(PoisonError::into_inner);
-        cuts.is_gone |= cuts.goes;
+        let stalls = {
+            let mut cuts = cuts.lock().unwrap_or_else(PoisonError::into_inner);
+            cuts.is_gone |= cuts.goes;
+            cuts.stalls
+        };
+        // until the browser gives up: its half ends then
+        while stalls && browser.read(&mut piece)? > 0 {}
     }
     browser.shutdown(std::net::Shutdown::Both)
 }

@@ -87,6 +87,27 @@ impl Server {
     /// # Panics
     /// As [`Server::start`].
     pub fn start_with(data_dir: &Path, more_args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut server = Self::spawn(data_dir, more_args, variables);
+        let start = Instant::now();
+        loop {
+            let printed = server.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(url) = printed.iter().find_map(|line| line.strip_prefix("page: ")) {
+                server.client = Client::new(url.trim_end_matches('/'));
+                if server.client.get("/api/health").status == 200 {
+                    return server;
+                }
+            }
+            let ended = server.child.try_wait().expect("state of the server");
+            assert!(ended.is_none() && start.elapsed() < START_LIMIT, "no answer ({ended:?}); it printed {printed:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The same without waiting: its client has no address. For one that is to end by itself.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(data_dir: &Path, more_args: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary());
         command.args(["serve", "--addr", "127.0.0.1:0", "--device", "cpu", "--data-dir"]).arg(data_dir).args(more_args);
         command.envs(variables.iter().copied());
@@ -99,19 +120,15 @@ impl Server {
         let lines = Arc::new(Mutex::new(Vec::new()));
         keep_lines(child.stdout.take().expect("piped"), &lines);
         keep_lines(child.stderr.take().expect("piped"), &lines);
-        let start = Instant::now();
-        loop {
-            let printed = lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(url) = printed.iter().find_map(|line| line.strip_prefix("page: ")) {
-                let client = Client::new(url.trim_end_matches('/'));
-                if client.get("/api/health").status == 200 {
-                    return Self { child, client, lines };
-                }
-            }
-            let ended = child.try_wait().expect("state of the server");
-            assert!(ended.is_none() && start.elapsed() < START_LIMIT, "no answer ({ended:?}); it printed {printed:#?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        Self { child, client: Client::new(""), lines }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not within `limit`.
+    pub fn ended(&mut self, limit: Duration) -> ExitStatus {
+        crate::wait_for("the end of the server", limit, || self.child.try_wait().expect("state of the server"))
     }
 
     /// Everything it printed so far.

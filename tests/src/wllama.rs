@@ -52,7 +52,7 @@ pub struct Duel {
     page: Page,
     /// One a round, the warming one last.
     prompts: Vec<Value>,
-    /// Browser and kernels, for the figures.
+    /// Kernels, browser and processor, for the figures.
     pub device: String,
     /// Keeps the rival's files.
     _dir: TempDir,
@@ -115,7 +115,8 @@ impl Duel {
         page.wait("the bench page", 60, || (page.eval("window.ready === true") == true).then_some(()));
         let job = json!({ "script": format!("/page/{script}"), "checkpoint": info, "model": "/model.gguf" });
         let loaded = page.eval(&format!("load({job})"));
-        let device = format!("{}, {}", loaded["adapter"].as_str().unwrap_or("?"), chromium(&loaded["agent"]));
+        let kernels = loaded["adapter"].as_str().unwrap_or("?");
+        let device = format!("{kernels}, {} on {}", chromium(&loaded["agent"]), crate::machine());
         let prompts = BEGINNINGS.iter().rev().map(|first| prompt(&tokenizer, first)).collect::<Result<_>>()?;
         Ok(Some(Self { page, prompts, device, _dir: dir }))
     }

@@ -1,17 +1,19 @@
 //! The server's REST interface, typed.
 
 use crate::platform::http::{self, Body, NetworkError};
-use crate::platform::spawn;
+use crate::platform::{clock, spawn};
 use beckon_shared::click::Sourced;
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{ExperimentStatus, Results};
+use beckon_shared::control::listing;
 use beckon_shared::control::registry::{Promotion, RegistryEntry, TagState};
-use beckon_shared::control::{
-    CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunConfig, RunStatus,
-};
+use beckon_shared::control::{CheckpointInfo, ImportOutcome, LogSummary, Metric, Problem, RunCommand, RunStatus};
 use beckon_shared::json;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+/// Pause before a command that got no answer is sent again.
+const AGAIN_MILLIS: i32 = 1_000;
 
 /// Why a call gave no result.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -46,7 +48,7 @@ pub async fn records(source: Option<&str>, offset: u64, limit: u64) -> Result<Ve
 /// `POST /api/log/import`. Also `Ok` where every line was refused: the outcome says so.
 pub async fn import(format: &str, name: &str, body: Body) -> Result<ImportOutcome, ApiError> {
     let url = format!("/api/log/import?format={}&name={}", http::encoded(format), http::encoded(name));
-    let answer = http::send("POST", &url, body).await?;
+    let answer = http::send("POST", &url, body, None).await?;
     if answer.status == 422
         && let Ok(outcome) = json::parse(&answer.text)
     {
@@ -57,14 +59,7 @@ pub async fn import(format: &str, name: &str, body: Body) -> Result<ImportOutcom
 
 /// `GET /api/runs`.
 pub async fn runs() -> Result<Vec<RunStatus>, ApiError> {
-    get("/api/runs").await
-}
-
-/// `POST /api/runs`; a draft waits until it is started.
-pub async fn create_run(config: &RunConfig, draft: bool) -> Result<RunStatus, ApiError> {
-    // to a value, as the form does: code that writes a type is generated once for every kind of output
-    let config = serde_json::to_value(config).unwrap_or_default();
-    command(&Command::CreateRun { config, draft }).await
+    list("/api/runs").await
 }
 
 /// `POST /api/runs/{id}/{command}`.
@@ -77,21 +72,31 @@ pub async fn command<T: DeserializeOwned>(command: &Command) -> Result<T, ApiErr
     typed("a command", order(command).await?)
 }
 
-/// Sends a command whose answer is not looked at as a type.
+/// Sends a command whose answer is not looked at as a type. Where no answer comes it is sent once more, with the key of the
+/// first time: it may have been done, and is then answered as it was.
 pub async fn order(command: &Command) -> Result<Answered, ApiError> {
     let call = command.call();
-    let body = call.body.map_or(Body::None, |body| Body::Json(body.to_string()));
-    ask(call.method, &call.path, body).await
+    let key = http::fresh_key();
+    let mut again = key.is_some();
+    loop {
+        let body = call.body.as_ref().map_or(Body::None, |body| Body::Json(body.to_string()));
+        match http::send(call.method, &call.path, body, key.as_deref()).await {
+            Ok(answer) => return understood(&call.path, answer),
+            Err(_) if again => again = false,
+            Err(error) => return Err(error.into()),
+        }
+        clock::sleep(AGAIN_MILLIS).await;
+    }
 }
 
 /// `GET /api/registry`, newest first.
 pub async fn registry() -> Result<Vec<RegistryEntry>, ApiError> {
-    get("/api/registry").await
+    list("/api/registry").await
 }
 
 /// `GET /api/experiments`, newest first.
 pub async fn experiments() -> Result<Vec<ExperimentStatus>, ApiError> {
-    get("/api/experiments").await
+    list("/api/experiments").await
 }
 
 /// `GET /api/experiments/{id}/results`.
@@ -106,17 +111,17 @@ pub async fn tags() -> Result<Vec<TagState>, ApiError> {
 
 /// `GET /api/promotions`, oldest first.
 pub async fn promotions() -> Result<Vec<Promotion>, ApiError> {
-    get("/api/promotions").await
+    list("/api/promotions").await
 }
 
 /// `GET /api/runs/{id}/metrics`.
 pub async fn metrics(id: &str) -> Result<Vec<Metric>, ApiError> {
-    get(&format!("/api/runs/{}/metrics", http::encoded(id))).await
+    list(&format!("/api/runs/{}/metrics", http::encoded(id))).await
 }
 
 /// `GET /api/checkpoints`, newest first.
 pub async fn checkpoints() -> Result<Vec<CheckpointInfo>, ApiError> {
-    get("/api/checkpoints").await
+    list("/api/checkpoints").await
 }
 
 /// Address of a checkpoint's bytes.
@@ -148,12 +153,14 @@ pub struct Answered {
     pub next: Option<String>,
 }
 
-/// Any call, its answer as it came.
+/// Any call, its answer as it came. What may change something has a key of its own, so that it is done once even where
+/// the browser sends it again.
 ///
 /// # Errors
 /// No answer, a refusal with its reason, or no JSON.
 pub async fn ask(method: &str, url: &str, body: Body) -> Result<Answered, ApiError> {
-    understood(url, http::send(method, url, body).await?)
+    let key = if method == "GET" { None } else { http::fresh_key() };
+    understood(url, http::send(method, url, body, key.as_deref()).await?)
 }
 
 /// Any call; `then` takes the answer, or why there is none. One future for all that is asked once and only shown.
@@ -164,6 +171,26 @@ pub fn call(method: &'static str, url: String, body: Body, then: impl FnOnce(Res
 
 fn spawn_call(method: &'static str, url: String, body: Body, then: Box<dyn FnOnce(Result<Answered, String>)>) {
     spawn(async move { then(ask(method, &url, body).await.map_err(|error| error.to_string())) });
+}
+
+/// A list that is only shown, with all its parts; `then` takes it, or why there is none.
+pub fn call_list(url: &'static str, then: impl FnOnce(Result<Value, String>) + 'static) {
+    spawn(async move { then(whole(url).await.map(|answer| answer.value).map_err(|error| error.to_string())) });
+}
+
+/// A list with all its parts.
+async fn whole(url: &str) -> Result<Answered, ApiError> {
+    let mut list = ask("GET", url, Body::None).await?;
+    while let Some(next) = list.next.take() {
+        let part = ask("GET", &next, Body::None).await?;
+        listing::append(&mut list.value, part.value);
+        list.next = part.next;
+    }
+    Ok(list)
+}
+
+async fn list<T: DeserializeOwned>(url: &str) -> Result<T, ApiError> {
+    typed(url, whole(url).await?)
 }
 
 fn understood(url: &str, answer: http::Answer) -> Result<Answered, ApiError> {

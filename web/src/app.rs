@@ -9,14 +9,20 @@
 //!   (`data-accepted`, `data-duplicates`, `data-rejected`), `import-error`, `reject-row`, `records`, `record-row`,
 //!   `records-next`, `records-previous`, `empty-log`
 //! - Train: `train-page`, `run-form`, `run-preset`, `run-seed`, `run-name`, `run-device`, `run-start`, `run-draft`, `run-error`,
-//!   `run-settings`, `run-tune`, `run-list`, `run-row` (`data-run`, `data-state`), `run-detail` (`data-run`, `data-state`,
-//!   `data-stage`, `data-step`), `stage` (`data-stage`, `data-state`), `run-progress`, `run-eta`, `run-pause`, `run-resume`,
-//!   `run-cancel`, `run-delete`, `figure` (`data-stage`, `data-name`), `run-failure`, `run-report`, `run-preview`, `chart` (`data-stage`, `data-name`, `data-points`, `data-last`)
+//!   `run-settings`, `setting-…`, `run-json`, `run-check`, `run-checked`, `run-json-error`, `run-tune`, `tune-…` (see `tune.rs`),
+//!   `tune-send`, `tune-error`, `tune-changes`, `run-list`, `run-row` (`data-run`, `data-state`), `run-detail` (`data-run`,
+//!   `data-state`, `data-stage`, `data-step`), `stage` (`data-stage`, `data-state`), `run-progress`, `run-eta`, `run-pause`,
+//!   `run-resume`, `run-cancel`, `run-delete`, `run-alarm`, `run-samples`, `samples`, `run-log`, `run-lines`, `run-log-failed`, `run-config`, `figure`
+//!   (`data-stage`, `data-name`), `run-failure`, `run-report`, `run-preview`, `chart` (`data-stage`, `data-name`, `data-points`,
+//!   `data-last`)
 //! - Checkpoints: `checkpoints-page`, `checkpoint-row` (`data-checkpoint`, `data-tags`), `checkpoint-promote`, `production`,
-//!   `checkpoint-note`, `checkpoint-tag`, `checkpoint-delete`, `roll-back`, `lineage`, `checkpoints-error`, `checkpoints-said`
+//!   `checkpoint-note`, `checkpoint-tag`, `checkpoint-delete`, `checkpoint-branch` (with a `run-form`), `adapter-download`,
+//!   `roll-back`, `tags`, `tag-roll-back`, `promotions`, `lineage`, `checkpoints-error`, `checkpoints-said`
 //! - Experiments: `experiments-page`, `experiment-form`, `experiment-name`, `experiment-control`, `experiment-treatment`,
 //!   `experiment-origin`, `experiment-json`, `experiment-follow`, `experiment-refused`, `experiment-create`, `plan-base-rate`,
-//!   `plan-lift`, … (see `plan.rs`), `plan-ask`, `plan-answer`, `plan-error`, `experiment-row` (`data-experiment`,
+//!   `plan-lift`, … (see `plan.rs`), `plan-ask`, `plan-answer`, `plan-lifts`, `plan-error`, `analyze-file`, `analyze-format`,
+//!   `analyze-experiment`, `analyze-strata`, `analyze-settings`, `analyze-looks`, `analyze-ask`, `analyze-report`,
+//!   `analyze-looks-out`, `analyze-headlines`, `analyze-tests`, `analyze-error`, `experiment-row` (`data-experiment`,
 //!   `data-state`), `experiment-settings`, `experiment-delete`, `experiment-start`, `experiment-stop`, `experiment-kill`, `experiment-decide`, `experiment-key`,
 //!   `experiment-harvest`, `harvest-outcome`, `results` (`data-exposures`, `data-clicks`), `sample-ratio` (`data-state`),
 //!   `comparison`, `verdict`, `experiments-error`

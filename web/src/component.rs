@@ -1,5 +1,6 @@
 //! Building blocks that more than one page uses.
 
+pub mod all_settings;
 pub mod chart;
 pub mod confirm;
 pub mod density;

@@ -32,6 +32,7 @@ pub fn text(name: &str, arms: [&str; 2], origin: &str) -> String {
     "prior": null,
     "no_suggestion_margin": 0.05,
     "latency_margin": 0.05,
+    "observation_hours": null,
     "shares": {{}}
   }}
 }}"#,

@@ -1,11 +1,12 @@
 //! Checkpoints and adapters by ranges: the header first, then chunk by chunk, each checked by its hash and kept as soon as it is there.
 //! A download that breaks off, by a server that is gone or a page that is closed, goes on at the first chunk that is not kept.
+//! Bytes that are not those announced come once more, past what the browser itself keeps of earlier answers.
 //! What is kept has a name that fixes its content: the checkpoint's id, or base, adapter and version of the format.
 
 use crate::api;
 use crate::platform::clock;
 use crate::platform::http::{Download, NetworkError};
-use crate::platform::kept::Kept;
+use crate::platform::kept::{Kept, evict};
 use beckon_shared::adapter::{self, AdapterFile, FORMAT_VERSION};
 use beckon_shared::checkpoint::{Checkpoint, Chunk, PREFIX_BYTES, decode_header};
 use beckon_shared::control::CheckpointInfo;
@@ -43,6 +44,8 @@ struct Source<'a> {
     /// Whether its beginning is asked for as the whole file, which the server may then compress. A whole answer that breaks off
     /// costs more than a part: Chromium begins it again.
     whole: bool,
+    /// Whether what the browser keeps of earlier answers is passed by.
+    afresh: bool,
     /// An open answer and the offset of its next byte.
     download: Option<(Download, u64)>,
     n_fetched: u64,
@@ -102,7 +105,7 @@ impl Unannounced {
     /// # Errors
     /// In words: no answer, no such file, or a server that does not say how long it is.
     pub async fn open(url: &str) -> Result<Self, String> {
-        let download = Download::open(url, Some(0)).await.map_err(|e| e.to_string())?;
+        let download = Download::open(url, Some(0), false).await.map_err(|e| e.to_string())?;
         let n_bytes = download.n_bytes().ok_or_else(|| format!("the server does not say how long {url} is"))?;
         let mut source = Source::new(url.to_owned(), String::new(), "", n_bytes);
         source.download = Some((download, 0));
@@ -135,6 +138,7 @@ impl<'a> Source<'a> {
             n_bytes,
             online: true,
             whole: false,
+            afresh: false,
             download: None,
             n_fetched: 0,
             notice: None,
@@ -151,22 +155,36 @@ impl<'a> Source<'a> {
         if let Some(bytes) = self.kept.as_ref().and_then(|kept| self.kept_header(kept)) {
             return Ok(bytes);
         }
-        let mut bytes = self.bytes(0, PREFIX_BYTES).await?;
-        let n_json = header_length(&bytes);
-        if PREFIX_BYTES as u64 + u64::from(n_json) > self.n_bytes {
-            return Err(format!("its header of {n_json} bytes does not lie in a file of {}", self.n_bytes));
+        let mut bytes = self.fetched_header().await?;
+        if bytes.is_none() && self.distrust() {
+            bytes = self.fetched_header().await?;
         }
-        bytes.extend(self.bytes(PREFIX_BYTES as u64, n_json as usize).await?);
-        if sha256_hex(&bytes[PREFIX_BYTES..]) != self.id {
-            return Err("the file is another one than announced: its header has another SHA-256".into());
-        }
+        let bytes = bytes.ok_or("the file is another one than announced: its header has another SHA-256")?;
         self.kept = None;
         match Kept::create(&self.name).await {
             Ok(kept) => self.kept = Some(kept),
             Err(why) => self.notice = Some(not_kept(why)),
         }
-        self.keep(0, &bytes);
+        self.keep(0, &bytes).await;
         Ok(bytes)
+    }
+
+    /// What the server says is the header; `None` where it is not the one that was announced.
+    async fn fetched_header(&mut self) -> Result<Option<Vec<u8>>, String> {
+        let mut bytes = self.bytes(0, PREFIX_BYTES).await?;
+        let n_json = header_length(&bytes);
+        if PREFIX_BYTES as u64 + u64::from(n_json) > self.n_bytes {
+            return Ok(None);
+        }
+        bytes.extend(self.bytes(PREFIX_BYTES as u64, n_json as usize).await?);
+        Ok((sha256_hex(&bytes[PREFIX_BYTES..]) == self.id).then_some(bytes))
+    }
+
+    /// After bytes that are not those announced: whether they may be asked for again, now past what the browser keeps of earlier
+    /// answers.
+    fn distrust(&mut self) -> bool {
+        self.download = None;
+        !std::mem::replace(&mut self.afresh, true)
     }
 
     /// The header that is kept, where it is the one that was announced.
@@ -205,19 +223,26 @@ impl<'a> Source<'a> {
         if let Some(bytes) = kept.filter(|bytes| sha256_hex(bytes) == *sha256) {
             return Ok(bytes);
         }
-        let bytes = self.bytes(range.start, (range.end - range.start) as usize).await?;
+        let n = (range.end - range.start) as usize;
+        let mut bytes = self.bytes(range.start, n).await?;
+        if sha256_hex(&bytes) != *sha256 && self.distrust() {
+            bytes = self.bytes(range.start, n).await?;
+        }
         if sha256_hex(&bytes) != *sha256 {
             return Err(format!("it is damaged at the server: chunk {i} does not match its SHA-256"));
         }
-        self.keep(range.start, &bytes);
+        self.keep(range.start, &bytes).await;
         Ok(bytes)
     }
 
-    fn keep(&mut self, first: u64, bytes: &[u8]) {
+    async fn keep(&mut self, first: u64, bytes: &[u8]) {
         // after a refusal, as of a full disk, the next chunks would only be refused too
-        if let Some(kept) = self.kept.as_ref().filter(|_| self.notice.is_none()) {
-            self.notice = kept.write(first, bytes).err().map(not_kept);
+        let Some(kept) = self.kept.as_ref().filter(|_| self.notice.is_none()) else { return };
+        let mut written = kept.write(first, bytes);
+        while written.is_err() && evict(&self.name).await {
+            written = kept.write(first, bytes);
         }
+        self.notice = written.err().map(not_kept);
     }
 
     /// Exactly `n` bytes from `first` on; a broken connection is opened again there.
@@ -243,7 +268,7 @@ impl<'a> Source<'a> {
         let at = first + bytes.len() as u64;
         let (mut download, _) = match self.download.take().filter(|(_, next)| *next == at) {
             Some(open) => open,
-            None => (Download::open(&self.url, (at > 0 || !self.whole).then_some(at)).await?, at),
+            None => (Download::open(&self.url, (at > 0 || !self.whole).then_some(at), self.afresh).await?, at),
         };
         let piece = download.next(n - bytes.len()).await?;
         self.n_fetched += piece.len() as u64;

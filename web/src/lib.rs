@@ -2,10 +2,11 @@
 //! the engine. Both are the same wasm module: the document calls `page_main`, the worker calls
 //! `worker_main`.
 //!
-//! Layout: modules that only compute ([`curve`], [`eta`], [`experiment_form`], [`mod@format`], [`interval`], [`log_format`], [`route`],
+//! Layout: modules that only compute ([`analysis_form`], [`curve`], [`eta`], [`experiment_form`], [`mod@format`], [`interval`], [`log_format`], [`route`],
 //! [`run_form`], [`slate`], [`wire`]) compile and are tested everywhere; the rest needs a browser, and reaches it through
 //! `platform` alone.
 
+pub mod analysis_form;
 pub mod curve;
 pub mod eta;
 pub mod experiment_form;

@@ -14,8 +14,8 @@ use leptos::prelude::*;
 const FLUSH_MILLIS: i32 = 200;
 /// Metrics that may wait (a background tab's timers are slow); beyond it they are flushed at once.
 const MAX_BUFFERED: usize = 10_000;
-/// Pause between an event about the log and reading its summary, so that many imports cost one call.
-const SUMMARY_DELAY_MILLIS: i32 = 300;
+/// Pause between an event and reading what it tells of, so that many imports, or many lines of a run, cost one call.
+const READ_DELAY_MILLIS: i32 = 300;
 
 /// Times that the list of runs is read again because an event overtook it.
 const MAX_REREADS: usize = 5;
@@ -86,6 +86,8 @@ pub struct Live {
     pub registry_version: RwSignal<u64>,
     /// Raised with every change of an experiment.
     pub experiments_version: RwSignal<u64>,
+    /// Raised when a run has said something.
+    pub lines_version: RwSignal<u64>,
     /// Curves of the runs looked at.
     pub curves: RwSignal<Curves>,
     /// Speed of the run at work.
@@ -94,6 +96,7 @@ pub struct Live {
     pub announcement: RwSignal<String>,
     buffer: StoredValue<Vec<Metric>>,
     summary_due: StoredValue<bool>,
+    lines_due: StoredValue<bool>,
     n_run_events: StoredValue<u64>,
 }
 
@@ -108,11 +111,13 @@ impl Live {
             log_version: RwSignal::new(0),
             registry_version: RwSignal::new(0),
             experiments_version: RwSignal::new(0),
+            lines_version: RwSignal::new(0),
             curves: RwSignal::new(Curves::default()),
             rate: RwSignal::new(StepRate::default()),
             announcement: RwSignal::new(String::new()),
             buffer: StoredValue::new(Vec::new()),
             summary_due: StoredValue::new(false),
+            lines_due: StoredValue::new(false),
             n_run_events: StoredValue::new(0),
         };
         live.refetch();
@@ -243,6 +248,7 @@ impl Live {
             // the server may be another one by now
             self.refetch();
             self.refetch_curves();
+            self.lines_soon();
         }
     }
 
@@ -286,13 +292,16 @@ impl Live {
             Event::Experiment(_) | Event::ExperimentDeleted { .. } => {
                 self.experiments_version.update(|version| *version += 1);
             }
-            Event::Alarm { text, .. } => self.announce(text),
-            // shown by `beckon events`; the page shows curves and states
-            Event::Line { .. } => {}
+            Event::Alarm { text, .. } => {
+                self.announce(text);
+                self.lines_soon();
+            }
+            Event::Line { .. } | Event::Sample(_) => self.lines_soon(),
             Event::LogChanged { .. } => self.summary_soon(),
             Event::Missed { .. } => {
                 self.refetch();
                 self.refetch_curves();
+                self.lines_soon();
             }
         }
     }
@@ -309,9 +318,22 @@ impl Live {
         self.summary_due.set_value(true);
         let live = *self;
         spawn(async move {
-            clock::sleep(SUMMARY_DELAY_MILLIS).await;
+            clock::sleep(READ_DELAY_MILLIS).await;
             live.summary_due.set_value(false);
             live.read_summary().await;
+        });
+    }
+
+    fn lines_soon(&self) {
+        if self.lines_due.get_value() {
+            return;
+        }
+        self.lines_due.set_value(true);
+        let live = *self;
+        spawn(async move {
+            clock::sleep(READ_DELAY_MILLIS).await;
+            live.lines_due.set_value(false);
+            live.lines_version.update(|version| *version += 1);
         });
     }
 

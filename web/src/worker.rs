@@ -1,8 +1,8 @@
 //! The engine host inside the worker: takes requests one after the other, fetches and verifies checkpoints,
 //! tests the GPU against the CPU, measures both, and answers with suggestions.
 //!
-//! A side's old engine answers until the new one has passed. A GPU that fails while suggesting is dropped,
-//! the CPU goes on, and the answer says so.
+//! A side's old engine stays until the new one has passed, and writes suggestions while that one is downloaded. A GPU that
+//! fails while suggesting is dropped, the CPU goes on, and the answer says so.
 
 mod load;
 
@@ -16,13 +16,16 @@ use beckon_shaders::GpuContext;
 use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
-use beckon_shared::engine::{Engine, Executor, KernelPath, Limits, SuggestOutcome, SuggestRequest, Variant, parity};
+use beckon_shared::engine::{
+    Engine, EngineError, Executor, KernelPath, Limits, SuggestOutcome, SuggestRequest, Variant, parity,
+};
 use beckon_shared::json;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::replay::Recording;
 use beckon_shared::sampling::Sampling;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::task::{Poll, Waker};
 
 /// Requests that may wait; the page allows fewer.
 const MAX_QUEUE: usize = 64;
@@ -70,6 +73,8 @@ struct Host {
 
 thread_local! {
     static QUEUE: RefCell<(VecDeque<(ToWorker, Option<web_sys::File>)>, bool)> = RefCell::default();
+    /// A download during which suggestions can be asked for.
+    static DOWNLOAD: RefCell<Option<Waker>> = const { RefCell::new(None) };
     /// The device in use, for [`Request::LoseDevice`].
     static DEVICE: RefCell<Option<GpuContext>> = const { RefCell::new(None) };
 }
@@ -95,6 +100,7 @@ pub fn run() {
             queue.push_back((message, file));
             Ok(!std::mem::replace(busy, true))
         });
+        DOWNLOAD.with_borrow(|waiting| waiting.iter().for_each(Waker::wake_by_ref));
         match start {
             Err(()) => reply(id, Reply::Failed("the engine is busy; try again in a moment".into())),
             Ok(false) => {}
@@ -121,6 +127,17 @@ fn next() -> Option<(ToWorker, Option<web_sys::File>)> {
         let next = queue.pop_front();
         *busy = next.is_some();
         next
+    })
+}
+
+/// The next request, where it asks a side that has an engine for suggestions.
+fn next_suggest(sides: &[Option<Hosted>; 2]) -> Option<(u32, Side, SuggestRequest)> {
+    QUEUE.with_borrow_mut(|(queue, _)| {
+        let Request::Suggest { side, .. } = queue.front()?.0.request else { return None };
+        sides[side.index()].as_ref()?;
+        let ToWorker { id, request } = queue.pop_front()?.0;
+        let Request::Suggest { prompt, n_candidates, max_new_tokens, sampling, .. } = request else { return None };
+        Some((id, side, SuggestRequest { prompt, n_candidates, max_new_tokens, sampling }))
     })
 }
 
@@ -162,13 +179,34 @@ impl Host {
             }
             Request::LoseDevice => Ok(Reply::Done),
             Request::Suggest { side, prompt, n_candidates, max_new_tokens, sampling } => {
-                let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
-                let mut suggested = self.suggest(side, &request).await?;
-                suggested.memory = self.memory();
-                Ok(Reply::Suggested(Box::new(suggested)))
+                self.suggest(side, &SuggestRequest { prompt, n_candidates, max_new_tokens, sampling }).await
             }
             Request::Greedy { checkpoint, prompts, n_tokens, executor, path } => {
                 self.greedy(&checkpoint, &prompts, n_tokens, (executor, path)).await
+            }
+        }
+    }
+
+    /// What a download brings; the engines at hand write suggestions meanwhile.
+    async fn meanwhile<T>(&mut self, download: impl Future<Output = T>) -> T {
+        let mut download = std::pin::pin!(download);
+        loop {
+            let next = std::future::poll_fn(|context| {
+                if let Poll::Ready(got) = download.as_mut().poll(context) {
+                    return Poll::Ready(Ok(got));
+                }
+                DOWNLOAD.set(Some(context.waker().clone()));
+                next_suggest(&self.sides).map_or(Poll::Pending, |request| Poll::Ready(Err(request)))
+            });
+            match next.await {
+                Ok(got) => {
+                    DOWNLOAD.set(None);
+                    return got;
+                }
+                Err((id, side, request)) => {
+                    let answer = self.suggest(side, &request).await;
+                    reply(id, answer.unwrap_or_else(Reply::Failed));
+                }
             }
         }
     }
@@ -183,7 +221,7 @@ impl Host {
         let mut gpu = self.gpu_engine(cpu).await.map_err(|e| format!("no usable WebGPU: {e}"))?;
         progress.at(LoadStep::SelfTest).await;
         let prompt = Prompt::from_query(KNOWN_PROMPT);
-        let failed = |e: beckon_shared::engine::EngineError| format!("the GPU failed its self-test: {e}");
+        let failed = |e: EngineError| format!("the GPU failed its self-test: {e}");
         cpu.set_exact(true);
         let of_cpu = cpu.greedy(&prompt, SELF_TEST_TOKENS).await;
         cpu.set_exact(false);
@@ -229,22 +267,24 @@ impl Host {
         engine
     }
 
-    async fn suggest(&mut self, side: Side, request: &SuggestRequest) -> Result<Suggested, String> {
+    async fn suggest(&mut self, side: Side, request: &SuggestRequest) -> Result<Reply, String> {
+        let mut suggested = self.suggested(side, request).await?;
+        suggested.memory = self.memory();
+        Ok(Reply::Suggested(Box::new(suggested)))
+    }
+
+    async fn suggested(&mut self, side: Side, request: &SuggestRequest) -> Result<Suggested, String> {
         let hosted = self.sides[side.index()].as_mut().ok_or("no checkpoint is loaded on this side")?;
         if let Some(gpu) = &mut hosted.gpu {
             match gpu.suggest(request, &clock::now_secs).await {
                 Ok(outcome) => return Ok(suggested(request, outcome, hosted)),
-                Err(error) => {
-                    // what is said of a lost device comes a moment after its work has failed
-                    clock::sleep(0).await;
-                    let fault = self.gpu.take().and_then(|gpu| gpu.check().err());
-                    let error = fault.map_or_else(|| error.to_string(), |fault| fault.to_string());
-                    hosted.gpu = None;
-                    self.lost = Some(error.clone());
-                    hosted.loaded.executor = ExecutorKind::Cpu;
-                    hosted.loaded.adapter = hosted.cpu.executor().device_name();
-                    hosted.loaded.why = format!("the GPU failed ({error}), so the CPU goes on");
+                Err(error @ EngineError::Gpu(_)) => {
+                    let why = fault(&mut self.gpu, &error).await;
+                    hosted.drop_gpu(&why);
+                    self.lost = Some(why);
                 }
+                // the CPU would refuse it too
+                Err(error) => return Err(error.to_string()),
             }
         }
         let outcome = hosted.cpu.suggest(request, &clock::now_secs).await.map_err(|e| e.to_string())?;
@@ -289,6 +329,23 @@ impl Host {
     }
 }
 
+impl Hosted {
+    fn drop_gpu(&mut self, why: &str) {
+        self.gpu = None;
+        self.loaded.executor = ExecutorKind::Cpu;
+        self.loaded.adapter = self.cpu.executor().device_name();
+        self.loaded.why = format!("the GPU failed ({why}), so the CPU goes on");
+    }
+}
+
+/// Gives a device up, and says what became of it, or else what its work failed with.
+async fn fault(gpu: &mut Option<GpuContext>, error: &EngineError) -> String {
+    // what is said of a lost device comes a moment after its work has failed
+    clock::sleep(0).await;
+    let fault = gpu.take().and_then(|gpu| gpu.check().err());
+    fault.map_or_else(|| error.to_string(), |fault| fault.to_string())
+}
+
 /// The CPU's engine on the fastest kernel path of this module.
 fn cpu_engine(checkpoint: Checkpoint) -> Result<Engine, String> {
     cpu_engine_on(checkpoint, CpuPath::Fastest)
@@ -304,23 +361,19 @@ fn cpu_engine_on(checkpoint: Checkpoint, path: CpuPath) -> Result<Engine, String
     Engine::cpu_of(checkpoint, limits).map_err(|e| e.to_string())
 }
 
-/// Decoded tokens per second of both executors on a short job; the first round warms up.
-async fn measure(cpu: &mut Engine, gpu: &mut Engine) -> Result<Vec<Measured>, String> {
+/// Decoded tokens per second of an executor on a short job; the first round warms up.
+async fn measure(executor: ExecutorKind, engine: &mut Engine) -> Result<Measured, EngineError> {
     let (n_candidates, max_new_tokens) = MEASURED;
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
     let prompt = Prompt::from_query(KNOWN_PROMPT);
     let request = SuggestRequest { prompt, n_candidates, max_new_tokens, sampling };
-    let mut measured = Vec::new();
-    for (executor, engine) in [(ExecutorKind::Cpu, cpu), (ExecutorKind::Gpu, gpu)] {
-        let mut speed = 0.0;
-        for _ in 0..2 {
-            let outcome = engine.suggest(&request, &clock::now_secs).await.map_err(|e| e.to_string())?;
-            let secs = outcome.prefill_secs + outcome.decode_secs + outcome.score_secs;
-            speed = outcome.n_decoded_tokens as f64 / secs.max(1e-6);
-        }
-        measured.push(Measured { executor, tokens_per_sec: speed });
+    let mut tokens_per_sec = 0.0;
+    for _ in 0..2 {
+        let outcome = engine.suggest(&request, &clock::now_secs).await?;
+        let secs = outcome.prefill_secs + outcome.decode_secs + outcome.score_secs;
+        tokens_per_sec = outcome.n_decoded_tokens as f64 / secs.max(1e-6);
     }
-    Ok(measured)
+    Ok(Measured { executor, tokens_per_sec })
 }
 
 fn faster(measured: &[Measured]) -> (ExecutorKind, String) {

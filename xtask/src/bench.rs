@@ -3,7 +3,8 @@
 //! A bench is an example whose name starts with `bench_`, in any crate, or a verb of `beckon bench`. It prints a
 //! JSON object a line: `name, device, unit, ours, rival, rival_name, ratio`. A ratio above 1 means that ours is
 //! better, both sides measured in the same run; where no rival can run, the three are null. `bench_NAME` alone runs
-//! where there is one (`decode`, `suggest`, `q4`, `engine`); any other NAME is a part of a figure's name.
+//! where there is one (`decode`, `suggest`, `q4`, `engine`), and `sft`, `garm` and `rl` are training steps alone; any
+//! other NAME is a part of a figure's name.
 //!
 //! Training steps (`beckon bench`) are measured in [`N_ROUNDS`] rounds, ours and the rival's in turn, so that both
 //! see the same machine; both sides of a figure are medians over the rounds.
@@ -42,8 +43,8 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     let name = options.name.as_deref().unwrap_or_default();
     let mut commands = Vec::new();
     let targets = project.targets()?;
-    let examples = benches(&targets, name);
-    let model = if examples.iter().any(|example| OF_PAGE.contains(example)) { prepare_page(project)? } else { None };
+    let mut examples = if is_training_step(name) { Vec::new() } else { benches(&targets, name) };
+    let model = if need_page(&examples) { page_for(&mut examples, || prepare_page(project))? } else { None };
     let mut build = project.cargo(["build", "--release", "--workspace"]);
     for example in &examples {
         build.args(["--example", example]);
@@ -51,8 +52,9 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
         command.args(&options.name).envs(model.iter().map(|file| (model::VARIABLE, file)));
         commands.push(command);
     }
-    ensure!(!examples.is_empty(), "no example is named bench_*");
-    succeed(&mut build)?;
+    if !examples.is_empty() {
+        succeed(&mut build)?;
+    }
     let mut n_figures = 0;
     let mut print = |figure: &Value| {
         println!("{}", if options.json { figure.to_string() } else { line(figure) });
@@ -83,6 +85,28 @@ fn benches<'a>(targets: &'a [CargoTarget], name: &str) -> Vec<&'a str> {
     match all.iter().find(|example| example.strip_prefix("bench_") == Some(name)) {
         Some(own) => vec![own],
         None => all,
+    }
+}
+
+/// Whether the name is that of a training step, of which no example has figures.
+fn is_training_step(name: &str) -> bool {
+    OF_SERVER.iter().any(|(verb, size)| name == *verb || name == format!("{verb} {size}"))
+}
+
+fn need_page(examples: &[&str]) -> bool {
+    examples.iter().any(|example| OF_PAGE.contains(example))
+}
+
+/// What `prepare` gives the benches of the page. Where it fails the others go on without these, if there are others.
+fn page_for(examples: &mut Vec<&str>, prepare: impl FnOnce() -> Result<Option<PathBuf>>) -> Result<Option<PathBuf>> {
+    let others: Vec<&str> = examples.iter().copied().filter(|example| !OF_PAGE.contains(example)).collect();
+    match prepare() {
+        Err(error) if !others.is_empty() => {
+            eprintln!("no page, so none of its figures: {error:#}");
+            *examples = others;
+            Ok(None)
+        }
+        prepared => prepared,
     }
 }
 
@@ -207,6 +231,24 @@ mod tests {
         for part in ["", "decode_8", "q4", "schema"] {
             assert_eq!(benches(&targets, part), ["bench_engine", "bench_decode"], "{part}");
         }
+    }
+
+    #[test]
+    fn only_benches_of_the_page_wait_for_it() {
+        for (name, is_step) in
+            [("sft", true), ("garm", true), ("rl 33m", true), ("", false), ("5m", false), ("q4", false)]
+        {
+            assert_eq!(is_training_step(name), is_step, "{name}");
+        }
+        assert!(need_page(&["bench_q4", "bench_decode"]) && !need_page(&["bench_q4"]) && !need_page(&[]));
+        let failed = || Err(anyhow::anyhow!("no wasm-opt"));
+        let mut examples = vec!["bench_decode", "bench_q4"];
+        assert!(page_for(&mut examples, failed).unwrap().is_none());
+        assert_eq!(examples, ["bench_q4"], "the others go on");
+        assert!(page_for(&mut vec!["bench_decode"], failed).is_err());
+        let mut examples = vec!["bench_decode", "bench_q4"];
+        assert!(page_for(&mut examples, || Ok(Some("model".into()))).unwrap().is_some());
+        assert_eq!(examples.len(), 2);
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Slow clients, TLS, shutdown, and the WebSocket, over real sockets.
+//! Slow clients, those that read nothing, TLS, shutdown, and the WebSocket, over real sockets.
 
 use super::*;
 use crate::app::router;
 use crate::app::tests::{Bench, bench_with, open_doors};
+use axum::routing::get;
 use beckon_shared::control::command::Reply;
 use beckon_shared::control::{Event, RunStatus};
+use futures_util::StreamExt;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -58,6 +60,68 @@ async fn a_head_that_comes_byte_by_byte_is_cut_off() {
     let mut quick = TcpStream::connect(server.addr).await.expect("connects");
     quick.write_all(b"GET /api/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
     assert!(end_of(&mut quick).await.starts_with(b"HTTP/1.1 200"));
+}
+
+/// A server of one connection at a time whose writes wait half a second: `/big` is more than the buffers of both sides take, and
+/// `/quiet` says something, then nothing for longer than that, and then something more.
+async fn serve_one_at_a_time() -> SocketAddr {
+    let quiet = || async {
+        let words = futures_util::stream::iter(["one ", "two"]).then(|word| async move {
+            if word == "two" {
+                tokio::time::sleep(Duration::from_millis(800)).await;
+            }
+            Ok::<_, std::convert::Infallible>(word)
+        });
+        Body::from_stream(words)
+    };
+    let big = || async { vec![0_u8; N_BIG] };
+    let router = Router::new().route("/big", get(big)).route("/quiet", get(quiet)).route("/", get(|| async { "here" }));
+    let limits = Limits { n_connections: 1, write: Duration::from_millis(500), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(serve(listener, None, router, limits, std::future::pending()));
+    addr
+}
+
+const N_BIG: usize = 48 << 20;
+
+async fn ask(addr: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream
+}
+
+#[tokio::test]
+async fn who_reads_nothing_is_cut_off_and_gives_its_place_to_the_next() {
+    let addr = serve_one_at_a_time().await;
+    let mut reads_nothing = ask(addr, "/big").await;
+    let begun = Instant::now();
+    let answer = end_of(&mut ask(addr, "/").await).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(begun.elapsed() >= Duration::from_millis(500), "it was cut off before its time");
+    assert!(end_of(&mut reads_nothing).await.len() < N_BIG, "it got everything");
+}
+
+#[tokio::test]
+async fn who_reads_slowly_gets_everything_and_silence_is_no_stall() {
+    let addr = serve_one_at_a_time().await;
+    let (mut slow, begun) = (ask(addr, "/big").await, Instant::now());
+    let (mut piece, mut n_read) = (vec![0; 8 << 20], 0);
+    // always within the limit, and longer than it together
+    loop {
+        let n = tokio::time::timeout(PATIENCE, slow.read(&mut piece)).await.expect("in time").expect("not cut off");
+        if n == 0 {
+            break;
+        }
+        let n_pauses = (n_read + n) / (8 << 20) - n_read / (8 << 20);
+        n_read += n;
+        tokio::time::sleep(Duration::from_millis(150) * n_pauses as u32).await;
+    }
+    assert!(n_read > N_BIG && begun.elapsed() >= Duration::from_millis(800), "{n_read} bytes in {:?}", begun.elapsed());
+    let quiet = end_of(&mut ask(addr, "/quiet").await).await;
+    let quiet = String::from_utf8_lossy(&quiet);
+    assert!(quiet.contains("one ") && quiet.contains("two"), "{quiet}");
 }
 
 #[tokio::test]

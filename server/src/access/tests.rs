@@ -74,6 +74,31 @@ fn tokens_are_read_from_header_and_cookie() {
     assert_eq!(token_of(&HeaderMap::new()), Ok(None));
 }
 
+#[tokio::test]
+async fn a_pass_is_good_while_its_token_is_and_only_for_what_its_role_may() {
+    let (_dir, store) = store();
+    let store = Arc::new(store);
+    let (text, token) = new_token("ann", Role::Viewer, 0, None).expect("random");
+    store.add_token(&token).expect("stored");
+    let (ended_text, ended) = new_token("bob", Role::Admin, 0, Some(1)).expect("random");
+    store.add_token(&ended).expect("stored");
+    let pass = |token: Option<&str>, need| {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = token {
+            let value = header::HeaderValue::from_str(&format!("Bearer {token}")).expect("a value");
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        Pass::new(Arc::clone(&store), &headers, need)
+    };
+    let ann = pass(Some(&text), Need::View);
+    assert!(ann.is_good().await);
+    assert!(!pass(Some(&text), Need::Operate).is_good().await, "a viewer's token does for an operator");
+    assert!(!pass(Some(&ended_text), Need::View).is_good().await, "a token that has expired does");
+    assert!(store.remove_token("ann").expect("removed"));
+    assert!(!ann.is_good().await, "a token that was removed does");
+    assert!(pass(None, Need::View).is_good().await, "who needed no token is out");
+}
+
 #[test]
 fn two_tokens_are_never_the_same() {
     let tokens: std::collections::HashSet<String> =

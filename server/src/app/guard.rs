@@ -2,7 +2,7 @@
 
 use super::{App, Rule};
 use crate::access::{AccessError, IdentifyError, LOCAL, identify, token_of};
-use crate::audit::recorded;
+use crate::audit::{KEY_HEADER, recorded};
 use crate::route::blocking;
 use crate::route::problem::ApiError;
 use axum::extract::{ConnectInfo, MatchedPath, RawPathParams, Request, State};
@@ -13,7 +13,7 @@ use beckon_shared::control::PROTOCOL_VERSION;
 use beckon_shared::control::access::{Need, Role, Sender};
 use beckon_shared::digest::hex;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::Instrument;
 
 /// Header that carries the id of a request; one that a proxy sent is kept.
@@ -33,7 +33,7 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, secs) = (response.status().as_u16(), begun.elapsed().as_secs_f64());
     let route = response.extensions().get::<MatchedRoute>().map_or("other", |route| route.0.as_str());
-    app.telemetry.answered(method.as_str(), route, status, secs);
+    app.telemetry.answered(method_label(&method), route, status, secs);
     span.in_scope(|| {
         if status >= 500 {
             tracing::warn!(status, millis = secs * 1e3, "answered");
@@ -47,6 +47,13 @@ pub async fn observe(State(app): State<App>, request: Request, next: Next) -> Re
         headers.insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Name of a method for the figures: what is made up would make a series each.
+fn method_label(method: &Method) -> &str {
+    const KNOWN: [Method; 7] =
+        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    if KNOWN.contains(method) { method.as_str() } else { "other" }
 }
 
 /// Pattern of the route that answered, for the figures.
@@ -165,21 +172,33 @@ pub async fn admit(
 ) -> Response {
     let route = MatchedRoute(path.as_str().to_owned());
     let experiment = params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned());
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let address = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.0.ip().to_string());
+    let address = address_of(request.extensions().get());
     let mut response = match sender_of(&app, &rule, experiment.as_deref(), request.headers(), address).await {
         Err(error) => error.into_response(),
         Ok(sender) => {
             request.extensions_mut().insert(sender.clone());
-            let done = recorded(app, rule.record, &sender, request, next);
-            tokio::time::timeout(rule.time_limit, done).await.unwrap_or_else(|_| {
-                let detail = format!("the request was not complete within {} s", rule.time_limit.as_secs());
-                ApiError::new(StatusCode::REQUEST_TIMEOUT, "too slow", detail).into_response()
-            })
+            let done = recorded(app, rule, sender, request, next);
+            let done = tokio::time::timeout(rule.time_limit, done).await;
+            done.unwrap_or_else(|_| too_slow(rule.time_limit).into_response())
         }
     };
     response.extensions_mut().insert(route);
     response
+}
+
+/// Address of a connection's other side, as the limits know it.
+pub(crate) fn address_of(peer: Option<&ConnectInfo<SocketAddr>>) -> String {
+    peer.map_or_else(|| "unknown".to_owned(), |peer| peer.0.ip().to_string())
+}
+
+/// What a client hears that did not send its request, or get its answer, within `limit`.
+pub(crate) fn too_slow(limit: Duration) -> ApiError {
+    let detail = format!(
+        "the request was not complete within {} s; a command with an {KEY_HEADER} goes on, and the same request with the \
+         same key gets its answer",
+        limit.as_secs()
+    );
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "too slow", detail)
 }
 
 async fn sender_of(
@@ -192,11 +211,17 @@ async fn sender_of(
     let sender = find_sender(app, rule, headers, &address).await?;
     let client = match &sender {
         Sender::Anonymous => address,
-        sender => sender.name(),
+        // every visitor of a site has the same key
+        Sender::Ingest { .. } => format!("{} at {address}", sender.name()),
+        Sender::Holder { .. } => sender.name(),
     };
     app.doors.requests.take(&client).map_err(|wait| ApiError::too_often(&client, wait))?;
     if !sender.may(rule.need, experiment) {
         return Err(match &sender {
+            Sender::Anonymous if !app.doors.token_needed && is_forwarded(headers) => ApiError::unauthorized(
+                "a proxy has passed this on, so it needs a token: make one (`beckon token add NAME --role admin`), sign in at \
+                 /sign-in, and start the server with --require-token",
+            ),
             Sender::Anonymous => ApiError::unauthorized("this needs a token; the page asks for it at /sign-in"),
             sender => forbidden(sender, rule.need),
         });
@@ -209,30 +234,49 @@ async fn sender_of(
     Ok(sender)
 }
 
+/// Headers in which a proxy says for whom it asks.
+const FORWARDED: [&str; 6] =
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    FORWARDED.iter().any(|name| headers.contains_key(*name))
+}
+
 async fn find_sender(app: &App, rule: &Rule, headers: &HeaderMap, address: &str) -> Result<Sender, ApiError> {
-    let denied = |error: AccessError| match app.doors.failures.take(address) {
-        Ok(()) => ApiError::unauthorized(error.to_string()),
-        Err(wait) => ApiError::too_often(address, wait),
-    };
-    // a page of another origin is not the person at the machine, even where it is listed
+    // a page of another origin is not the person at the machine, even where it is listed, and neither is who comes through a
+    // proxy on it
     let host = text(headers, &header::HOST).unwrap_or_default();
     let is_own = text(headers, &header::ORIGIN).is_none_or(|origin| is_origin_of(origin, host));
-    let without = || match app.doors.token_needed || !is_own {
+    let without = || match app.doors.token_needed || !is_own || is_forwarded(headers) {
         true => Sender::Anonymous,
         false => Sender::Holder { role: Role::Admin, name: LOCAL.into() },
     };
-    let Some(token) = token_of(headers).map_err(denied)? else { return Ok(without()) };
+    let token = token_of(headers).map_err(|error| denied(app, address, error))?;
+    let Some(token) = token else { return Ok(without()) };
+    match holder_of(app, token).await? {
+        Ok(sender) => Ok(sender),
+        // a cookie that has ended must not keep anyone from signing in again, nor from health
+        Err(_) if rule.need == Need::Nothing => Ok(Sender::Anonymous),
+        Err(error) => Err(denied(app, address, error)),
+    }
+}
+
+/// Whose token it is, or what is wrong with it.
+pub(crate) async fn holder_of(app: &App, token: String) -> Result<Result<Sender, AccessError>, ApiError> {
     let store = std::sync::Arc::clone(&app.store);
     let found = blocking(move || match identify(&store, &token, crate::now_millis()) {
         Ok(sender) => Ok(Ok(sender)),
         Err(IdentifyError::Access(error)) => Ok(Err(error)),
         Err(IdentifyError::Store(error)) => Err(error),
     });
-    match found.await? {
-        Ok(sender) => Ok(sender),
-        // a cookie that has ended must not keep anyone from signing in again, nor from health
-        Err(_) if rule.need == Need::Nothing => Ok(Sender::Anonymous),
-        Err(error) => Err(denied(error)),
+    found.await
+}
+
+/// Refuses a wrong token and counts it: an address that sends many has to wait.
+pub(crate) fn denied(app: &App, address: &str, error: AccessError) -> ApiError {
+    match app.doors.failures.take(address) {
+        Ok(()) => ApiError::unauthorized(error.to_string()),
+        Err(wait) => ApiError::too_often(address, wait),
     }
 }
 

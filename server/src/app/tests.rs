@@ -10,7 +10,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode};
 use axum::response::Response;
 use beckon_shared::control::PROTOCOL_VERSION;
-use beckon_shared::control::{Event, ImportOutcome, LogSummary, Problem, RunState, RunStatus};
+use beckon_shared::control::sample::Sample;
+use beckon_shared::control::{Event, ImportOutcome, LogSummary, Problem, RunLine, RunState, RunStatus, Stage};
 use serde::de::DeserializeOwned;
 use tower::ServiceExt;
 
@@ -133,6 +134,7 @@ async fn errors_have_one_form_whoever_makes_them() {
     bench.problem(get("/api/runs/r9"), 404).await;
     bench.problem(get("/api/runs/r9/metrics"), 404).await;
     bench.problem(get("/api/runs/r9/report"), 404).await;
+    bench.problem(get("/api/runs/r9/log"), 404).await;
     bench.problem(get("/api/checkpoints/abc"), 404).await;
     bench.problem(get("/api/checkpoints/abc/file"), 404).await;
     bench.problem(request(Method::POST, "/api/runs/r9/explode", ""), 404).await;
@@ -199,6 +201,44 @@ async fn a_run_is_created_steered_and_listed() {
     assert_eq!(curve.len(), 0);
     let report = request(Method::GET, "/api/runs/r1/report", Body::empty());
     bench.problem(report, 404).await;
+}
+
+#[tokio::test]
+async fn what_a_run_said_is_read_part_by_part() {
+    let bench = bench();
+    let run: RunStatus = json(bench.post("/api/runs?draft=true", r#"{"preset": "tiny"}"#).await).await;
+    for n in 0..5 {
+        bench.app.events.announce(&Event::Line { run_id: run.id.clone(), text: format!("line {n}") });
+    }
+    bench.app.events.announce(&Event::Alarm { run_id: Some(run.id.clone()), text: "look here".into() });
+    let (mut path, mut said) = ("/api/runs/r1/log?limit=4".to_owned(), Vec::new());
+    loop {
+        let response = bench.get(&path).await;
+        let link = response.headers().get("link").map(|link| link.to_str().expect("text").to_owned());
+        said.extend(json::<Vec<RunLine>>(response).await);
+        let Some(link) = link else { break };
+        path = link.strip_prefix('<').and_then(|link| link.split_once('>')).expect("a link").0.to_owned();
+    }
+    let texts: Vec<(&str, bool)> = said.iter().map(|line| (line.text.as_str(), line.alarm)).collect();
+    let lines = ["line 4", "line 3", "line 2", "line 1", "line 0"].map(|text| (text, false));
+    assert_eq!(texts, [[("look here", true)].as_slice(), &lines].concat());
+
+    let sample = Sample { run_id: run.id, stage: Stage::Rl, step: 25, prompts: Vec::new() };
+    bench.app.events.announce(&Event::Sample(sample.clone()));
+    assert_eq!(json::<Vec<Sample>>(bench.get("/api/runs/r1/samples").await).await, [sample]);
+    bench.problem(request(Method::GET, "/api/runs/r9/samples", Body::empty()), 404).await;
+}
+
+#[tokio::test]
+async fn a_file_of_a_test_is_analysed() {
+    let bench = bench();
+    let wish = r#"{"text": "arm,users,clicks\nA,12000,600\nB,12000,800\n"}"#;
+    let analysed: serde_json::Value = json(bench.post("/api/analyze", wish).await).await;
+    assert_eq!(analysed["report"]["comparisons"][0]["verdict"], "treatment_better", "{analysed}");
+    let detail = bench.problem(request(Method::POST, "/api/analyze", r#"{"txt": ""}"#), 422).await;
+    assert!(detail.contains("txt"), "{detail}");
+    let large = request(Method::POST, "/api/analyze", vec![b' '; analyze::MAX_BODY_BYTES + 1]);
+    assert!(bench.problem(large, 413).await.contains("16 MiB"));
 }
 
 #[tokio::test]
@@ -470,6 +510,26 @@ async fn a_branch_starts_from_a_checkpoint_and_keeps_it() {
 }
 
 #[tokio::test]
+async fn a_teacher_is_a_checkpoint_that_is_offered_and_stays_while_it_is_needed() {
+    let bench = bench();
+    let (id, file) = crate::catalog::tests::checkpoint_file(1);
+    let from = bench.dir.path().join("out.beckon");
+    std::fs::write(&from, &file).expect("written");
+    let info = crate::catalog::tests::info(&id, file.len());
+    bench.app.catalog.install(&from, &info).expect("whole");
+    bench.app.catalog.list(info);
+    let taught = |id: &str| format!(r#"{{"preset": "tiny", "sft": {{"teacher": {{"id": "{id}"}}}}}}"#);
+    let response = bench.post("/api/runs", &taught(&id)).await;
+    assert_eq!(response.status(), StatusCode::CREATED);
+    let run: RunStatus = json(response).await;
+    assert_eq!(run.config.sft.teacher.map(|teacher| teacher.id), Some(id.clone()));
+    let detail = bench.problem(request(Method::DELETE, &format!("/api/checkpoints/{id}"), ""), 409).await;
+    assert!(detail.contains("run r1"), "{detail}");
+    let detail = bench.problem(request(Method::POST, "/api/runs", taught("gone")), 422).await;
+    assert!(detail.contains("gone") && detail.contains("sft.teacher.id"), "{detail}");
+}
+
+#[tokio::test]
 async fn a_test_is_planned_as_by_the_command() {
     let bench = bench();
     let plan: serde_json::Value = json(bench.get("/api/plan?base_rate=0.05&lift=0.34&users_per_day=1000").await).await;
@@ -484,8 +544,21 @@ async fn a_test_is_planned_as_by_the_command() {
         users_per_day: Some(1000.0),
     });
     assert_eq!(plan, serde_json::to_value(same.expect("planned")).expect("JSON"));
-    let refused = request(Method::GET, "/api/plan?base_rate=0.05&lift=0", "");
-    assert!(bench.problem(refused, 422).await.contains("lift is 0"));
+    let refused = async |query: &str| {
+        bench.problem(request(Method::GET, &format!("/api/plan?base_rate=0.05{query}"), ""), 422).await
+    };
+    assert!(refused("&lift=0").await.contains("lift is 0"));
+    for neither in ["", "&lift=0.1&users=100"] {
+        assert!(refused(neither).await.contains("one of lift and users"), "{neither}");
+    }
+    assert!(refused("&users=-1").await.contains("users is -1"));
+
+    // the other way round: what so many users detect
+    let n_users = plan["fixed_horizon"]["n_users_per_arm"].as_f64().expect("a number");
+    let lifts: serde_json::Value = json(bench.get(&format!("/api/plan?base_rate=0.05&users={n_users}")).await).await;
+    let lift = lifts["fixed_horizon_lift"].as_f64().expect("a lift");
+    assert!((lift - 0.34).abs() < 1e-6, "{lifts}");
+    assert!(lifts["always_valid_lift"].as_f64().is_some_and(|always_valid| always_valid > lift), "{lifts}");
 }
 
 #[tokio::test]

@@ -148,6 +148,43 @@ fn damaged_files_are_refused_at_start_and_the_whole_ones_stay() {
 }
 
 #[test]
+fn a_registered_checkpoint_whose_file_is_missing_is_named() {
+    let bench = Bench::new();
+    bench.store.add_checkpoint(&info("ab", 3)).expect("stored");
+    let (catalog, refused) = bench.open();
+    assert_eq!(ids(&catalog), [""; 0]);
+    let texts: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    assert!(texts.len() == 1 && texts[0].contains("ab.beckon") && texts[0].contains("missing"), "{texts:?}");
+}
+
+#[test]
+fn what_was_copied_in_is_described_anew_once_a_run_has_made_it() {
+    let bench = Bench::new();
+    let (id, file) = checkpoint_file(1);
+    bench.write(&format!("checkpoints/{id}.beckon"), &file);
+    let (catalog, _) = bench.open();
+    assert_eq!(catalog.infos()[0].run_id, None);
+    let from = bench.write("run/out.beckon", &file);
+    catalog.install(&from, &info(&id, file.len())).expect("whole");
+    catalog.list(info(&id, file.len()));
+    assert_eq!(catalog.infos(), [info(&id, file.len())]);
+}
+
+#[test]
+fn one_at_a_time_is_at_the_files_of_a_checkpoint() {
+    let bench = Bench::new();
+    let (catalog, _) = bench.open();
+    let (first, _other) = (catalog.claim("a"), catalog.claim("b"));
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| drop(catalog.claim("a")));
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(!second.is_finished(), "two are at it");
+        drop(first);
+        second.join().expect("its turn came");
+    });
+}
+
+#[test]
 fn a_damaged_checkpoint_of_a_run_is_not_installed() {
     let bench = Bench::new();
     let (catalog, _) = bench.open();

@@ -3,15 +3,18 @@
 
 mod text;
 
+use super::remote::FarArgs;
+use crate::remote::Remote;
 use anyhow::{Context, bail};
 use beckon_shared::ab::input::{InputError, Table, parse, upworthy, users_from_impressions};
 use beckon_shared::ab::plan::{Planned, detectable_lift, plan};
 use beckon_shared::ab::posterior::Prior;
 use beckon_shared::ab::report::headlines::{self, HeadlineReport};
-use beckon_shared::ab::report::{Design, Looks, Settings, analyze};
+use beckon_shared::ab::report::{Design, Looks, Report, Settings, analyze};
 use beckon_shared::click::Record;
 use beckon_shared::import::{self, Format};
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -91,12 +94,18 @@ struct AnalyzeArgs {
     /// Accepted relative rise of mean latency.
     #[arg(long, default_value_t = Settings::default().latency_margin)]
     latency_margin: f64,
+    /// Of a click log, count users with this time after their first impression, in hours, once it is over; decided before
+    /// the test. Everything so far unless told.
+    #[arg(long, requires = "experiment")]
+    observation_hours: Option<f64>,
     /// File that carries the looks at this test from one analysis to the next; made where it is missing.
     #[arg(long)]
     looks: Option<PathBuf>,
     /// Print JSON in place of text.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    far: FarArgs,
 }
 
 #[derive(Debug, Args)]
@@ -159,13 +168,30 @@ pub fn ab(args: &AbArgs) -> anyhow::Result<()> {
 
 fn analyze_file(args: &AnalyzeArgs) -> anyhow::Result<()> {
     let shown = args.input.display();
+    if args.observation_hours.is_some() && args.format != FormatArg::Log {
+        bail!("--observation-hours is for --format log; rows of users have totals already, of the time that you chose");
+    }
+    if let Some(remote) = args.far.open()? {
+        return analyze_there(&remote, args);
+    }
     let bytes = std::fs::read(&args.input).with_context(|| format!("cannot read {shown}"))?;
     if args.format == FormatArg::Upworthy {
         let report = upworthy_report(&bytes, args.alpha).with_context(|| shown.to_string())?;
         return print(args.json, &report, text::headlines);
     }
+    let settings = settings(args);
+    settings.validate()?;
     let table = table(&bytes, args).with_context(|| shown.to_string())?;
-    let settings = Settings {
+    let before = args.looks.as_deref().map(read_looks).transpose()?.flatten();
+    let (report, looks) = analyze(&table, &settings, before.as_ref())?;
+    if let Some(path) = &args.looks {
+        write_looks(path, &looks)?;
+    }
+    print(args.json, &report, text::report)
+}
+
+fn settings(args: &AnalyzeArgs) -> Settings {
+    Settings {
         design: match args.design {
             DesignArg::Sequential => Design::Sequential,
             DesignArg::Fixed => Design::Fixed,
@@ -178,10 +204,34 @@ fn analyze_file(args: &AnalyzeArgs) -> anyhow::Result<()> {
         prior: args.prior,
         no_suggestion_margin: args.no_suggestion_margin,
         latency_margin: args.latency_margin,
+        observation_hours: args.observation_hours,
+    }
+}
+
+/// The analysis that a server makes of the file; the looks are kept here.
+fn analyze_there(remote: &Remote, args: &AnalyzeArgs) -> anyhow::Result<()> {
+    let shown = args.input.display();
+    let text = std::fs::read_to_string(&args.input).with_context(|| format!("cannot read {shown}"))?;
+    let format = match args.format {
+        FormatArg::Table => "table",
+        FormatArg::Log => "log",
+        FormatArg::Upworthy => "upworthy",
     };
     let before = args.looks.as_deref().map(read_looks).transpose()?.flatten();
-    let (report, looks) = analyze(&table, &settings, before.as_ref())?;
+    let wish = json!({
+        "text": text, "format": format, "experiment": args.experiment.as_deref().unwrap_or_default(), "strata": args.strata,
+        "settings": settings(args), "looks": before,
+    });
+    let mut answer: Value = remote.post("/api/analyze", &wish).with_context(|| shown.to_string())?;
+    let mut field = |name: &str| answer.get_mut(name).map(Value::take).unwrap_or_default();
+    let not_understood = "the server's analysis was not understood: are both of the same version?";
+    if args.format == FormatArg::Upworthy {
+        let report: HeadlineReport = serde_json::from_value(field("headlines")).context(not_understood)?;
+        return print(args.json, &report, text::headlines);
+    }
+    let report: Report = serde_json::from_value(field("report")).context(not_understood)?;
     if let Some(path) = &args.looks {
+        let looks: Looks = serde_json::from_value(field("looks")).context(not_understood)?;
         write_looks(path, &looks)?;
     }
     print(args.json, &report, text::report)
@@ -218,8 +268,8 @@ fn table(bytes: &[u8], args: &AnalyzeArgs) -> anyhow::Result<Table> {
         Record::Impression(impression) => Some(impression),
         _ => None,
     });
-    let users = users_from_impressions(impressions, experiment);
-    if users.users.is_empty() {
+    let users = users_from_impressions(impressions, experiment, args.observation_hours);
+    if users.arms.is_empty() {
         bail!("no impression of experiment `{experiment}` with an arm");
     }
     Ok(Table::Users(users))
@@ -263,7 +313,7 @@ fn plan_test(args: &PlanArgs) -> anyhow::Result<()> {
     };
     let (fixed, always_valid) = detectable_lift(planned, users)?;
     if args.json {
-        let lifts = serde_json::json!({
+        let lifts = json!({
             "n_users_per_arm": users, "fixed_horizon_lift": fixed, "always_valid_lift": always_valid,
         });
         println!("{lifts:#}");

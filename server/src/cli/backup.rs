@@ -31,10 +31,13 @@ pub struct RestoreArgs {
 /// In words for people.
 pub fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let data_dir = args.data_dir.clone().unwrap_or_else(super::default_data_dir);
-    let backup::Backed { n_files, bucket } = backup::backup(&data_dir, &args.out)?;
+    let backup::Backed { n_files, bucket, missing } = backup::backup(&data_dir, &args.out)?;
     println!("{n_files} files of {} are in {}", data_dir.display(), args.out.display());
     if let Some(url) = bucket {
         println!("not in it: checkpoints that only {url} has; back that up with the means of your storage");
+    }
+    for id in missing {
+        println!("not in it: checkpoint {id}, whose file was deleted while this was copied, or is lost");
     }
     Ok(())
 }

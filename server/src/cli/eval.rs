@@ -167,12 +167,12 @@ fn policy_table(json: &serde_json::Value) -> String {
 fn reward_table(json: &serde_json::Value) -> String {
     let mut text = String::new();
     let mut add = |title: String, models: &serde_json::Value| {
-        text += &format!("{title}\n  {:<14} {:>8} {:>17} {:>7} {:>7}\n", "model", "accuracy", "95%", "NLL", "ECE");
+        text += &format!("{title}\n  {:<18} {:>8} {:>17} {:>7} {:>7}\n", "model", "accuracy", "95%", "NLL", "ECE");
         for m in models.as_array().into_iter().flatten() {
             let interval = format!("{} to {}", number(&m["accuracy_interval"][0]), number(&m["accuracy_interval"][1]));
             let [accuracy, nll, ece] = ["accuracy", "nll", "ece"].map(|name| number(&m[name]));
             let model = m["model"].as_str().unwrap_or_default();
-            text += &format!("  {model:<14} {accuracy:>8} {interval:>17} {nll:>7} {ece:>7}\n");
+            text += &format!("  {model:<18} {accuracy:>8} {interval:>17} {nll:>7} {ece:>7}\n");
         }
     };
     for source in json["sources"].as_array().into_iter().flatten() {

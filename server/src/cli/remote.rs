@@ -1,17 +1,21 @@
-//! `beckon run`, `checkpoint`, `experiment`, `events`: steer a server from the terminal, the one on this machine or another.
+//! `beckon run`, `checkpoint`, `experiment`, `events`, `audit`: steer a server from the terminal, the one on this machine or
+//! another.
 //!
 //! Answers are JSON on standard output, so that they can be piped; what went wrong is said in words.
 
+mod run;
+
+pub use run::{RunArgs, run};
+
 use crate::remote::Remote;
 use anyhow::Context;
-use beckon_shared::control::RunCommand;
 use beckon_shared::control::command::{Command, segment};
 use beckon_shared::control::experiment::ExperimentCommand;
 use beckon_shared::control::registry::PRODUCTION;
-use beckon_shared::control::tuning::Tuning;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// Which server, and who asks.
@@ -38,109 +42,29 @@ impl ServerArgs {
     }
 }
 
-/// Options of `beckon run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    server: ServerArgs,
-    #[command(subcommand)]
-    verb: RunVerb,
+/// Another server than this machine's folders, for commands that work on these unless told.
+#[derive(Debug, Clone, Args)]
+pub struct FarArgs {
+    /// Address of a server that does it; without it this machine does, whatever BECKON_SERVER says.
+    #[arg(long, global = true)]
+    pub server: Option<String>,
+    /// Token of that server (see `beckon token`).
+    #[arg(long, global = true, env = "BECKON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Certificates to trust (PEM), where the server has one of its own.
+    #[arg(long, global = true, env = "BECKON_CA")]
+    pub ca: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
-enum RunVerb {
-    /// All runs, newest first.
-    List,
-    /// One run.
-    Show {
-        /// As `r3`.
-        run: String,
-    },
-    /// Make a run over the log as it is now.
-    Create {
-        /// JSON file that names what differs from the preset.
-        #[arg(long)]
-        config: Option<PathBuf>,
-        /// tiny or nano; comes before the file.
-        #[arg(long)]
-        preset: Option<String>,
-        /// Comes before the file.
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Only make it; start it later.
-        #[arg(long)]
-        draft: bool,
-    },
-    /// Put a draft, or a run that failed, into the queue.
-    Start {
-        /// As `r3`.
-        run: String,
-    },
-    /// Save and wait at the next step.
-    Pause {
-        /// As `r3`.
-        run: String,
-    },
-    /// Go on.
-    Resume {
-        /// As `r3`.
-        run: String,
-    },
-    /// End for good.
-    Cancel {
-        /// As `r3`.
-        run: String,
-    },
-    /// Forget a run that is not at work; its checkpoint stays.
-    Delete {
-        /// As `r3`.
-        run: String,
-    },
-    /// Change values from the next step on.
-    Tune {
-        /// As `r3`.
-        run: String,
-        /// As `{"rl": {"kl_beta": 0.2, "learning_rate": 1e-5}}`.
-        values: String,
-    },
-    /// The curves so far.
-    Metrics {
-        /// As `r3`.
-        run: String,
-    },
-}
-
-/// Does it and prints the answer.
-///
-/// # Errors
-/// In words for people.
-pub fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let remote = args.server.open()?;
-    let steer = |run: &String, action| Command::SteerRun { run: run.clone(), action };
-    let command = match &args.verb {
-        RunVerb::List => return print(&remote.get("/api/runs")?),
-        RunVerb::Show { run } => return print(&remote.get(&format!("/api/runs/{}", segment(run)))?),
-        RunVerb::Metrics { run } => return print(&remote.get(&format!("/api/runs/{}/metrics", segment(run)))?),
-        RunVerb::Create { config, preset, seed, draft } => {
-            let mut config = config.as_deref().map_or(Ok(json!({})), json_file)?;
-            for (key, value) in [("preset", preset.as_ref().map(|p| json!(p))), ("seed", seed.map(|s| json!(s)))] {
-                if let (Some(value), Some(object)) = (value, config.as_object_mut()) {
-                    object.insert(key.into(), value);
-                }
-            }
-            Command::CreateRun { config, draft: *draft }
-        }
-        RunVerb::Start { run } => steer(run, RunCommand::Start),
-        RunVerb::Pause { run } => steer(run, RunCommand::Pause),
-        RunVerb::Resume { run } => steer(run, RunCommand::Resume),
-        RunVerb::Cancel { run } => steer(run, RunCommand::Cancel),
-        RunVerb::Delete { run } => steer(run, RunCommand::Delete),
-        RunVerb::Tune { run, values } => {
-            let tuning: Tuning = serde_json::from_str(values).context("the values are not as `{\"rl\": {…}}`")?;
-            Command::TuneRun { run: run.clone(), tuning }
-        }
-    };
-    print(&remote.command(&command)?)
+impl FarArgs {
+    /// A client, where a server is named.
+    ///
+    /// # Errors
+    /// The file of certificates cannot be read.
+    pub fn open(&self) -> anyhow::Result<Option<Remote>> {
+        let open = |server: &String| Remote::new(server, self.token.as_deref(), self.ca.as_deref());
+        Ok(self.server.as_ref().map(open).transpose()?)
+    }
 }
 
 /// Options of `beckon checkpoint`.
@@ -158,6 +82,10 @@ enum CheckpointVerb {
     List,
     /// Which was made from which.
     Lineage,
+    /// Where every tag points, and where a roll back would lead.
+    Tags,
+    /// Every time that a tag was moved, oldest first, those included that were rolled back.
+    History,
     /// Header of one.
     Show {
         /// Its id.
@@ -214,8 +142,10 @@ enum CheckpointVerb {
 pub fn checkpoint(args: &CheckpointArgs) -> anyhow::Result<()> {
     let remote = args.server.open()?;
     let command = match &args.verb {
-        CheckpointVerb::List => return print(&remote.get("/api/registry")?),
-        CheckpointVerb::Lineage => return print(&remote.get("/api/lineage")?),
+        CheckpointVerb::List => return print(&remote.list("/api/registry", None)?),
+        CheckpointVerb::Lineage => return print(&remote.list("/api/lineage", None)?),
+        CheckpointVerb::Tags => return print(&remote.get("/api/tags")?),
+        CheckpointVerb::History => return print(&remote.list("/api/promotions", None)?),
         CheckpointVerb::Show { checkpoint } => {
             return print(&remote.get(&format!("/api/checkpoints/{}", segment(checkpoint)))?);
         }
@@ -341,14 +271,14 @@ pub fn experiment(args: &ExperimentArgs) -> anyhow::Result<()> {
         winner: winner.cloned(),
     };
     let command = match &args.verb {
-        ExperimentVerb::List => return print(&remote.get("/api/experiments")?),
+        ExperimentVerb::List => return print(&remote.list("/api/experiments", None)?),
         ExperimentVerb::Show { experiment } => return print(&remote.get(&path(experiment, ""))?),
         ExperimentVerb::Results { experiment } => return print(&remote.get(&path(experiment, "/results"))?),
         ExperimentVerb::Key { experiment } => return print(&remote.post(&path(experiment, "/key"), &json!({}))?),
         ExperimentVerb::Harvest { experiment } => {
             return print(&remote.post(&path(experiment, "/harvest"), &json!({}))?);
         }
-        ExperimentVerb::Export { experiment, out } => return export(&remote, &path(experiment, "/export"), out),
+        ExperimentVerb::Export { experiment, out } => return download(&remote, &path(experiment, "/export"), out),
         ExperimentVerb::Create { config } => Command::CreateExperiment { config: json_file(config)? },
         ExperimentVerb::Start { experiment } => steer(experiment, ExperimentCommand::Start, None),
         ExperimentVerb::Stop { experiment } => steer(experiment, ExperimentCommand::Stop, None),
@@ -360,12 +290,13 @@ pub fn experiment(args: &ExperimentArgs) -> anyhow::Result<()> {
 }
 
 /// Downloads into a file beside `out`, and gives it its name once all of it is there.
-fn export(remote: &Remote, path: &str, out: &Path) -> anyhow::Result<()> {
+fn download(remote: &Remote, path: &str, out: &Path) -> anyhow::Result<()> {
+    let mut body = remote.file(path)?;
     let partial = out.with_extension("partial");
     let shown = partial.display();
     let file = std::fs::File::create(&partial).with_context(|| format!("cannot write {shown}"))?;
     let mut file = std::io::BufWriter::new(file);
-    let n_bytes = std::io::copy(&mut remote.file(path)?, &mut file).context("the export broke off")?;
+    let n_bytes = std::io::copy(&mut body, &mut file).context("the download broke off")?;
     file.into_inner()
         .map_err(|error| error.into_error())?
         .sync_all()
@@ -405,6 +336,24 @@ pub fn events(args: &EventsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Options of `beckon audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// At most so many commands; all unless told.
+    #[arg(long)]
+    limit: Option<NonZeroUsize>,
+}
+
+/// Prints who asked for what and when, newest first.
+///
+/// # Errors
+/// In words for people.
+pub fn audit(args: &AuditArgs) -> anyhow::Result<()> {
+    print(&args.server.open()?.list("/api/audit", args.limit)?)
+}
+
 fn json_file(path: &Path) -> anyhow::Result<Value> {
     let shown = path.display();
     let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
@@ -415,8 +364,12 @@ fn print(value: &Value) -> anyhow::Result<()> {
     if value.is_null() {
         return Ok(());
     }
-    match writeln!(std::io::stdout(), "{value:#}") {
-        // whoever reads has seen enough, as `head`
+    until_closed(writeln!(std::io::stdout(), "{value:#}"))
+}
+
+/// A closed pipe is no error: whoever reads has seen enough, as `head`.
+fn until_closed(written: std::io::Result<()>) -> anyhow::Result<()> {
+    match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write the answer"),
     }

@@ -5,7 +5,7 @@ use super::terminal::{Terminal, interrupt_flag};
 use super::{DeviceArg, Interrupted, typed};
 use crate::import::{files_of_folder, in_words, write_rejects};
 use crate::pipeline::lineage::Origin;
-use crate::pipeline::parent;
+use crate::pipeline::{parent, teacher};
 use crate::run_config::run_config_from_json;
 use crate::trainer::{Job, RunError, guarded, run_pipeline};
 use anyhow::{Context, bail};
@@ -62,6 +62,11 @@ pub struct LoopArgs {
     /// Train low-rank adapters of the base in place of all its weights.
     #[arg(long, requires = "base")]
     pub lora: bool,
+    /// SFT's teacher: a checkpoint (*.beckon) that writes suggestions for the log's conversations, or a file of such
+    /// suggestions (*.jsonl, lines as {"prompt": [{"role": "user", "text": "…"}], "text": "…", "score": 1.5}). Its settings are
+    /// sft.teacher of --config.
+    #[arg(long)]
+    pub teacher: Option<PathBuf>,
     /// JSON file with a run configuration; what it leaves out comes from its preset.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -79,6 +84,12 @@ pub fn run_loop(args: &LoopArgs) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::decode(&bytes).with_context(|| format!("refused {}", base.display()))?;
         parent::place(&args.out, &bytes)?;
         config.parent = Some(checkpoint.id);
+    }
+    if let Some(path) = &args.teacher {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let is_samples = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+        let id = teacher::place(&args.out, &bytes, is_samples);
+        config.sft.teacher.get_or_insert_default().id = id.with_context(|| format!("refused {}", path.display()))?;
     }
     let records = read_folder(&args.data, &args.out.join("rejects"))?;
     let interrupted = interrupt_flag().context("cannot listen for Ctrl-C")?;

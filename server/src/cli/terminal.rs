@@ -2,6 +2,7 @@
 
 use crate::stage::{Control, Observer};
 use beckon_shared::control::Stage;
+use beckon_shared::control::sample::{SampledPrompt, in_one_line};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -137,6 +138,10 @@ impl Observer for Terminal {
         if !self.is_terminal || self.bars.println(text).is_err() {
             eprintln!("{text}");
         }
+    }
+
+    fn sample(&mut self, stage: Stage, step: usize, prompts: &[SampledPrompt]) {
+        self.log(&in_one_line(stage, step, prompts));
     }
 
     fn device(&mut self, description: &str) {

@@ -1,8 +1,9 @@
 //! `beckon eval policy` and `beckon eval reward`: a checkpoint file judged on a log.
 
 use super::EvalError;
+use super::odd_text::odd_text;
 use super::policy::{SampleSize, policy_figures, write_suggestions};
-use super::reward::figures_by_source;
+use super::reward::{Scorers, figures_by_source};
 use crate::model::llama::Llama;
 use crate::model::reward::Scorer;
 use crate::run_config::run_config_from_json;
@@ -92,7 +93,9 @@ fn imitation(checkpoint: &Checkpoint, examples: &[SftExample]) -> Result<serde_j
 }
 
 /// `beckon eval reward`: figures of a checkpoint's reward model on pairs of a log, a data set at a time, against a
-/// constant, the length of the text and its words; the last two learn from the rest of the log, where there is one.
+/// constant, and what learns from the rest of the log, where there is one: the length of the text, its words, and clicks on
+/// single texts by their words; and how well its spread tells odd text. Rivals that were trained with it are in its run's report:
+/// a checkpoint does not hold them.
 ///
 /// # Errors
 /// [`EvalError`].
@@ -110,8 +113,15 @@ pub fn reward(
     if held_out.pairs.is_empty() {
         return Err(EvalError::NoData { missing: "pairs" });
     }
-    let sources = figures_by_source(records, &train.pairs, &held_out.pairs, (&garm, None), seed);
-    Ok(serde_json::json!({ "checkpoint": checkpoint.id, "part": part.name(), "sources": sources }))
+    let scorers = Scorers { garm: &garm, bradley_terry: None, case_v: None };
+    let sources = figures_by_source(records, &train, &held_out.pairs, scorers, seed);
+    let odd_text = odd_text::<EvalError>(&held_out.pairs, seed, &mut |items| Ok(garm.score(items)))?;
+    Ok(serde_json::json!({
+        "checkpoint": checkpoint.id,
+        "part": part.name(),
+        "sources": sources,
+        "odd_text": odd_text,
+    }))
 }
 
 /// How the checkpoint's run split and read its log, so that what is held out here was held out there; the

@@ -6,10 +6,11 @@
 
 use super::{EvalError, mean_and_t_interval, null_as_nan, nulls_as_nan};
 use crate::model::device::block_on;
+use crate::model::threads;
 use crate::report::ScoredText;
 use crate::stage::aside::evenly;
 use beckon_shared::checkpoint::Checkpoint;
-use beckon_shared::engine::{Engine, Limits, SuggestRequest, Suggestion};
+use beckon_shared::engine::{Limits, SuggestRequest, Suggestion};
 use beckon_shared::metrics::diversity::{Smoothing, distinct_n, self_bleu_2};
 use beckon_shared::metrics::mean;
 use beckon_shared::prompt::Prompt;
@@ -102,7 +103,7 @@ pub fn write_suggestions(
     seed: u64,
 ) -> Result<Vec<Written>, EvalError> {
     let limits = Limits::of(&checkpoint.manifest.model).fastest();
-    let mut engine = Engine::cpu_within(checkpoint, limits)?;
+    let mut engine = threads::cpu_engine(checkpoint, limits)?;
     let mut written = Vec::new();
     for (i, prompt) in evenly(prompts, size.n_prompts).into_iter().enumerate() {
         let request = SuggestRequest {

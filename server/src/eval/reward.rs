@@ -1,26 +1,33 @@
-//! Held-out evaluation of the reward model, a table a data set: pair accuracy, likelihood, calibration
-//! and quality of the spread, against a constant, the length of the text, and a Bradley-Terry model of
-//! the same network. Method B.2.8, B.6.1.
+//! Held-out evaluation of the reward model, a table a data set: pair accuracy, likelihood, calibration, risk by confidence
+//! and quality of the spread, against rivals from a constant to a Bradley-Terry model of the same network. Method B.2.8, B.6.1.
 //!
-//! A pair names the preferred text first. Accuracy counts that order; likelihood, Brier score and
+//! | file | what |
+//! | --- | --- |
+//! | `predictions` | what GaRM and its rivals say of pairs |
+//! | `spread` | GaRM's spread against true counts |
+//!
+//! A pair names the preferred text first. Accuracy and risk count that order; likelihood, Brier score and
 //! calibration use the soft label. Calibration sees each pair from both sides, so that naming the
 //! preferred text first cannot pass as skill.
 
-use super::{null_as_nan, nulls_as_nan};
+mod predictions;
+mod spread;
+
+use super::{null_as_nan, nulls_as_nan, undefined};
 use crate::model::reward::Scorer;
 use crate::report::plot::ReliabilityPoint;
 use crate::stage::aside::evenly;
-use beckon_shared::click::{Counts, Record, Sourced};
-use beckon_shared::engine::Score;
-use beckon_shared::lexical::LexicalModel;
-use beckon_shared::metrics::{brier, ece, mean, nll, pair_accuracy, spearman};
-use beckon_shared::preference::{Pair, PairKind};
+use beckon_shared::click::Sourced;
+use beckon_shared::metrics::{adaptive_ece, aurc, brier, ece, mean, nll, pair_accuracy, spearman};
+use beckon_shared::preference::{Anchor, Pair, PairKind, Split};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::special::normal_cdf;
+pub use predictions::Predictions;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+pub use spread::{Dispersion, dispersion};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bins of the calibration error and of the reliability diagram.
 const N_BINS: usize = 10;
@@ -30,7 +37,7 @@ const N_RESAMPLES: usize = 400;
 /// Figures of one model on one data set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelFigures {
-    /// `GaRM`, `Bradley-Terry`, `TF-IDF`, `length` or `constant`.
+    /// `GaRM`, `Bradley-Terry`, `Case V`, `TF-IDF`, `pointwise logistic`, `length` or `constant`.
     pub model: String,
     /// Share of pairs in the right order, ties half.
     #[serde(deserialize_with = "null_as_nan")]
@@ -47,6 +54,12 @@ pub struct ModelFigures {
     /// Signed-event calibration error, ten bins, both orders of each pair.
     #[serde(deserialize_with = "null_as_nan")]
     pub ece: f64,
+    /// The same with ten bins of equally many rows.
+    #[serde(default = "undefined", deserialize_with = "null_as_nan")]
+    pub adaptive_ece: f64,
+    /// Area under the risk-coverage curve: mean share of wrong orders among the surest 1/n to all of the pairs.
+    #[serde(default = "undefined", deserialize_with = "null_as_nan")]
+    pub aurc: f64,
     /// Mean squared error of the probability.
     #[serde(deserialize_with = "null_as_nan")]
     pub brier: f64,
@@ -65,16 +78,6 @@ pub struct NllDifference {
     /// 95%, from resampling groups.
     #[serde(deserialize_with = "nulls_as_nan")]
     pub interval: (f64, f64),
-}
-
-/// Spread against true counts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Dispersion {
-    /// Spearman's correlation of v with the squared residual beyond sampling noise.
-    #[serde(deserialize_with = "null_as_nan")]
-    pub spearman: f64,
-    /// Texts compared.
-    pub n_texts: usize,
 }
 
 /// One data set.
@@ -111,130 +114,60 @@ pub struct ClearPairs {
     pub models: Vec<ModelFigures>,
 }
 
-/// What a model says of pairs: P(chosen preferred) and, where it has one, the standard deviation of
-/// the difference.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Predictions {
-    /// Name of the model.
-    pub model: String,
-    /// In pair order.
-    pub p: Vec<f64>,
-    /// In pair order.
-    pub std: Option<Vec<f64>>,
-}
-
-impl Predictions {
-    /// GaRM: `Φ((mu_a - mu_b)/sqrt(v_a + v_b))` with the aleatoric variance that the likelihood was
-    /// trained with; `scores` holds chosen and rejected of each pair in turn.
-    pub fn garm(scores: &[Score]) -> Self {
-        let std: Vec<f64> = scores
-            .chunks_exact(2)
-            .map(|s| f64::from(s[0].aleatoric_std).hypot(f64::from(s[1].aleatoric_std)))
-            .collect();
-        let p = scores.chunks_exact(2).zip(&std).map(|(s, std)| normal_cdf(margin(s) / std)).collect();
-        Self { model: "GaRM".into(), p, std: Some(std) }
-    }
-
-    /// Bradley-Terry: logistic in the difference of the means.
-    pub fn bradley_terry(scores: &[Score]) -> Self {
-        Self {
-            model: "Bradley-Terry".into(),
-            p: scores.chunks_exact(2).map(|s| sigmoid(margin(s))).collect(),
-            std: None,
-        }
-    }
-
-    /// Always one half.
-    pub fn constant(n_pairs: usize) -> Self {
-        Self { model: "constant".into(), p: vec![0.5; n_pairs], std: None }
-    }
-
-    /// Logistic in the words' TF-IDF, fitted on training pairs of the data set.
-    pub fn lexical(train: &[&Pair], held_out: &[&Pair]) -> Self {
-        let model = LexicalModel::fit(train.iter().copied());
-        let p = held_out.iter().map(|pair| model.preference(&pair.chosen, &pair.rejected)).collect();
-        Self { model: "TF-IDF".into(), p, std: None }
-    }
-
-    /// Logistic in the difference of log lengths, its slope fitted on training pairs of the data set.
-    pub fn length(train: &[&Pair], held_out: &[&Pair]) -> Self {
-        let slope = fitted_slope(train);
-        Self {
-            model: "length".into(),
-            p: held_out.iter().map(|pair| sigmoid(slope * length_difference(pair))).collect(),
-            std: None,
-        }
-    }
-}
-
-fn margin(pair: &[Score]) -> f64 {
-    f64::from(pair[0].reward_mean) - f64::from(pair[1].reward_mean)
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-fn length_difference(pair: &Pair) -> f64 {
-    let log_length = |text: &str| (text.chars().count().max(1) as f64).ln();
-    log_length(&pair.chosen) - log_length(&pair.rejected)
-}
-
-/// Newton's method on the weighted logistic likelihood of one slope, with a weak prior N(0, 10²) that
-/// keeps it finite where length decides every pair.
-fn fitted_slope(pairs: &[&Pair]) -> f64 {
-    const PRIOR_PRECISION: f64 = 0.01;
-    let mut slope = 0.0;
-    for _ in 0..50 {
-        let (mut gradient, mut curvature) = (-PRIOR_PRECISION * slope, PRIOR_PRECISION);
-        for pair in pairs {
-            let (x, w) = (length_difference(pair), f64::from(pair.weight));
-            let p = sigmoid(slope * x);
-            gradient += w * (f64::from(pair.label) - p) * x;
-            curvature += w * p * (1.0 - p) * x * x;
-        }
-        // a step longer than one would be outside the range where the quadratic holds
-        let step = (gradient / curvature).clamp(-1.0, 1.0);
-        slope += step;
-        if step.abs() < 1e-10 {
-            break;
-        }
-    }
-    slope
-}
-
 /// Most held-out pairs of a data set that are scored.
 const MAX_PAIRS: usize = 2_000;
 
-/// Figures of each data set that has held-out pairs: GaRM, the Bradley-Terry model of the same network where there is one
-/// (`scorers`), and, where there is something to learn from, words and length; each from the data set's own `train` pairs.
+/// Reward models that score pairs.
+#[derive(Debug, Clone, Copy)]
+pub struct Scorers<'a> {
+    /// The one that is judged.
+    pub garm: &'a Scorer,
+    /// Of the same network, trained on the same pairs.
+    pub bradley_terry: Option<&'a Scorer>,
+    /// Of the policy's frozen trunk ([`crate::stage::garm::start::case_v`]).
+    pub case_v: Option<&'a Scorer>,
+}
+
+/// Figures of each data set that has held-out pairs: of GaRM, of the rivals that `scorers` has, and, where the data set's own
+/// part of `train` has something to learn from, of words, clicks of single texts, and length.
 pub fn figures_by_source(
     records: &[Sourced],
-    train: &[Pair],
+    train: &Split,
     held_out: &[Pair],
-    (garm, rival): (&Scorer, Option<&Scorer>),
+    scorers: Scorers,
     seed: u64,
 ) -> Vec<SourceFigures> {
     let names: BTreeSet<&str> = held_out.iter().map(|p| p.source.as_str()).collect();
     let figures = |source: &str| {
-        let of =
-            |pairs: &'_ [Pair]| -> Vec<usize> { (0..pairs.len()).filter(|&i| pairs[i].source == source).collect() };
-        let own: Vec<&Pair> = of(train).into_iter().map(|i| &train[i]).collect();
-        let pairs: Vec<&Pair> = evenly(&of(held_out), MAX_PAIRS).into_iter().map(|i| &held_out[i]).collect();
-        let texts = |p: &&Pair| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()));
-        let items: Vec<(Prompt, String)> = pairs.iter().flat_map(texts).collect();
-        let mut predictions = vec![Predictions::garm(&garm.score(&items))];
-        predictions.extend(rival.map(|rival| Predictions::bradley_terry(&rival.score(&items))));
-        if !own.is_empty() {
-            predictions.extend([Predictions::lexical(&own, &pairs), Predictions::length(&own, &pairs)]);
-        }
-        predictions.push(Predictions::constant(pairs.len()));
-        let counts = held_out_counts(records, source, &pairs);
+        let own: Vec<&Pair> = held_out.iter().filter(|p| p.source == source).collect();
+        let pairs = evenly(&own, MAX_PAIRS);
+        let predictions = predictions(source, train, &pairs, scorers);
+        let counts = spread::held_out_counts(records, source, &pairs);
         let items: Vec<(Prompt, String)> = counts.iter().map(|c| (c.prompt.clone(), c.text.clone())).collect();
-        let scored: Vec<_> = counts.into_iter().zip(garm.score(&items)).collect();
+        let scored: Vec<_> = counts.into_iter().zip(scorers.garm.score(&items)).collect();
         SourceFigures { dispersion: dispersion(&scored), ..source_figures(source, &pairs, &predictions, seed) }
     };
     names.into_iter().map(figures).collect()
+}
+
+/// Of every model there is, GaRM first.
+fn predictions(source: &str, train: &Split, pairs: &[&Pair], scorers: Scorers) -> Vec<Predictions> {
+    let texts = |p: &&Pair| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()));
+    let items: Vec<(Prompt, String)> = pairs.iter().flat_map(texts).collect();
+    let own: Vec<&Pair> = train.pairs.iter().filter(|p| p.source == source).collect();
+    let anchors: Vec<&Anchor> = train.anchors.iter().filter(|a| a.source == source).collect();
+    let mut all = vec![Predictions::garm(&scorers.garm.score(&items))];
+    all.extend(scorers.bradley_terry.map(|rival| Predictions::bradley_terry(&rival.score(&items))));
+    all.extend(scorers.case_v.map(|rival| Predictions::case_v(&rival.score(&items))));
+    if !own.is_empty() {
+        all.push(Predictions::lexical(&own, pairs));
+    }
+    all.extend(Predictions::pointwise(&anchors, pairs));
+    if !own.is_empty() {
+        all.push(Predictions::length(&own, pairs));
+    }
+    all.push(Predictions::constant(pairs.len()));
+    all
 }
 
 /// Figures of all models on the held-out pairs of one data set; the first of `predictions` is the one
@@ -310,6 +243,8 @@ fn model_figures(m: &Predictions, nlls: &[f64], labels: &[f64], groups: &Groups)
         nll: mean(nlls),
         nll_interval: groups.interval(nlls),
         ece: ece(&both_p, &both_labels, N_BINS),
+        adaptive_ece: adaptive_ece(&both_p, &both_labels, N_BINS),
+        aurc: aurc(&m.p, labels),
         brier: brier(&m.p, labels),
         spread_spearman: m.std.as_ref().map(|std| {
             let residuals: Vec<f64> = m.p.iter().zip(labels).map(|(p, y)| (y - p).abs()).collect();
@@ -377,61 +312,6 @@ impl Groups {
         let at = |q: f64| means[((N_RESAMPLES - 1) as f64 * q).round() as usize];
         (at(0.025), at(0.975))
     }
-}
-
-/// Whether GaRM's variance finds the texts whose true click rate strays from its mean, beyond what
-/// sampling explains. Within each test, the empirical logit `l_i = ln((k+½)/(n-k+½))` is regressed on
-/// the predicted mean (one slope for the data set); the residual's square minus its sampling variance
-/// `m_i = 1/(k+½) + 1/(n-k+½)` is compared with v_i by ranks. `None` below 20 texts.
-pub fn dispersion(texts: &[(&Counts, Score)]) -> Option<Dispersion> {
-    const FEWEST_TEXTS: usize = 20;
-    let mut tests: HashMap<(&str, &beckon_shared::prompt::Prompt), Vec<&(&Counts, Score)>> = HashMap::new();
-    for row in texts {
-        tests.entry((&row.0.group, &row.0.prompt)).or_default().push(row);
-    }
-    // centred logit, centred mean, sampling variance of the centred logit, v
-    let mut rows: Vec<[f64; 4]> = Vec::new();
-    for test in tests.values().filter(|t| t.len() >= 2) {
-        let n = test.len() as f64;
-        let logits: Vec<(f64, f64)> = test.iter().map(|(c, _)| empirical_logit(c)).collect();
-        let (logit_mean, mu_mean) = (
-            logits.iter().map(|l| l.0).sum::<f64>() / n,
-            test.iter().map(|(_, s)| f64::from(s.reward_mean)).sum::<f64>() / n,
-        );
-        for ((_, score), (logit, noise)) in test.iter().zip(logits) {
-            let v = f64::from(score.aleatoric_std).powi(2);
-            rows.push([logit - logit_mean, f64::from(score.reward_mean) - mu_mean, noise * (1.0 - 1.0 / n), v]);
-        }
-    }
-    if rows.len() < FEWEST_TEXTS {
-        return None;
-    }
-    let xx: f64 = rows.iter().map(|r| r[1] * r[1]).sum();
-    let slope = if xx > 0.0 { rows.iter().map(|r| r[0] * r[1]).sum::<f64>() / xx } else { 0.0 };
-    let strays: Vec<f64> = rows.iter().map(|r| (r[0] - slope * r[1]).powi(2) - r[2]).collect();
-    let variances: Vec<f64> = rows.iter().map(|r| r[3]).collect();
-    Some(Dispersion { spearman: spearman(&variances, &strays), n_texts: rows.len() })
-}
-
-fn empirical_logit(counts: &Counts) -> (f64, f64) {
-    let clicked = counts.n_clicks as f64 + 0.5;
-    let not = counts.n_impressions.saturating_sub(counts.n_clicks) as f64 + 0.5;
-    ((clicked / not).ln(), 1.0 / clicked + 1.0 / not)
-}
-
-/// The counts of a data set whose text is in a held-out pair.
-pub fn held_out_counts<'a>(records: &'a [Sourced], source: &str, held_out: &[&Pair]) -> Vec<&'a Counts> {
-    let seen: std::collections::HashSet<(&beckon_shared::prompt::Prompt, &str)> =
-        held_out.iter().flat_map(|p| [(&p.prompt, p.chosen.as_str()), (&p.prompt, p.rejected.as_str())]).collect();
-    let mut counts = Vec::new();
-    for record in records.iter().filter(|r| r.source == source) {
-        if let Record::Counts(c) = &record.record
-            && seen.contains(&(&c.prompt, c.text.as_str()))
-        {
-            counts.push(c);
-        }
-    }
-    counts
 }
 
 #[cfg(test)]

@@ -89,6 +89,25 @@ async fn what_the_store_has_forgotten_is_told_as_missed() {
     assert_eq!(got[1..], [(6, changed(6)), (7, changed(7)), (8, changed(8)), (9, changed(9))]);
 }
 
+#[test]
+fn what_a_run_says_outlives_the_events_that_told_it() {
+    let bench = Bench::new();
+    let (store, events) = bench.open(0);
+    let run = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Running, 0, None).expect("stored").id;
+    let line = |text: &str| Event::Line { run_id: run.clone(), text: text.into() };
+    let alarm = |run_id: Option<&str>| Event::Alarm { run_id: run_id.map(str::to_owned), text: "look".into() };
+    for event in [line("one"), alarm(Some(&run)), alarm(None), alarm(Some("r99")), changed(1)] {
+        events.announce(&event);
+    }
+    store.forget_events_before(u64::from(u32::MAX)).expect("forgotten");
+    let kept = store.run_lines(&run, i64::MAX, 9).expect("read");
+    assert_eq!(
+        kept.iter().map(|line| (line.text.as_str(), line.alarm)).collect::<Vec<_>>(),
+        [("look", true), ("one", false)]
+    );
+    assert!(kept.iter().all(|line| line.time_millis > 1_700_000_000_000), "{kept:?}");
+}
+
 #[tokio::test]
 async fn a_number_from_another_server_reads_as_missed() {
     let bench = Bench::new();

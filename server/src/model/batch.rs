@@ -4,6 +4,12 @@
 //! which order the batches come, follows from (seed, epoch) alone. Every epoch has the same number
 //! of batches of the same shapes, so a step's batch is known from its number.
 //!
+//! Several sequences in one row (packing, with positions that begin anew and a mask between them) would save the padding
+//! that is left. Of SFT's examples of the public sets (36,107 with a median of 11 tokens, counted by a rule of thumb from
+//! words) that is 0.3% of the tokens at the default of 1,024 a batch and 1.0% at 4,096, as all examples are in order of
+//! length before they are cut into batches; so a row holds one sequence, and SFT shows the share of every step as
+//! `padding_share`. A small log has few rows of like length and more padding, and trains in seconds.
+//!
 //! Dimension key: `B` rows, `T` tokens of the longest row, `N` suggestion tokens of the batch.
 
 use beckon_shared::prompt::Prompt;
@@ -159,6 +165,14 @@ fn fill(order: &[usize], lengths: &[usize], n_tokens: usize) -> Vec<Vec<usize>> 
     batches
 }
 
+/// Share of padding in rectangles of the rows `parts`, whose lengths are `lengths`: 0 where all of a part are alike.
+pub fn padding_share(lengths: &[usize], parts: &[Vec<usize>]) -> f64 {
+    let of_part = |part: &Vec<usize>| part.len() * part.iter().map(|&i| lengths[i]).max().unwrap_or(0);
+    let padded: usize = parts.iter().map(of_part).sum();
+    let own: usize = parts.iter().flatten().map(|&i| lengths[i]).sum();
+    if padded == 0 { 0.0 } else { 1.0 - own as f64 / padded as f64 }
+}
+
 /// A seed for one purpose, drawn from the stage's, so that purposes do not share a stream.
 pub fn derived_seed(seed: u64, purpose: u64) -> u64 {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -204,6 +218,19 @@ mod tests {
     fn an_item_longer_than_the_budget_gets_a_batch_of_its_own() {
         assert_eq!(plan_sorted(&[300, 4, 4], 100), [vec![1, 2], vec![0]]);
         assert_eq!(plan_sorted(&[], 100), Vec::<Vec<usize>>::new());
+    }
+
+    #[test]
+    fn padding_is_what_the_longest_row_of_a_part_adds_to_the_others() {
+        let lengths = [4, 2, 10, 9];
+        assert_eq!(padding_share(&lengths, &[vec![0, 1, 2, 3]]), 1.0 - 25.0 / 40.0);
+        assert_eq!(padding_share(&lengths, &[vec![1, 0], vec![3, 2]]), 1.0 - 25.0 / 28.0);
+        assert_eq!(padding_share(&lengths, &[vec![2]]), 0.0);
+        assert_eq!(padding_share(&lengths, &[]), 0.0);
+        // order of length before cutting leaves little of it
+        let lengths: Vec<usize> = (0..2_000).map(|i| 8 + i * 37 % 120).collect();
+        let share = padding_share(&lengths, &plan(&lengths, 1_024, 3, 0));
+        assert!(share < 0.01, "{share}");
     }
 
     #[test]

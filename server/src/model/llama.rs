@@ -8,6 +8,8 @@
 //! Dimension key: `B` batch, `T` tokens, `D` width, `H` heads, `G` key-value heads, `K` head
 //! width, `V` vocabulary, `F` feed-forward width, `N` rows, that is selected tokens.
 
+mod pass;
+
 use super::ops::{self, Rotary};
 use super::{ModelError, lora};
 use beckon_shared::config::{ModelConfig, tensor_names};
@@ -16,6 +18,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+pub use pass::Pass;
 
 /// Standard deviation of the initial weights (GPT-2's, which suits a tied embedding).
 const INIT_STD: f64 = 0.02;
@@ -106,7 +110,7 @@ impl Llama {
             embed: if is_adapted(tensors) { embed.set_require_grad(false) } else { embed },
             layers: (0..config.n_layers).map(layer).collect(),
             norm: vector(tensors, "model.norm.weight", device),
-            rotary: Rotary::new(config.max_seq_len, config.head_dim, config.rope_base, device),
+            rotary: Rotary::new(config.max_seq_len, &config.rope_frequencies(), device),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             norm_eps: f64::from(config.norm_eps),
@@ -166,8 +170,7 @@ impl Llama {
         let mut x = ops::rows(self.embed.val(), tokens.reshape([b * t])); // [B·T, D]
         let mut found = Vec::with_capacity(depths.len());
         for (i, layer) in self.layers.iter().enumerate() {
-            x = x.clone() + self.attention(layer, ops::rms_norm(x, layer.attn_norm.val(), self.norm_eps), b);
-            x = x.clone() + layer.feed_forward(ops::rms_norm(x, layer.mlp_norm.val(), self.norm_eps));
+            x = self.layer(layer, x, b);
             if depths.contains(&(i + 1)) {
                 let normed = ops::rms_norm(x.clone(), self.norm.val(), self.norm_eps);
                 let d = normed.dims()[1];
@@ -180,9 +183,14 @@ impl Llama {
     /// Scores of every token: `hidden · embedᵀ`, `[B, T, D]` to `[B, T, V]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = hidden.dims();
-        let embed = self.embed.val(); // [V, D]
-        let v = embed.dims()[0];
-        hidden.reshape([b * t, d]).matmul(embed.transpose()).reshape([b, t, v]) // [B, T, V]
+        let logits = self.row_logits(hidden.reshape([b * t, d])); // [B·T, V]
+        let v = logits.dims()[1];
+        logits.reshape([b, t, v]) // [B, T, V]
+    }
+
+    /// Scores of every token after each of some rows: `[N, D]` to `[N, V]`.
+    pub fn row_logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        hidden.matmul(self.embed.val().transpose()) // [N, V]
     }
 
     /// Log-probabilities (nats) of `targets` `[N]` given the hidden states `[N, D]` of the tokens
@@ -199,6 +207,12 @@ impl Llama {
     /// Longest row that [`Self::hidden`] takes, in tokens.
     pub fn max_seq_len(&self) -> usize {
         self.max_seq_len
+    }
+
+    /// One layer on the residual stream `[B·T, D]`.
+    fn layer(&self, layer: &Block, x: Tensor<2>, batch: usize) -> Tensor<2> {
+        let x = x.clone() + self.attention(layer, ops::rms_norm(x, layer.attn_norm.val(), self.norm_eps), batch);
+        x.clone() + layer.feed_forward(ops::rms_norm(x, layer.mlp_norm.val(), self.norm_eps))
     }
 
     /// Attention of one layer on normed rows `[B·T, D]`.

@@ -46,7 +46,8 @@ pub fn check(model: &ModelConfig, config: &RunConfig, free: u64) -> Result<(), M
         } else if need.weights > free {
             "free some, or take a smaller model".to_owned()
         } else {
-            format!("set micro_batch_tokens below {} or lower {batch}", need.n_tokens)
+            let also = if config.checkpoint_activations { "" } else { ", or set checkpoint_activations" };
+            format!("set micro_batch_tokens below {} or lower {batch}{also}", need.n_tokens)
         };
         return Err(MemoryError { stage, need: need.weights + need.activations, free, advice });
     }
@@ -83,11 +84,15 @@ fn need(model: &ModelConfig, config: &RunConfig, stage: Stage) -> Need {
     };
     let n_tokens = config.micro_batch_tokens.map_or(n_tokens, |limit| n_tokens.min(limit));
     // of a token and layer: residual stream and norms, queries to outputs, gate, up and their product
-    let n_kept = 8 * model.d_model + 3 * model.d_ff;
+    let n_of_layer = 8 * model.d_model + 3 * model.d_ff;
+    let n_kept = match config.checkpoint_activations {
+        false => n_of_layer * model.n_layers,
+        true => n_of_layer + model.d_model * model.n_layers,
+    };
     let bytes = |n: usize| 4 * n as u64;
     Need {
         weights: bytes(n_networks * n_all + 3 * n_learning),
-        activations: bytes(n_kept * model.n_layers).saturating_mul(n_tokens as u64),
+        activations: bytes(n_kept).saturating_mul(n_tokens as u64),
         n_tokens,
     }
 }
@@ -129,6 +134,12 @@ mod tests {
         assert!(error.contains("micro_batch_tokens below 1048576 or lower sft.batch_tokens"), "{error}");
         wide.micro_batch_tokens = Some(512);
         assert_eq!(refused(&wide, 4.0), None, "the same step in parts");
+        // 30 layers: the inputs of all and one whole are a tenth of 30 whole
+        let mut deep = RunConfig { micro_batch_tokens: Some(1 << 14), ..wide.clone() };
+        let error = refused(&deep, 10.0).expect("sixteen thousand tokens at once").to_string();
+        assert!(error.contains("checkpoint_activations"), "{error}");
+        deep.checkpoint_activations = true;
+        assert_eq!(refused(&deep, 10.0), None, "layers are computed again");
         let mut many = adapters;
         many.rl.batch_prompts = 1 << 14;
         assert_eq!(refused(&many, 16.0).map(|error| error.stage), Some(Stage::Rl));

@@ -4,26 +4,80 @@
 //! tokens; its graph is gone before the next one's is made on the same device, and the gradients are added up, so that a step
 //! is the same but for rounding. Where a loss couples rows, as that of a pair does, [`Features`] are read without a graph, the
 //! loss gives each row its gradient, and the parts are read once more to bring these to the weights (arXiv 2101.06983).
+//! What a backward pass keeps grows with the layers too: a [`Tape`] can keep their inputs alone.
 
-use super::batch::{Batch, Sequence};
+use super::batch::{Batch, Sequence, plan_sorted};
+use super::llama::{Llama, Pass};
+use super::ops;
 use super::parallel::Replicas;
 use super::reward::RewardModel;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 
-/// Sum of the parts' losses, and the gradient of that sum. `loss` is told the weights to use and where they are.
-pub fn summed<M: Module, P>(
-    model: &M,
-    replicas: &Replicas<M>,
+/// Padded tokens of a rectangle of [`Features`]. A lesson of 32 pairs of the public sets is a third padding as one
+/// rectangle and an eighth in these.
+const RECTANGLE_TOKENS: usize = 512;
+
+/// The passes through a network that a loss rests on.
+///
+/// Where activations are recomputed, the hidden states of a pass are leaves of the loss's graph, which then holds nothing of
+/// the layers; their gradient is carried on by [`Llama::carry`].
+pub struct Tape {
+    recompute: bool,
+    passes: Vec<(Tensor<3>, Pass)>,
+}
+
+impl Tape {
+    /// Without `recompute` all activations are kept, and the tape does nothing.
+    pub fn new(recompute: bool) -> Self {
+        Self { recompute, passes: Vec::new() }
+    }
+
+    /// [`Llama::hidden`]: tokens `[B, T]` to `[B, T, D]`.
+    pub fn hidden(&mut self, model: &Llama, tokens: Tensor<2, Int>) -> Tensor<3> {
+        if !self.recompute {
+            return model.hidden(tokens);
+        }
+        let (hidden, pass) = model.pass(tokens);
+        let hidden = Tensor::from_inner(hidden).require_grad();
+        self.passes.push((hidden.clone(), pass));
+        hidden
+    }
+
+    /// Gradient of `loss` by the weights of `whole`, of which `trunk`, where the passes went through, is a part or all.
+    fn gradients<M: Module>(self, loss: &Tensor<1>, whole: &M, trunk: &Llama) -> GradientsParams {
+        let mut gradients = loss.backward();
+        let carried = |(hidden, pass): (Tensor<3>, Pass)| Some((hidden.grad_remove(&mut gradients)?, pass));
+        let carried: Vec<(Tensor<3>, Pass)> = self.passes.into_iter().filter_map(carried).collect();
+        let of_loss = GradientsParams::from_grads(gradients, whole);
+        if carried.is_empty() {
+            return of_loss;
+        }
+        let mut sum = GradientsAccumulator::new();
+        sum.accumulate(whole, of_loss);
+        for (gradient, pass) in carried {
+            trunk.carry(pass, gradient, &mut |part| sum.accumulate(whole, part));
+        }
+        sum.grads()
+    }
+}
+
+/// Sum of the parts' losses, and the gradient of that sum. `loss` is told the weights to use, where they are, and the tape that
+/// its hidden states come from.
+pub fn summed<P>(
+    model: &Llama,
+    replicas: &Replicas<Llama>,
+    recompute: bool,
     parts: impl IntoIterator<Item = P>,
-    loss: impl Fn(&M, &Device, P) -> Tensor<1>,
+    loss: impl Fn(&Llama, &Device, &mut Tape, P) -> Tensor<1>,
 ) -> (f64, GradientsParams) {
     let mut sum = GradientsAccumulator::new();
     let mut total = 0.0;
-    let work = |weights: &M, device: &Device, part| {
-        let loss = loss(weights, device, part);
-        let gradients = GradientsParams::from_grads(loss.backward(), weights);
+    let work = |weights: &Llama, device: &Device, part| {
+        let mut tape = Tape::new(recompute);
+        let loss = loss(weights, device, &mut tape, part);
+        let gradients = tape.gradients(&loss, weights, weights);
         (loss, gradients)
     };
     replicas.each(model, parts, work, |(loss, gradients)| {
@@ -48,10 +102,11 @@ pub struct Features {
     /// What has to be read again for the weights' gradient: rows and their batch. Empty where `rows` is connected to the
     /// weights by itself.
     unread: Vec<(Vec<usize>, Batch)>,
+    recompute: bool,
 }
 
 impl Features {
-    /// Reads `sequences`: with a graph where they are one part, else without.
+    /// Reads `sequences`: with a graph where they are one part whose activations are kept, else without.
     ///
     /// # Panics
     /// If there are none.
@@ -60,13 +115,13 @@ impl Features {
         replicas: &Replicas<RewardModel>,
         sequences: &[&Sequence],
         n_tokens: Option<usize>,
+        recompute: bool,
     ) -> Self {
         let device = replicas.device();
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let parts = replicas.split(&lengths, n_tokens);
-        if parts.len() == 1 {
-            let batch = Batch::pack(sequences.iter().copied());
-            return Self { rows: model.features(&batch, device), unread: Vec::new() };
+        if parts.len() == 1 && !recompute {
+            return Self { rows: in_rectangles(model, sequences, &lengths, device), unread: Vec::new(), recompute };
         }
         let pack = |rows: Vec<usize>| {
             let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
@@ -79,10 +134,9 @@ impl Features {
             weights.valid().features(batch, &place.clone().inner())
         };
         replicas.each(model, &unread, work, |features| read.push(features.to_device(&device)));
-        let mut place = vec![0; sequences.len()];
-        unread.iter().flat_map(|(rows, _)| rows).enumerate().for_each(|(k, &i)| place[i] = k);
+        let place = places(unread.iter().map(|(rows, _)| rows), sequences.len());
         let rows = Tensor::cat(read, 0).select(0, indices(&place, &device));
-        Self { rows: Tensor::from_inner(rows).require_grad(), unread }
+        Self { rows: Tensor::from_inner(rows).require_grad(), unread, recompute }
     }
 
     /// Brings the gradient of a loss of `rows` to the weights: added to `sum`.
@@ -100,15 +154,80 @@ impl Features {
         let work = |weights: &RewardModel, device: &Device, (rows, batch): &(Vec<usize>, Batch)| {
             let share = gradient.clone().select(0, indices(rows, &gradient.device()));
             let share = share.to_device(&device.clone().inner());
-            let carried = (weights.features(batch, device) * Tensor::from_inner(share)).sum();
-            GradientsParams::from_grads(carried.backward(), weights)
+            let mut tape = Tape::new(self.recompute);
+            let carried = (weights.features_on(batch, device, &mut tape) * Tensor::from_inner(share)).sum();
+            tape.gradients(&carried, weights, weights.trunk())
         };
         replicas.each(model, &self.unread, work, |part| sum.accumulate(model, gathered(part, model, replicas)));
     }
+}
+
+/// Features `[R, D]`, connected to the weights. On a CPU, where time follows the tokens, rows of like length share a
+/// rectangle; a GPU would rather have one large one.
+fn in_rectangles(model: &RewardModel, sequences: &[&Sequence], lengths: &[usize], device: &Device) -> Tensor<2> {
+    let plan = if ops::is_fused(device) { plan_sorted(lengths, RECTANGLE_TOKENS) } else { Vec::new() };
+    if plan.len() < 2 {
+        return model.features(&Batch::pack(sequences.iter().copied()), device);
+    }
+    let read = plan.iter().map(|rows| model.features(&Batch::pack(rows.iter().map(|&i| sequences[i])), device));
+    let read = Tensor::cat(read.collect(), 0); // [R, D]
+    ops::rows(read, indices(&places(&plan, sequences.len()), &device.clone().inner()))
+}
+
+/// Where each of `n` rows is found behind one another in the parts.
+fn places<'a>(parts: impl IntoIterator<Item = &'a Vec<usize>>, n: usize) -> Vec<usize> {
+    let mut places = vec![0; n];
+    parts.into_iter().flatten().enumerate().for_each(|(k, &i)| places[i] = k);
+    places
 }
 
 fn indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
     let rows: Vec<i32> = rows.iter().map(|&i| i as i32).collect();
     let n = rows.len();
     Tensor::from_data(TensorData::new(rows, [n]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::llama::Llama;
+    use crate::model::optim::{AdamW, AdamWConfig};
+    use beckon_shared::config::{ModelConfig, Preset};
+    use beckon_shared::metrics::assert_close;
+
+    #[test]
+    fn rectangles_of_like_length_have_the_features_and_the_gradient_of_one() {
+        let config = ModelConfig { vocab_size: 50, d_model: 32, n_layers: 1, ..Preset::Tiny.model() };
+        let device = Device::flex().autodiff();
+        let policy = Llama::init(&config, 3, &device).expect("network").to_tensors();
+        let model = RewardModel::init(&config, &policy, 0.0, 0.01, 5, &device).expect("network");
+        let sequence = |i: usize| {
+            let tokens: Vec<u32> = (0..4 + i * 7 % 30).map(|k| ((k * 5 + i) % 50) as u32).collect();
+            Sequence::new(&tokens[..2], &tokens[2..])
+        };
+        let sequences: Vec<Sequence> = (0..40).map(sequence).collect();
+        let sequences: Vec<&Sequence> = sequences.iter().collect();
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
+        assert!(plan_sorted(&lengths, RECTANGLE_TOKENS).len() > 1, "more than one rectangle");
+
+        let weights: Vec<f32> = (0..40 * 32).map(|i| (i as f32 * 0.7).sin()).collect();
+        let read = |features: Tensor<2>| {
+            let weights: Tensor<2> = Tensor::from_data(TensorData::new(weights.clone(), [40, 32]), &device);
+            let grads = GradientsParams::from_grads((features.clone() * weights).sum().backward(), &model);
+            // so large an epsilon makes the step the gradient, nearly
+            let plain = AdamWConfig { epsilon: 1.0, weight_decay: 0.0, clip_norm: f64::MAX, ..AdamWConfig::default() };
+            let (learnt, norm) = AdamW::new(plain).step(model.clone(), grads, 1.0, &|_| 1.0);
+            (features.into_data().try_into_vec::<f32>().expect("f32"), norm, learnt.to_tensors())
+        };
+        let whole = read(model.features(&Batch::pack(sequences.iter().copied()), &device));
+        let parts = read(in_rectangles(&model, &sequences, &lengths, &device));
+        for (part, whole) in parts.0.iter().zip(&whole.0) {
+            assert_close("feature", *part, f64::from(*whole), 1e-5);
+        }
+        assert_close("norm of the gradient", parts.1, whole.1, 1e-4 * whole.1);
+        let embedding = "model.embed_tokens.weight";
+        for (part, whole) in parts.2[embedding].data.iter().zip(&whole.2[embedding].data) {
+            assert_close("a step", *part, f64::from(*whole), 1e-4);
+        }
+    }
 }

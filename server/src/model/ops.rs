@@ -40,7 +40,7 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
 }
 
 /// Rotary position embedding, half-split (Su et al. 2021, in the layout of Hugging Face's Llama).
-/// Element `i < K/2` of a head turns with element `i + K/2` by `position * base^(-2i/K)`.
+/// Element `i < K/2` of a head turns with element `i + K/2` by the position times the pair's frequency.
 #[derive(burn::module::Module, Debug)]
 pub struct Rotary {
     /// Cosines, each half alike: `[max_seq_len, K]`.
@@ -53,12 +53,14 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Tables for positions below `max_seq_len`; angles are computed in f64.
-    pub fn new(max_seq_len: usize, head_dim: usize, base: f32, device: &Device) -> Self {
-        let half = head_dim / 2;
+    /// Tables for positions below `max_seq_len`, with the frequencies `[K / 2]` of
+    /// [`ModelConfig::rope_frequencies`](beckon_shared::config::ModelConfig::rope_frequencies); angles are computed in f64.
+    pub fn new(max_seq_len: usize, frequencies: &[f64], device: &Device) -> Self {
+        let half = frequencies.len();
+        let head_dim = 2 * half;
         let angle = |i: usize| {
             let (position, pair) = (i / head_dim, i % head_dim % half);
-            position as f64 * f64::from(base).powf(-2.0 * pair as f64 / head_dim as f64)
+            position as f64 * frequencies[pair]
         };
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = (0..max_seq_len * head_dim).map(|i| f(angle(i)) as f32).collect();
@@ -101,6 +103,19 @@ pub fn token_logps(hidden: Tensor<2>, embed: Tensor<2>, targets: Tensor<1, Int>)
         return Tensor::from_dispatch(Dispatch::token_logps(hidden, embed, targets.into_dispatch()));
     }
     composed::token_logps(hidden, embed, targets)
+}
+
+/// Losses of tokens with a teacher's soft targets, `(1 - a) CE + a T² KL(p_T || p_S)` in nats: `targets` `[N]` and the
+/// teacher's logits `[N, V]` against the student's `[N, V]`, both softmaxes of the KL at temperature T; gives `[N]`. Method
+/// B.1.5 (5), [`beckon_shared::distill::soft_target`]. On every device composed: the whole distribution is needed.
+pub fn soft_target_losses(
+    student: Tensor<2>,
+    teacher: Tensor<2>,
+    targets: Tensor<1, Int>,
+    weight: f64,
+    temperature: f64,
+) -> Tensor<1> {
+    composed::soft_target_losses(student, teacher, targets, weight, temperature)
 }
 
 /// Rows of a matrix `[M, D]` at `picked` `[N]`, which may repeat; gives `[N, D]`.

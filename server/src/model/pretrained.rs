@@ -176,6 +176,12 @@ pub enum PretrainedError {
     /// A policy cannot be written as GGUF.
     #[error("cannot be written as GGUF: {0}")]
     ToGguf(GgufError),
+    /// The network cannot be described by a `config.json`.
+    #[error("cannot be written as a folder: {reason}")]
+    ToFolder {
+        /// Why, and what to do.
+        reason: &'static str,
+    },
     /// A file cannot be written.
     #[error(transparent)]
     Write(#[from] StateError),

@@ -19,6 +19,7 @@ pub mod likelihood;
 use super::ModelError;
 use super::batch::{self, Batch, Sequence};
 use super::llama::{Llama, check_shapes, dense, normals};
+use super::micro::Tape;
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::{ModelConfig, reward_head_names};
 use beckon_shared::engine::Score;
@@ -82,7 +83,7 @@ impl Head {
 }
 
 /// softplus⁻¹(x) = ln(exp(x) - 1), for x > 0.
-fn inverse_softplus(x: f64) -> f64 {
+pub(crate) fn inverse_softplus(x: f64) -> f64 {
     x + (-(-x).exp_m1()).ln()
 }
 
@@ -151,7 +152,17 @@ impl RewardModel {
 
     /// Pooled features of a batch's suggestions, `[B, D]`.
     pub fn features(&self, batch: &Batch, device: &Device) -> Tensor<2> {
-        pooled(self.trunk.hidden(batch.tensors(device).tokens), batch, device)
+        self.features_on(batch, device, &mut Tape::new(false))
+    }
+
+    /// [`Self::features`] with the pass on a tape.
+    pub fn features_on(&self, batch: &Batch, device: &Device, tape: &mut Tape) -> Tensor<2> {
+        pooled(tape.hidden(&self.trunk, batch.tensors(device).tokens), batch, device)
+    }
+
+    /// The network below the heads.
+    pub fn trunk(&self) -> &Llama {
+        &self.trunk
     }
 
     /// [`Self::features`] as they would be of a trunk that ends after each of `depths` layers (ascending).

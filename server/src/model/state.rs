@@ -44,12 +44,36 @@ pub enum StateError {
         /// Which file.
         path: PathBuf,
     },
+    /// Written by a version whose states are not those of this one.
+    #[error(
+        "written by Beckon {wrote}, and this is {}: {reason}; finish the run with that version, or delete the file to \
+         start this stage anew: {}",
+        program(),
+        path.display()
+    )]
+    OtherVersion {
+        /// Which version.
+        wrote: String,
+        /// What this one cannot read.
+        reason: String,
+        /// Which file.
+        path: PathBuf,
+    },
     /// The state belongs to other inputs.
     #[error("saved by a run with another configuration, seed or data; use a new folder or delete the file: {}", path.display())]
     OtherRun {
         /// Which file.
         path: PathBuf,
     },
+}
+
+/// This program's version and, where the build was told, its commit: what its files say of who wrote them.
+pub fn program() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match option_env!("BECKON_COMMIT").filter(|commit| !commit.is_empty()) {
+        Some(commit) => format!("{version} ({commit})"),
+        None => version.to_owned(),
+    }
 }
 
 /// A hash over everything that a stage's result follows from; saved with its state, so that a

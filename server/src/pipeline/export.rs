@@ -7,6 +7,7 @@ use super::recorder::Recorder;
 use super::{PipelineError, Trained, create_dir, parent};
 use crate::model::state::write_atomic;
 use crate::stage::Observer;
+use crate::stage::rl::reward_version;
 use beckon_shaders::ready;
 use beckon_shared::adapter::{AdapterFile, AdapterParts};
 use beckon_shared::checkpoint::{Checkpoint, Formats, Lineage, Parts};
@@ -43,6 +44,7 @@ pub fn pack(run: &RunFacts, trained: &Trained, policy: &TensorMap) -> Result<Che
             command: run.origin.command.clone(),
             device: trained.devices.name.clone(),
             simulated: is_simulated(run.records),
+            reward_version: Some(reward_version(&trained.garm.reward, &trained.garm.config)),
         },
         tokenizer: &trained.tokenizer,
     };

@@ -7,7 +7,7 @@ use crate::eval::mean_and_t_interval;
 use crate::eval::ngram::CachedNGram;
 use crate::eval::odd_text::odd_text;
 use crate::eval::policy::{SampleSize, Written, policy_figures, write_suggestions};
-use crate::eval::reward::figures_by_source;
+use crate::eval::reward::{Scorers, figures_by_source};
 use crate::model::batch::{Sequence, derived_seed};
 use crate::model::reward::Scorer;
 use crate::model::state::write_atomic;
@@ -17,8 +17,8 @@ use crate::report::{
 };
 use crate::stage::Observer;
 use crate::stage::aside::evenly;
-use crate::stage::garm::GarmOutcome;
-use beckon_shared::checkpoint::Checkpoint;
+use crate::stage::garm::start::case_v;
+use beckon_shared::checkpoint::{Checkpoint, RewardConfig};
 use beckon_shared::click::Sourced;
 use beckon_shared::config::Preset;
 use beckon_shared::control::tuning::Change;
@@ -28,6 +28,7 @@ use beckon_shared::lexical::LexicalModel;
 use beckon_shared::metrics::mean;
 use beckon_shared::preference::{SftExample, Split};
 use beckon_shared::prompt::Prompt;
+use beckon_shared::tensor::TensorMap;
 use std::path::Path;
 
 /// Prompts shown with suggestions.
@@ -107,7 +108,7 @@ fn measure(
     let before = write_suggestions(&export::pack(run, trained, &trained.sft.policy)?, prompts, size, seed)?;
     let after = write_suggestions(checkpoint, prompts, size, seed)?;
     let policies = vec![policy_figures("SFT", &before), policy_figures("RL", &after)];
-    let judged = trained.judge.as_ref().map(|judge| judged(judge, &before, &after));
+    let judged = trained.judges.scoring.as_ref().map(|judge| judged(judge, &before, &after));
     for (figures, name) in policies.iter().zip(["reward_mean_sft", "reward_mean_rl"]) {
         observer.metric(Stage::Eval, 1, 1, name, figures.reward_mean);
     }
@@ -195,14 +196,17 @@ fn sft_report(run: &RunFacts, trained: &Trained) -> Result<SftReport, PipelineEr
 }
 
 fn garm_report(run: &RunFacts, trained: &Trained, seed: u64) -> Result<GarmReport, PipelineError> {
-    let scorer = |outcome: &GarmOutcome| {
-        Scorer::new(&trained.model, &outcome.reward, &outcome.config, &trained.tokenizer, &trained.devices.first)
+    let scorer = |tensors: &TensorMap, config: &RewardConfig| {
+        Scorer::new(&trained.model, tensors, config, &trained.tokenizer, &trained.devices.first)
     };
-    let garm = scorer(&trained.garm)?;
-    let rival = trained.baseline.as_ref().map(scorer).transpose()?;
-    let dataset = &trained.dataset;
-    let (train, held_out) = (&dataset.train.pairs, &dataset.held_out.pairs);
-    let sources = figures_by_source(run.records, train, held_out, (&garm, rival.as_ref()), seed);
+    let garm = scorer(&trained.garm.reward, &trained.garm.config)?;
+    let rival = trained.baseline.as_ref().map(|rival| scorer(&rival.reward, &rival.config)).transpose()?;
+    let theta = trained.garm.case_v.as_deref();
+    let frozen = theta.and_then(|theta| case_v(theta, &trained.sft.policy, &trained.model, &trained.garm.config));
+    let frozen = frozen.map(|(tensors, config)| scorer(&tensors, &config)).transpose()?;
+    let held_out = &trained.dataset.held_out.pairs;
+    let scorers = Scorers { garm: &garm, bradley_terry: rival.as_ref(), case_v: frozen.as_ref() };
+    let sources = figures_by_source(run.records, &trained.dataset.train, held_out, scorers, seed);
     let mut score = |items: &[(Prompt, String)]| -> Result<Vec<Score>, PipelineError> { Ok(garm.score(items)) };
     Ok(GarmReport {
         curves: curves(&run.dir.join("garm"))?,

@@ -6,6 +6,7 @@ use super::tensorboard::EventFile;
 use crate::report::Curve;
 use crate::stage::{Control, Observer};
 use beckon_shared::control::Stage;
+use beckon_shared::control::sample::SampledPrompt;
 use beckon_shared::control::tuning::{Change, Tuned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -103,6 +104,10 @@ impl Observer for Recorder<'_> {
         self.inner.alarm(text);
     }
 
+    fn sample(&mut self, stage: Stage, step: usize, prompts: &[SampledPrompt]) {
+        self.inner.sample(stage, step, prompts);
+    }
+
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
         self.inner.tuned(stage, step)
     }
@@ -122,7 +127,7 @@ impl Observer for Recorder<'_> {
 }
 
 /// An observer of a baseline: its loss passes on under another name, so that it does not mix with the
-/// model's curves; its other curves do not.
+/// model's curves; its other curves and its samples do not.
 pub struct Quiet<'a>(pub &'a mut dyn Observer);
 
 impl Observer for Quiet<'_> {

@@ -6,7 +6,8 @@ use crate::stage::Control;
 use beckon_shared::checkpoint::{Checkpoint, PolicyParts};
 use beckon_shared::click::Record;
 use beckon_shared::config::Preset;
-use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig};
+use beckon_shared::control::sample::SampledPrompt;
+use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig, TeacherConfig};
 use beckon_shared::prompt::PromptFormat;
 
 /// Counts steps, and cancels at a given one.
@@ -16,6 +17,8 @@ struct Watch {
     n_controls: usize,
     cancel_at: Option<usize>,
     stages: Vec<Stage>,
+    logs: Vec<String>,
+    samples: Vec<(Stage, usize)>,
 }
 
 impl Observer for Watch {
@@ -25,7 +28,13 @@ impl Observer for Watch {
             self.stages.push(stage);
         }
     }
-    fn log(&mut self, _: &str) {}
+    fn log(&mut self, text: &str) {
+        self.logs.push(text.to_owned());
+    }
+    fn sample(&mut self, stage: Stage, step: usize, prompts: &[SampledPrompt]) {
+        assert!(!prompts.is_empty());
+        self.samples.push((stage, step));
+    }
     fn control(&mut self) -> Control {
         self.n_controls += 1;
         if self.cancel_at.is_some_and(|at| self.n_controls >= at) { Control::Cancel } else { Control::Continue }
@@ -62,10 +71,15 @@ fn every_arrow_runs_and_a_second_call_trains_nothing() {
     let mut order = watch.stages.clone();
     order.dedup();
     assert_eq!(order, Stage::ALL);
+    let of_sft = [0, 2, 4, 6, 8].map(|step| (Stage::Sft, step));
+    assert_eq!(watch.samples, [&of_sft[..], &[(Stage::Rl, 0), (Stage::Rl, 3)]].concat());
     let bytes = std::fs::read(&outcome.checkpoint_path).expect("a checkpoint");
     let checkpoint = Checkpoint::decode(&bytes).expect("a whole checkpoint");
     assert_eq!(checkpoint.id, outcome.checkpoint.id);
     assert!(outcome.checkpoint.simulated && checkpoint.manifest.lineage.simulated);
+    // the curves of RL are against this reward
+    let version = checkpoint.manifest.lineage.reward_version.as_deref().expect("a version");
+    assert!(watch.logs.iter().any(|line| line.contains(&format!("against reward model {version}"))), "{version}");
 
     let report = &outcome.report;
     assert_eq!(report.checkpoint, checkpoint.id);
@@ -73,7 +87,9 @@ fn every_arrow_runs_and_a_second_call_trains_nothing() {
     assert_eq!(report.samples.len(), 10);
     assert!(report.sft.ngram_nll.is_finite() && report.sft.held_out_nll < report.sft.held_out_nll_before);
     let models: Vec<&str> = report.garm.sources[0].models.iter().map(|m| m.model.as_str()).collect();
-    assert_eq!(models, ["GaRM", "Bradley-Terry", "TF-IDF", "length", "constant"]);
+    let rivals = ["Bradley-Terry", "Case V", "TF-IDF", "pointwise logistic", "length", "constant"];
+    assert_eq!((models[0], &models[1..]), ("GaRM", &rivals[..]));
+    assert!(report.garm.sources[0].models.iter().all(|m| m.aurc.is_finite() && m.adaptive_ece.is_finite()));
     assert_eq!(report.rl.curve("reward_mean").map(|c| c.points.len()), Some(3));
     let html = std::fs::read_to_string(dir.path().join("report.html")).expect("a page");
     assert!(html.contains("Every click in this run's log was simulated."));
@@ -148,8 +164,15 @@ fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
     let error = run(dir.path(), &nano, &records, &mut Watch::default()).expect_err("nothing to adapt");
     assert!(matches!(error, PipelineError::NoBase), "{error}");
 
-    // the refusal has not claimed the folder
+    // what the parent's shape does not allow is refused before hours of SFT
     parent::place(dir.path(), &std::fs::read(&parent.checkpoint_path).expect("a checkpoint")).expect("placed");
+    let garm = GarmConfig { n_layers: Some(3), ..nano.garm.clone() };
+    let deeper = RunConfig { parent: Some(parent.checkpoint.id.clone()), garm, ..nano.clone() };
+    let mut watch = Watch::default();
+    let error = run(dir.path(), &deeper, &records, &mut watch).map(|_| ()).expect_err("two layers").to_string();
+    assert!(error.contains("garm.n_layers is 3, expected 1 to 2") && watch.n_controls == 0, "{error}");
+
+    // neither refusal has claimed the folder
     let from = RunConfig { parent: Some(parent.checkpoint.id.clone()), ..nano };
     let child = run(dir.path(), &from, &records, &mut Watch::default()).expect("runs");
     assert_eq!(config_of(&child), config_of(&parent));
@@ -168,6 +191,24 @@ fn a_run_from_a_parent_has_its_shape_and_adapters_need_one() {
     beckon_shaders::ready(adapter.apply(&mut engine, None)).expect("no waiting").expect("passes its self-test");
 }
 
+/// From random weights, with the teacher's tokenizer, suggestions and distribution.
+#[test]
+fn a_run_learns_from_a_teacher() {
+    let (id, bytes) = crate::catalog::tests::checkpoint_file(1);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    assert_eq!(teacher::place(dir.path(), &bytes, false).expect("placed"), id);
+    let settings = TeacherConfig { id: id.clone(), max_prompts: 4, soft_weight: 0.5, ..TeacherConfig::default() };
+    let base = small_config();
+    let config = RunConfig { sft: SftConfig { teacher: Some(settings), ..base.sft }, ..base };
+    let outcome = run(dir.path(), &config, &simulated(240), &mut Watch::default()).expect("runs");
+    let child = Checkpoint::decode(&std::fs::read(&outcome.checkpoint_path).expect("a checkpoint")).expect("whole");
+    let teacher = Checkpoint::decode(&bytes).expect("whole");
+    assert_eq!(child.tokenizer_json, teacher.tokenizer_json);
+    assert_eq!(child.manifest.model.vocab_size, teacher.manifest.model.vocab_size);
+    assert_eq!(child.manifest.lineage.config["sft"]["teacher"]["id"], id.as_str());
+    assert!(dir.path().join("data/teacher_samples.jsonl").is_file());
+}
+
 fn config_of(outcome: &PipelineOutcome) -> ModelConfig {
     let bytes = std::fs::read(&outcome.checkpoint_path).expect("a checkpoint");
     Checkpoint::decode(&bytes).expect("a whole checkpoint").manifest.model
@@ -183,7 +224,32 @@ fn a_folder_of_another_run_is_refused() {
     for error in [claim(dir.path(), &other, &records), claim(dir.path(), &config, &records[1..])] {
         assert!(matches!(error, Err(PipelineError::OtherRun { .. })), "{error:?}");
     }
-    std::fs::write(dir.path().join("run.json"), "{").expect("writes");
+    // of a version that writes something new, with and without saying so; and of one that said nothing yet
+    let path = dir.path().join("run.json");
+    let whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("there")).expect("JSON");
+    let claimed_after = |edit: &dyn Fn(&mut serde_json::Value)| {
+        let mut json = whole.clone();
+        edit(&mut json);
+        std::fs::write(&path, json.to_string()).expect("writes");
+        claim(dir.path(), &config, &records)
+    };
+    let newer: fn(&mut serde_json::Value) = |json| json["version"] = 2.into();
+    let unknown: fn(&mut serde_json::Value) = |json| json["config"]["rl"]["new_setting"] = 1.into();
+    for edit in [newer, unknown] {
+        let error = claimed_after(&|json| {
+            json["written_by"] = "0.9.0".into();
+            edit(json);
+        });
+        let error = error.expect_err("another version's").to_string();
+        assert!(error.contains("written by Beckon 0.9.0") && error.contains("start a new one"), "{error}");
+        assert!(!error.contains("damaged"), "{error}");
+    }
+    let older = claimed_after(&|json| {
+        let keys = json.as_object_mut().expect("an object");
+        ["version", "written_by"].into_iter().for_each(|key| _ = keys.remove(key));
+    });
+    older.expect("the same run");
+    std::fs::write(&path, "{").expect("writes");
     let error = claim(dir.path(), &config, &records).expect_err("damaged").to_string();
     assert!(error.contains("run.json") && error.contains("delete it"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use super::plot::{LinePlot, Series, escape, reliability_svg};
 use super::{Curve, Report, SamplePrompt, ScoredText};
-use crate::eval::reward::{ModelFigures, SourceFigures};
+use crate::eval::reward::{Dispersion, ModelFigures, SourceFigures};
 use beckon_shared::prompt::Role;
 use std::fmt::Write;
 
@@ -155,13 +155,22 @@ fn garm(report: &Report) -> String {
     ));
     let _ = write!(
         html,
-        "<p>Temperature {}, fitted to pairs set aside from training (1: there were too few, or it was calibrated; above 1 the model was too sure); the means are divided by it in all figures.</p>",
+        "<p>Temperature {}, fitted to pairs set aside from training (1: there were too few, or it was calibrated; above 1 the model was too sure); the means are divided by it in all figures, which is spreads as many times as wide in another unit.</p>",
         number(report.garm.temperature, 3)
     );
     html
 }
 
-const MODEL_COLUMNS: [&str; 6] = ["model", "pair accuracy", "NLL, nats", "ECE", "Brier", "spread: rank correlation"];
+const MODEL_COLUMNS: [&str; 8] = [
+    "model",
+    "pair accuracy",
+    "NLL, nats",
+    "ECE",
+    "ECE, bins of equal size",
+    "Brier",
+    "AURC",
+    "spread: rank correlation",
+];
 
 fn model_rows(models: &[ModelFigures]) -> Vec<Vec<String>> {
     let row = |m: &ModelFigures| {
@@ -170,7 +179,9 @@ fn model_rows(models: &[ModelFigures]) -> Vec<Vec<String>> {
             interval(m.accuracy, m.accuracy_interval),
             interval(m.nll, m.nll_interval),
             number(m.ece, 3),
+            number(m.adaptive_ece, 3),
             number(m.brier, 4),
+            number(m.aurc, 3),
             m.spread_spearman.map_or_else(|| "–".to_owned(), |s| number(s, 3)),
         ]
     };
@@ -181,7 +192,7 @@ fn garm_source(source: &SourceFigures) -> String {
     let mut html = format!("<h3>{}</h3>", escape(&source.source));
     html += &table(
         &format!(
-            "{} held-out pairs of {} groups; intervals are 95%, from resampling groups. The labels themselves leave {} nats per pair, which no model can go below.",
+            "{} held-out pairs of {} groups; intervals are 95%, from resampling groups. The labels themselves leave {} nats per pair, which no model can go below. Case V is linear in the policy's frozen trunk, pointwise logistic a regression of single clicks on words; AURC is the share of wrong orders, averaged over keeping the surest pairs alone to all of them.",
             source.n_pairs,
             source.n_groups,
             number(source.label_entropy, 3)
@@ -194,18 +205,29 @@ fn garm_source(source: &SourceFigures) -> String {
         html += &table(&caption, &MODEL_COLUMNS, &model_rows(&clear.models));
     }
     if let Some(d) = source.dispersion {
-        let _ = write!(
-            html,
-            "<p>Rank correlation of GaRM's variance with the dispersion of the true counts beyond sampling noise, over {} texts: {}.</p>",
-            d.n_texts,
-            number(d.spearman, 3)
-        );
+        html += &dispersion(&d);
     }
     html += &figure(
         &reliability_svg(&source.reliability),
         "GaRM's probabilities against what happened, each pair seen from both sides; area is the number of pairs, the dashed diagonal is perfect.",
     );
     html
+}
+
+fn dispersion(d: &Dispersion) -> String {
+    let rows = [
+        ("variance, rank correlation", d.spearman),
+        ("logits for a unit of mean", d.slope),
+        ("mean squared z-score", d.z_score_variance),
+        ("CRPS, logits", d.crps),
+        ("CRPS of one width for all", d.crps_of_constant),
+    ]
+    .map(|(name, value)| vec![name.to_owned(), number(value, 3)]);
+    let caption = format!(
+        "GaRM's spread against the true counts of {} texts, each within its test. Rank correlation with how far texts stray beyond sampling noise; a mean squared z-score of 1 is a spread as wide as they do (0.8 to 1.25 will do, above it is too narrow); CRPS is the distance of the distribution to what happened, 0 is best.",
+        d.n_texts
+    );
+    table(&caption, &["figure", "value"], &rows)
 }
 
 fn rl(report: &Report) -> String {

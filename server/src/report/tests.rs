@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::eval::policy::policy_figures;
-use crate::eval::reward::{Predictions, source_figures};
+use crate::eval::reward::{Dispersion, Predictions, source_figures};
 use beckon_shared::preference::{Pair, PairKind};
 
 fn curve(name: &str, values: &[f64]) -> Curve {
@@ -93,6 +93,26 @@ fn the_page_escapes_text_and_asks_for_nothing() {
     // every figure and table is explained
     assert_eq!(page.matches("<figure>").count(), page.matches("<figcaption>").count());
     assert_eq!(page.matches("<table>").count(), page.matches("<caption>").count());
+}
+
+#[test]
+fn the_page_shows_risk_and_the_width_of_the_spread() {
+    let mut report = report(0.8, 2.0, &[0.0, 1.0]);
+    let model = &mut report.garm.sources[0].models[0];
+    (model.aurc, model.adaptive_ece) = (0.4321, 0.1234);
+    report.garm.sources[0].dispersion = Some(Dispersion {
+        spearman: 0.1,
+        n_texts: 30,
+        slope: 0.5,
+        z_score_variance: 2.718,
+        crps: f64::NAN,
+        crps_of_constant: 0.3,
+    });
+    let page = html::page(&report);
+    for wanted in ["AURC</th>", "<td>0.432</td>", "<td>0.123</td>", "counts of 30 texts", "<td>2.718</td>"] {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+    assert!(!page.contains("NaN"));
 }
 
 #[test]

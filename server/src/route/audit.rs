@@ -17,7 +17,6 @@ pub async fn list(
 ) -> Result<(HeaderMap, Json<Vec<AuditRecord>>), ApiError> {
     let (before, limit) = (part.before_number(), part.limit());
     let records = blocking(move || app.store.audit(before, limit)).await?;
-    // a full part may be the last one; then the next is empty
-    let next = records.last().filter(|_| records.len() == limit).map(|record| record.id.to_string());
+    let next = part.next(&records, |record| record.id.to_string());
     Ok((part.link("/api/audit", next), Json(records)))
 }

@@ -22,6 +22,7 @@ use beckon_shared::checkpoint::Manifest;
 use beckon_shared::control::registry::{Lineage, MAX_NOTE_BYTES, Note, RegistryEntry, lineage};
 use beckon_shared::control::{CheckpointInfo, RunConfig, RunStatus};
 use sending::send;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -48,11 +49,21 @@ pub async fn registry(
     Ok(part.of("/api/registry", entries, |entry| &entry.info.id))
 }
 
-/// Which checkpoint was made from which log and which parent.
-#[utoipa::path(get, path = "/api/lineage", tag = "checkpoints", responses((status = 200, body = Lineage)))]
-pub async fn descent(State(app): State<App>) -> Result<Json<Lineage>, ApiError> {
+/// Which checkpoint was made from which log and which parent: a part of the nodes, roots first, with the edges that lead to them.
+/// Parts behind each other are the whole graph.
+#[utoipa::path(get, path = "/api/lineage", tag = "checkpoints", params(Part), responses((status = 200, body = Lineage)))]
+pub async fn descent(State(app): State<App>, Query(part): Query<Part>) -> Result<(HeaderMap, Json<Lineage>), ApiError> {
     let entries = blocking(move || registry::entries(&app.catalog, &app.store)).await?;
-    Ok(Json(lineage(&entries)))
+    let (graph, next) = part_of_graph(&part, lineage(&entries));
+    Ok((part.link("/api/lineage", next), Json(graph)))
+}
+
+/// A part of the nodes with the edges that lead to them, and the node that the next part comes after.
+fn part_of_graph(part: &Part, graph: Lineage) -> (Lineage, Option<String>) {
+    let (nodes, next) = part.cut(graph.nodes, |node| &node.id);
+    let ids: BTreeSet<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
+    let edges = graph.edges.into_iter().filter(|edge| ids.contains(edge.to.as_str())).collect();
+    (Lineage { nodes, edges }, next)
 }
 
 /// Makes a run that starts from this checkpoint's policy; the body names what differs from the configuration of the run that
@@ -98,8 +109,18 @@ pub async fn annotate(
 
 /// Deletes a checkpoint that nothing needs: not built in, not tagged, not a parent, not used by a run or an experiment.
 #[utoipa::path(delete, path = "/api/checkpoints/{id}", tag = "checkpoints", responses((status = 204)))]
-pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
-    blocking(move || registry::delete(&app.catalog, &app.store, &app.events, &id)).await?;
+pub async fn delete(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    command_id: Option<Extension<CommandId>>,
+) -> Result<StatusCode, ApiError> {
+    let again = command_id.is_some_and(|id| id.0.again);
+    blocking(move || match registry::delete(&app.catalog, &app.store, &app.events, &id) {
+        // it went the first time
+        Err(RegistryError::Unknown { .. }) if again => Ok(()),
+        done => done,
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -270,6 +291,29 @@ fn parse_range(text: &str, n_bytes: u64) -> Option<Asked> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::control::registry::{LineageEdge, LineageNode};
+
+    #[test]
+    fn parts_of_the_graph_behind_each_other_are_the_whole() {
+        let node = |id: &str| LineageNode { id: id.into(), kind: "checkpoint".into(), name: id.into() };
+        let edge = |from: &str, to: &str| LineageEdge { from: from.into(), to: to.into(), run_id: None };
+        let whole = Lineage {
+            nodes: ["data", "a", "b", "c"].map(node).into(),
+            edges: vec![edge("data", "a"), edge("data", "b"), edge("a", "b"), edge("b", "c")],
+        };
+        let (mut joined, mut query) = (Lineage::default(), "limit=2".to_owned());
+        loop {
+            let uri = format!("/api/lineage?{query}").parse().expect("an address");
+            let part = Query::<Part>::try_from_uri(&uri).expect("a part").0;
+            let (got, next) = part_of_graph(&part, whole.clone());
+            assert_eq!(got.nodes.len(), 2);
+            joined.nodes.extend(got.nodes);
+            joined.edges.extend(got.edges);
+            let Some(next) = next else { break };
+            query = format!("limit=2&before={next}");
+        }
+        assert_eq!(joined, whole);
+    }
 
     #[test]
     fn ranges_are_read_as_rfc_9110_says() {

@@ -3,26 +3,29 @@
 //! An order is done as the request that it stands for, by the same router: roles, limits, audit and idempotency are the same,
 //! and the key of an order is its idempotency key. Orders of one connection are done in turn.
 
+use super::events::{LOOK_EVERY, ListenParams, beat};
 use super::problem::ApiError;
+use crate::accept::Slot;
+use crate::access::Pass;
 use crate::app::{App, router};
 use crate::audit::KEY_HEADER;
 use crate::events::Numbered;
 use axum::Extension;
 use axum::body::{Body, to_bytes};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::Response;
 use beckon_shared::control::Problem;
+use beckon_shared::control::access::Need;
 use beckon_shared::control::command::{Order, Reply};
 use futures_util::stream::{Stream, StreamExt};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tower::ServiceExt;
-
-use super::events::ListenParams;
 
 /// Largest message of a client, bytes.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -31,7 +34,8 @@ const MAX_ANSWER_BYTES: usize = 4 << 20;
 /// What is taken over from the request that opened the connection.
 const IDENTITY: [header::HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::HOST];
 
-/// Opens the connection; with `after`, events from the one after that number on.
+/// Opens the connection; with `after`, events from the one after that number on. It is closed (1008) within 15 s once its token is
+/// removed or has expired.
 #[utoipa::path(
     get, path = "/api/control", tag = "events", params(ListenParams),
     responses((status = 101, description = "a WebSocket: `Order` in, `Reply` out"), (status = 426, description = "no upgrade"))
@@ -41,6 +45,7 @@ pub async fn open(
     Query(params): Query<ListenParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    slot: Option<Extension<Slot>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|error| {
@@ -50,25 +55,41 @@ pub async fn open(
         .events
         .listen(params.after)
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no room", error.to_string()))?;
-    let identity =
-        IDENTITY.iter().flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
-    let client = Client { app, identity: identity.collect(), peer: peer.map(|peer| peer.0) };
+    let client = Client::new(app, &headers, peer.map(|peer| peer.0), slot.map(|slot| slot.0));
     let upgrade =
         upgrade.max_message_size(MAX_MESSAGE_BYTES).on_failed_upgrade(|error| tracing::debug!(%error, "no WebSocket"));
-    Ok(upgrade.on_upgrade(move |socket| client.serve(socket, events)))
+    Ok(upgrade.on_upgrade(move |socket| client.serve(socket, events, LOOK_EVERY)))
 }
 
 struct Client {
     app: App,
     identity: HeaderMap,
+    pass: Pass,
     peer: Option<ConnectInfo<SocketAddr>>,
+    slot: Option<Slot>,
 }
 
 impl Client {
-    async fn serve(self, mut socket: WebSocket, events: impl Stream<Item = Arc<Numbered>>) {
+    fn new(app: App, headers: &HeaderMap, peer: Option<ConnectInfo<SocketAddr>>, slot: Option<Slot>) -> Self {
+        let identity =
+            IDENTITY.iter().flat_map(|name| headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        let (identity, pass) = (identity.collect(), Pass::new(Arc::clone(&app.store), headers, Need::View));
+        Self { app, identity, pass, peer, slot }
+    }
+
+    /// Until either side ends it, or the client's pass, looked at `every` so often, is no longer good.
+    async fn serve(self, mut socket: WebSocket, events: impl Stream<Item = Arc<Numbered>>, every: Duration) {
         tokio::pin!(events);
+        let (mut beat, mut why) = (beat(every), None);
         loop {
             let reply = tokio::select! {
+                _ = beat.tick() => {
+                    if self.pass.is_good().await {
+                        continue;
+                    }
+                    why = Some(CloseFrame { code: close_code::POLICY, reason: "the token is no longer good".into() });
+                    break;
+                }
                 event = events.next() => match event {
                     Some(numbered) => event_reply(&numbered),
                     None => break,
@@ -88,7 +109,7 @@ impl Client {
             }
         }
         // an error means that the client is gone already
-        let _ = socket.send(Message::Close(None)).await;
+        let _ = socket.send(Message::Close(why)).await;
     }
 
     async fn answer(&self, text: &str) -> Reply {
@@ -111,6 +132,9 @@ impl Client {
         if let Some(peer) = self.peer {
             request.extensions_mut().insert(peer);
         }
+        if let Some(slot) = &self.slot {
+            request.extensions_mut().insert(slot.clone());
+        }
         let response = match router(self.app.clone()).oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -131,3 +155,6 @@ fn refusal(key: &str, detail: &str) -> Reply {
     let body = serde_json::to_value(problem).unwrap_or(Value::Null);
     Reply::Answer { key: key.to_owned(), status: 400, body }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,26 @@
 //! `GET /api/events`: what happens, as server-sent events.
 
 use super::problem::ApiError;
+use crate::access::Pass;
 use crate::app::App;
+use crate::events::Batch;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::{self, StreamExt};
+use beckon_shared::control::access::Need;
+use futures_util::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use utoipa::IntoParams;
 
-/// A stream that was quiet for one to two of these gets a comment, so that neither side takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a stream looks whether its listener may still listen. One that was quiet for one to two of these gets a comment, so
+/// that neither side takes the connection for dead.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// From where to listen.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -25,7 +32,8 @@ pub struct ListenParams {
 }
 
 /// Events from now on, or from the one after `Last-Event-ID`: none is left out or sent twice, also over a restart. What is
-/// too old to be kept is announced as `missed` with how many events it was.
+/// too old to be kept is announced as `missed` with how many events it was. The stream ends within 15 s once its token is removed
+/// or has expired.
 #[utoipa::path(
     get, path = "/api/events", tag = "events",
     params(ListenParams, ("last-event-id" = Option<String>, Header)),
@@ -45,26 +53,59 @@ pub async fn listen(
         .events
         .listen_in_batches(last_seq)
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "no room", error.to_string()))?;
-    // one timer for the whole stream: one for every batch would cost about as much as the batch
-    let mut beat = tokio::time::interval(KEEP_ALIVE);
+    let pass = Pass::new(Arc::clone(&app.store), &headers, Need::View);
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(frames(stream, pass, LOOK_EVERY))).into_response())
+}
+
+/// What a listener is sent until there is nothing more or its pass, looked at `every` so often, is no longer good.
+fn frames(
+    batches: impl Stream<Item = Arc<Batch>> + Send + 'static,
+    pass: Pass,
+    every: Duration,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    let listener = Listener { batches: Box::pin(batches), pass, beat: beat(every), quiet: true };
+    stream::unfold(listener, async |mut listener| Some((Ok::<_, Infallible>(listener.next().await?), listener)))
+}
+
+/// Ticks `every` so often from then on; what was missed is not made up for.
+pub(super) fn beat(every: Duration) -> Interval {
+    let mut beat = interval(every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     beat.reset();
-    let frames = stream::unfold((Box::pin(stream), beat, true), async |(mut stream, mut beat, mut quiet)| {
-        let frame = loop {
+    beat
+}
+
+struct Listener<S> {
+    batches: Pin<Box<S>>,
+    pass: Pass,
+    /// One timer for the whole stream: one for every batch would cost about as much as the batch.
+    beat: Interval,
+    quiet: bool,
+}
+
+impl<S: Stream<Item = Arc<Batch>>> Listener<S> {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
             tokio::select! {
+                // the beat first, which a stream that always has something must not hold up
                 biased;
-                batch = stream.next() => {
-                    quiet = false;
-                    break batch?.sse();
-                }
-                _ = beat.tick() => {
-                    if std::mem::replace(&mut quiet, true) {
-                        break Bytes::from_static(b": still here\n\n");
+                _ = self.beat.tick() => {
+                    if !self.pass.is_good().await {
+                        return None;
+                    }
+                    if std::mem::replace(&mut self.quiet, true) {
+                        return Some(Bytes::from_static(b": still here\n\n"));
                     }
                 }
+                batch = self.batches.next() => {
+                    self.quiet = false;
+                    return Some(batch?.sse());
+                }
             }
-        };
-        Some((Ok::<_, Infallible>(frame), (stream, beat, quiet)))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(frames)).into_response())
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

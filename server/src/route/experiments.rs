@@ -42,7 +42,8 @@ pub async fn list(
     Ok(part.of("/api/experiments", all, |experiment| &experiment.id))
 }
 
-/// Makes a draft. Checkpoints of its arms have to be there, and are kept until it is decided.
+/// Makes a draft. Checkpoints of its arms have to be there, and are kept until it is decided. Settings by which no data
+/// could be analysed are refused, with the field.
 #[utoipa::path(
     post, path = "/api/experiments", tag = "experiments", request_body = ExperimentConfig,
     responses((status = 201, body = ExperimentStatus))
@@ -88,9 +89,18 @@ pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json
 
 /// Forgets an experiment that is not running, with everything that it took in.
 #[utoipa::path(delete, path = "/api/experiments/{id}", tag = "experiments", responses((status = 204)))]
-pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+pub async fn delete(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    command_id: Option<Extension<CommandId>>,
+) -> Result<StatusCode, ApiError> {
+    let again = command_id.is_some_and(|id| id.0.again);
     blocking(move || {
-        if find(&app, &id)?.state == ExperimentState::Running {
+        let Some(status) = app.store.experiment(&id)? else {
+            // where it is done again, it went the first time
+            return if again { Ok(()) } else { Err(unknown(&id)) };
+        };
+        if status.state == ExperimentState::Running {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "not possible now",
@@ -259,7 +269,8 @@ fn assigned(status: &ExperimentStatus, unit: &str) -> Assigned {
     }
 }
 
-/// Takes in what was shown and clicked: at most 1,000 events, each once (by impression, and slot). Refused ones are named.
+/// Takes in what was shown and clicked: at most 1,000 events, each once (by impression, and slot). Refused ones are named,
+/// as those that name an arm which the experiment does not have.
 #[utoipa::path(
     post, path = "/api/experiments/{id}/events", tag = "experiments", request_body = IngestBatch,
     responses((status = 200, body = IngestOutcome))
@@ -291,7 +302,7 @@ pub async fn ingest(
 }
 
 /// Results as they stand. Looking is allowed at any time: under the sequential design no number of looks makes a false claim
-/// more likely than alpha.
+/// more likely than alpha, given what the report assumes.
 #[utoipa::path(
     get, path = "/api/experiments/{id}/results", tag = "experiments", responses((status = 200, body = Results))
 )]
@@ -301,7 +312,9 @@ pub async fn results(State(app): State<App>, Path(id): Path<String>) -> Result<J
 
 fn look(app: &App, id: &str) -> Result<Results, ApiError> {
     let experiment = find(app, id)?;
-    let (users, n_exposures, n_clicks) = app.store.experiment_users(&experiment)?;
+    // before the users, so that those whom the looks so far have counted are among them
+    let before = app.store.looks(id)?;
+    let (users, n_exposures, n_clicks) = app.store.experiment_users(&experiment, crate::now_millis())?;
     let mut results = Results {
         n_exposures,
         n_clicks,
@@ -319,9 +332,9 @@ fn look(app: &App, id: &str) -> Result<Results, ApiError> {
         return Ok(results);
     }
     let settings = results.experiment.config.analysis();
-    match analyze(&Table::Users(users), &settings, app.store.looks(id)?.as_ref()) {
+    match analyze(&Table::Users(users), &settings, before.as_ref()) {
         Ok((report, looks)) => {
-            app.store.set_looks(id, &looks)?;
+            app.store.keep_looks(id, before.as_ref(), &looks)?;
             results.report = Some(report);
         }
         Err(error) => results.why = Some(error.to_string()),

@@ -91,6 +91,7 @@ impl From<StoreError> for ApiError {
             // `disk_full`
             StoreError::Postgres { code, .. } => code == "53100",
             StoreError::Nul => return Self::refused(error.to_string()),
+            StoreError::Gone { .. } => return Self::not_found(error.to_string()),
             StoreError::Connect { .. } | StoreError::Lost { .. } => {
                 tracing::error!(%error, "no database");
                 let detail = "the server cannot reach its database; try again";
@@ -114,9 +115,10 @@ impl From<TrainerError> for ApiError {
             TrainerError::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "queue full"),
             TrainerError::Unknown { .. } => (StatusCode::NOT_FOUND, "not found"),
             TrainerError::NotPossible { .. } => (StatusCode::CONFLICT, "not possible now"),
-            TrainerError::Tuning { .. } | TrainerError::NoParent { .. } | TrainerError::Device(_) => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "refused")
-            }
+            TrainerError::Tuning { .. }
+            | TrainerError::NoParent { .. }
+            | TrainerError::NoTeacher { .. }
+            | TrainerError::Device(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
             TrainerError::Folder { .. } => return Self::internal(&text),
             TrainerError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
             TrainerError::Elsewhere => (StatusCode::CONFLICT, "not possible here"),

@@ -6,13 +6,16 @@ use super::problem::ApiError;
 use crate::app::App;
 use crate::audit::CommandId;
 use crate::run_config::{run_config_from_json, tuning_from_json};
+use crate::trainer::TrainerError;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use beckon_shared::control::command::segment;
+use beckon_shared::control::sample::Sample;
 use beckon_shared::control::tuning::Tuning;
-use beckon_shared::control::{DeviceChoice, Metric, RunCommand, RunConfig, RunStatus};
+use beckon_shared::control::{DeviceChoice, Metric, RunCommand, RunConfig, RunLine, RunStatus, Stage};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -97,7 +100,7 @@ pub async fn command(
     Ok(Json(blocking(move || app.trainer.command(&id, command, again)).await?))
 }
 
-/// Changes values of a run from its next step on: learning rates, `rl.kl_beta`, `rl.fusion_weights`.
+/// Changes values of a run from its next step on: learning rates, of RL `kl_beta`, `kl_budget_nats`, `fusion_weights`.
 #[utoipa::path(
     patch, path = "/api/runs/{id}", tag = "runs", request_body = Tuning, responses((status = 200, body = RunStatus))
 )]
@@ -107,19 +110,90 @@ pub async fn tune(State(app): State<App>, Path(id): Path<String>, body: Bytes) -
 }
 
 /// Forgets a run that is not at work, with its folder and curves; its checkpoint stays. The answer is its last state.
-#[utoipa::path(delete, path = "/api/runs/{id}", tag = "runs", responses((status = 200, body = RunStatus)))]
-pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Json<RunStatus>, ApiError> {
-    Ok(Json(blocking(move || app.trainer.command(&id, RunCommand::Delete, false)).await?))
+#[utoipa::path(
+    delete, path = "/api/runs/{id}", tag = "runs",
+    responses(
+        (status = 200, body = RunStatus),
+        (status = 204, description = "the same command did it before the server stopped; the last state went with the run")
+    )
+)]
+pub async fn delete(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    command_id: Option<Extension<CommandId>>,
+) -> Result<Response, ApiError> {
+    let again = command_id.is_some_and(|id| id.0.again);
+    let status = blocking(move || match app.trainer.command(&id, RunCommand::Delete, again) {
+        Err(TrainerError::Unknown { .. }) if again => Ok(None),
+        done => done.map(Some),
+    });
+    Ok(match status.await? {
+        Some(status) => Json(status).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
 }
 
-/// The curves so far, by stage and step.
-#[utoipa::path(get, path = "/api/runs/{id}/metrics", tag = "runs", responses((status = 200, body = Vec<Metric>)))]
-pub async fn metrics(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Vec<Metric>>, ApiError> {
+/// The curves so far, by stage, step and name. The id of a point in `before` is these three with dots between them.
+#[utoipa::path(
+    get, path = "/api/runs/{id}/metrics", tag = "runs", params(Part), responses((status = 200, body = Vec<Metric>))
+)]
+pub async fn metrics(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(part): Query<Part>,
+) -> Result<(HeaderMap, Json<Vec<Metric>>), ApiError> {
+    let (path, asked) = (format!("/api/runs/{}/metrics", segment(&id)), part.clone());
     let metrics = blocking(move || {
         app.trainer.status(&id)?;
-        Ok::<_, crate::trainer::TrainerError>(app.store.metrics(&id)?)
+        let point = asked.cursor().map(point_of);
+        // a cursor that is no point of ours has nothing behind it
+        if point == Some(None) {
+            return Ok(Vec::new());
+        }
+        Ok::<_, TrainerError>(app.store.metrics_after(&id, point.flatten(), asked.limit())?)
     });
-    Ok(Json(metrics.await?))
+    let metrics = metrics.await?;
+    let next = part.next(&metrics, |Metric { stage, step, name, .. }| format!("{}.{step}.{name}", stage.name()));
+    Ok((part.link(&path, next), Json(metrics)))
+}
+
+/// Stage, step and name of the point with this id.
+fn point_of(id: &str) -> Option<(Stage, usize, &str)> {
+    let mut words = id.splitn(3, '.');
+    let (stage, step, name) = (words.next()?, words.next()?, words.next()?);
+    let stage = Stage::ALL.into_iter().find(|known| known.name() == stage)?;
+    Some((stage, step.parse().ok()?, name))
+}
+
+/// What the policy of a run wrote while it trained, by stage and step: at each look the same prompts with the same draws. Of each
+/// stage the first sample and the newest 49 are kept, as long as the run; a text is cut at 160 characters.
+#[utoipa::path(get, path = "/api/runs/{id}/samples", tag = "runs", responses((status = 200, body = Vec<Sample>)))]
+pub async fn samples(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Vec<Sample>>, ApiError> {
+    let samples = blocking(move || {
+        app.trainer.status(&id)?;
+        Ok::<_, crate::trainer::TrainerError>(app.store.run_samples(&id)?)
+    });
+    Ok(Json(samples.await?))
+}
+
+/// What a run said, newest first: lines of its log, and its alarms. The newest 10,000 of each are kept as long as the run.
+#[utoipa::path(
+    get, path = "/api/runs/{id}/log", tag = "runs", params(Part), responses((status = 200, body = Vec<RunLine>))
+)]
+pub async fn log(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(part): Query<Part>,
+) -> Result<(HeaderMap, Json<Vec<RunLine>>), ApiError> {
+    let (before, limit) = (part.before_number(), part.limit());
+    let path = format!("/api/runs/{}/log", segment(&id));
+    let lines = blocking(move || {
+        app.trainer.status(&id)?;
+        Ok::<_, TrainerError>(app.store.run_lines(&id, before, limit)?)
+    });
+    let lines = lines.await?;
+    let next = part.next(&lines, |line| line.id.to_string());
+    Ok((part.link(&path, next), Json(lines)))
 }
 
 /// The HTML report of a finished run.

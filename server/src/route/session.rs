@@ -1,16 +1,17 @@
 //! `/api/session`: how the page signs in. The token goes into a cookie that scripts cannot read and other sites cannot use.
 
-use super::blocking;
 use super::problem::ApiError;
-use crate::access::{COOKIE, IdentifyError, identify};
+use crate::access::COOKIE;
 use crate::app::App;
+use crate::app::guard::{address_of, denied, holder_of};
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use beckon_shared::control::access::{Role, Sender};
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use utoipa::ToSchema;
 
 /// Life of the cookie, seconds; the token may end earlier.
@@ -53,18 +54,20 @@ pub async fn show(Extension(sender): Extension<Sender>) -> Json<Session> {
 #[utoipa::path(
     post, path = "/api/session", tag = "access", request_body = SignIn, responses((status = 200, body = Session))
 )]
-pub async fn sign_in(State(app): State<App>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn sign_in(
+    State(app): State<App>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     let SignIn { token } = super::parsed(&body)?;
-    let (secure, shown) = (app.tls, token.clone());
-    let sender = blocking(move || match identify(&app.store, token.trim(), crate::now_millis()) {
-        Ok(sender @ Sender::Holder { .. }) => Ok(sender),
-        Ok(_) => Err(ApiError::unauthorized("this is an ingest key, not a token")),
-        Err(IdentifyError::Access(error)) => Err(ApiError::unauthorized(error.to_string())),
-        Err(IdentifyError::Store(error)) => Err(error.into()),
-    });
-    let sender = sender.await?;
+    let token = token.trim();
+    let sender = match holder_of(&app, token.to_owned()).await? {
+        Ok(sender @ Sender::Holder { .. }) => sender,
+        Ok(_) => return Err(ApiError::unauthorized("this is an ingest key, not a token")),
+        Err(error) => return Err(denied(&app, &address_of(peer.as_ref().map(|peer| &peer.0)), error)),
+    };
     let mut response = Json(Session::from(&sender)).into_response();
-    set_cookie(&mut response, shown.trim(), MAX_AGE_SECS, secure)?;
+    set_cookie(&mut response, token, MAX_AGE_SECS, app.tls)?;
     Ok(response)
 }
 

@@ -1,14 +1,15 @@
 //! `/api/tags`: which checkpoint is in production, since when, and back to the one before.
 
 use super::blocking;
+use super::listing::Part;
 use super::problem::ApiError;
 use crate::app::App;
 use crate::audit::CommandId;
 use crate::registry;
 use crate::store::RolledBack;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use beckon_shared::control::access::Sender;
 use beckon_shared::control::registry::{Promotion, RegistryEntry, TagChoice, TagState, is_tag};
@@ -26,9 +27,18 @@ pub async fn list(State(app): State<App>) -> Result<Json<Vec<TagState>>, ApiErro
 }
 
 /// Every time that a tag was moved, oldest first, those included that were rolled back.
-#[utoipa::path(get, path = "/api/promotions", tag = "checkpoints", responses((status = 200, body = Vec<Promotion>)))]
-pub async fn history(State(app): State<App>) -> Result<Json<Vec<Promotion>>, ApiError> {
-    Ok(Json(blocking(move || app.store.promotions(true)).await?))
+#[utoipa::path(
+    get, path = "/api/promotions", tag = "checkpoints", params(Part), responses((status = 200, body = Vec<Promotion>))
+)]
+pub async fn history(
+    State(app): State<App>,
+    Query(part): Query<Part>,
+) -> Result<(HeaderMap, Json<Vec<Promotion>>), ApiError> {
+    let (after, limit) = (part.after_number(), part.limit());
+    let moves = blocking(move || app.store.promotions_after(after, limit)).await?;
+    let next = part.next(&moves, |(seq, _)| seq.to_string());
+    let moves = moves.into_iter().map(|(_, promotion)| promotion).collect();
+    Ok((part.link("/api/promotions", next), Json(moves)))
 }
 
 /// Lets a tag (`production` unless the body names another) point to this checkpoint.
@@ -77,6 +87,11 @@ pub async fn roll_back(
             RolledBack::NoTag => return Err(ApiError::not_found(format!("there is no tag {tag}"))),
             RolledBack::NothingBefore => {
                 let detail = format!("{tag} has pointed to one checkpoint only");
+                return Err(ApiError::new(StatusCode::CONFLICT, "nothing to roll back to", detail));
+            }
+            RolledBack::Gone(checkpoint) => {
+                let detail =
+                    format!("{tag} pointed to checkpoint {checkpoint} before, which was deleted; promote another");
                 return Err(ApiError::new(StatusCode::CONFLICT, "nothing to roll back to", detail));
             }
         };

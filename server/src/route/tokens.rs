@@ -1,14 +1,16 @@
 //! `/api/tokens`: who may come in. Only admins see it; a token's secret is shown once, when it is made.
 
 use super::blocking;
+use super::listing::Part;
 use super::problem::ApiError;
 use crate::access::new_token;
 use crate::app::App;
+use crate::audit::CommandId;
 use crate::store::StoredToken;
-use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 use beckon_shared::control::access::Role;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -78,11 +80,15 @@ pub fn token_from_wish(wish: &TokenWish, now_millis: i64) -> Result<(String, Sto
         .map_err(|error| ApiError::internal(&format!("the system gives no randomness: {error}")))
 }
 
-/// All tokens, oldest first, without secrets.
-#[utoipa::path(get, path = "/api/tokens", tag = "access", responses((status = 200, body = Vec<TokenInfo>)))]
-pub async fn list(State(app): State<App>) -> Result<Json<Vec<TokenInfo>>, ApiError> {
+/// All tokens, oldest first, without secrets; the name of one is its id in `before`.
+#[utoipa::path(get, path = "/api/tokens", tag = "access", params(Part), responses((status = 200, body = Vec<TokenInfo>)))]
+pub async fn list(
+    State(app): State<App>,
+    Query(part): Query<Part>,
+) -> Result<(HeaderMap, Json<Vec<TokenInfo>>), ApiError> {
     let tokens = blocking(move || app.store.tokens()).await?;
-    Ok(Json(tokens.into_iter().map(TokenInfo::from).collect()))
+    let infos: Vec<TokenInfo> = tokens.into_iter().map(TokenInfo::from).collect();
+    Ok(part.of("/api/tokens", infos, |info| &info.name))
 }
 
 /// Makes a token.
@@ -99,11 +105,17 @@ pub async fn create(State(app): State<App>, body: Bytes) -> Result<(StatusCode, 
     Ok((StatusCode::CREATED, Json(NewToken { token, info })))
 }
 
-/// Removes a token; its holder is out at once.
+/// Removes a token; its holder is out at once, and streams that it opened end within 15 s.
 #[utoipa::path(delete, path = "/api/tokens/{name}", tag = "access", responses((status = 204)))]
-pub async fn delete(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+pub async fn delete(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    command_id: Option<Extension<CommandId>>,
+) -> Result<StatusCode, ApiError> {
     let shown = name.clone();
-    if blocking(move || app.store.remove_token(&name)).await? {
+    // where it is done again, it may have been removed the first time
+    let again = command_id.is_some_and(|id| id.0.again);
+    if blocking(move || app.store.remove_token(&name)).await? || again {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(ApiError::not_found(format!("there is no token named {shown}")))

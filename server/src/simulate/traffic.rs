@@ -11,6 +11,7 @@ use super::logging::{draw_three, inclusion_of_three};
 use super::visitor::Visitor;
 use super::{EXAMINATION, World};
 use crate::model::device::block_on;
+use crate::model::threads;
 use crate::remote::{Remote, RemoteError};
 use beckon_shared::ab::interleave::{Team, propensities, team_draft};
 use beckon_shared::checkpoint::{Checkpoint, CheckpointError};
@@ -327,7 +328,7 @@ impl Site<'_> {
         let checkpoint =
             Checkpoint::decode(&bytes).map_err(|source| TrafficError::Checkpoint { id: id.to_owned(), source })?;
         let limits = Limits::of(&checkpoint.manifest.model).fastest();
-        Engine::cpu_within(&checkpoint, limits).map_err(|source| TrafficError::Engine { id: id.to_owned(), source })
+        threads::cpu_engine(&checkpoint, limits).map_err(|source| TrafficError::Engine { id: id.to_owned(), source })
     }
 }
 

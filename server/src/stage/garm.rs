@@ -21,10 +21,15 @@
 //!
 //! After training, features of logged suggestions are whitened for the epistemic spread (B.3 (2)).
 //!
-//! Not here: L_text of method B.2.6 (the trunk starts from the policy, and a language-model head beside
-//! the reward heads would double the cost of a step on the CPU); the variance's upper clip (softplus and
-//! the prior already bound it). That a Gaussian reward model is trained from clicks is the paper's; the
-//! likelihood, anchors, prior and schedule are our design (method A.2).
+//! Anchors of randomised tests say how a text did within its test, not how often it was clicked
+//! ([`beckon_shared::preference`]): a departure from method B.2.4 B. All sources share the gauge of A.
+//!
+//! Not here: L_text of method B.2.6, which is to keep a trunk's language. Ours begins as the policy's, and learns for a few
+//! hundred steps that end early, or through adapters alone; where the trunk ends before the policy's last layer, no head reads
+//! words from it; and over the whole vocabulary the head is a third as many products again (nano: 1.0 beside 3.1 million
+//! weights). That it would not help was not measured. The variance's upper clip of B.2.5: softplus grows no faster than its
+//! argument, and anchors and prior hold it. That a Gaussian reward model is trained from clicks is the paper's; the likelihood,
+//! anchors, prior and schedule are our design (method A.2).
 
 pub mod data;
 pub mod plan;
@@ -113,9 +118,14 @@ pub struct GarmOutcome {
     pub reward: TensorMap,
     /// Constants of the heads.
     pub config: RewardConfig,
-    /// T of Φ(z/T) that fits the validation pairs best. The means of `reward` are divided by it, so that what the
-    /// checkpoint says is calibrated; the spreads stay.
+    /// T of Φ(z/T) that fits the validation pairs best. It multiplies sigma (method B.2.6), which a checkpoint's
+    /// v = floor + softplus(r) has no factor for; so the means of `reward` are divided by it instead. N(mu/T, v) is N(mu, T² v) in
+    /// units of T: order, pair and win probabilities, mu - k sigma and v_ep (a share of v) are those of the wider spreads, in that
+    /// unit. Only the anchors' thresholds 0 and 1 are then at 0 and 1/T, and nothing reads them after training.
     pub temperature: f64,
+    /// Thurstone's Case V on the trunk as the policy has it, of the result's depth: theta `[D]` of z = theta·(f_a - f_b), the fit
+    /// that training starts from, for [`start::case_v`]. `None` where an earlier version trained.
+    pub case_v: Option<Vec<f32>>,
 }
 
 /// The pessimistic prior N(mu0, v0).
@@ -154,8 +164,9 @@ struct Finished {
 /// No pairs, divergence, cancellation, a folder of another run, a disk that refuses.
 pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> Result<GarmOutcome, StageError> {
     let folder = Folder::new(&ctx.dir, "reward", fingerprint(ctx.seed, inputs, config));
-    if let Some((reward, Finished { config, temperature })) = folder.load_result()? {
-        return Ok(GarmOutcome { reward, config, temperature: temperature.0 });
+    if let Some((mut reward, Finished { config, temperature })) = folder.load_result()? {
+        let case_v = start::take_case_v(&mut reward);
+        return Ok(GarmOutcome { reward, config, temperature: temperature.0, case_v });
     }
     let data = Data::prepare(inputs, config, ctx.seed)?;
     let trainer = Trainer { inputs, config, data: &data, seed: ctx.seed, device: ctx.device.clone().autodiff() };
@@ -187,7 +198,7 @@ pub fn run(ctx: &mut StageContext, inputs: &GarmInputs, config: &GarmConfig) -> 
     }
     let outcome = trainer.finish(state, ctx)?;
     folder.save_result(
-        outcome.reward.clone(),
+        start::with_case_v(outcome.reward.clone(), outcome.case_v.as_deref()),
         &Finished { config: outcome.config.clone(), temperature: Exact(outcome.temperature) },
     )?;
     Ok(outcome)
@@ -207,6 +218,8 @@ struct State {
     optimizer: AdamW,
     progress: Progress,
     best: TensorMap,
+    /// As in [`GarmOutcome::case_v`].
+    case_v: Option<Vec<f32>>,
     /// Factor on the learning rate, after rollbacks.
     rate: f64,
     replicas: Replicas<RewardModel>,
@@ -216,7 +229,7 @@ impl State {
     fn to_tensors(&self) -> TensorMap {
         let mut tensors = self.model.to_tensors();
         tensors.extend(self.optimizer.to_tensors());
-        with_best(tensors, &self.best)
+        start::with_case_v(with_best(tensors, &self.best), self.case_v.as_deref())
     }
 }
 
@@ -261,7 +274,8 @@ impl Trainer<'_> {
         let optimizer = AdamW::new(self.adamw());
         let replicas = Replicas::new(&model, &self.device, &ctx.lent);
         let (progress, best) = (Progress { n_layers: start.n_layers, ..Progress::default() }, TensorMap::new());
-        let mut state = State { model, optimizer, progress, best, rate: 1.0, replicas };
+        let case_v = Some(start.direction());
+        let mut state = State { model, optimizer, progress, best, case_v, rate: 1.0, replicas };
         self.look(&mut state, ctx);
         Ok(state)
     }
@@ -271,14 +285,15 @@ impl Trainer<'_> {
         ModelConfig { n_layers, ..self.inputs.model.clone() }
     }
 
-    fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+    fn resume(&self, mut tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
+        let case_v = start::take_case_v(&mut tensors);
         let (tensors, best) = split_best(tensors);
         let config = self.trunk(progress.n_layers);
         let model = RewardModel::from_tensors(&config, &tensors, self.config.variance_floor, &self.device)?;
         let optimizer = AdamW::restore(self.adamw(), progress.step as u64, &tensors, &ctx.device);
         ctx.observer.log(&format!("garm: going on after step {}", progress.step));
         let replicas = Replicas::new(&model, &self.device, &ctx.lent);
-        Ok(State { model, optimizer, progress, best, rate: 1.0, replicas })
+        Ok(State { model, optimizer, progress, best, case_v, rate: 1.0, replicas })
     }
 
     fn adamw(&self) -> AdamWConfig {
@@ -301,7 +316,7 @@ impl Trainer<'_> {
         if !self.is_case_v(step) && (state.progress.prior.is_none() || self.data.begins_pass(step)) {
             state.progress.prior = Some(self.prior(&state.model));
         }
-        let terms = self.terms(&state, ctx.micro_batch_tokens);
+        let terms = self.terms(&state, ctx.micro_batch_tokens, ctx.checkpoint_activations);
         let weights = [1.0, self.config.anchor_weight, self.config.synthetic_weight];
         let named = [("pair_loss", terms.pair), ("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)];
         let weighted = named.iter().zip(weights).filter_map(|((_, term), w)| Some(term.clone()?.mul_scalar(w)));
@@ -342,11 +357,11 @@ impl Trainer<'_> {
         Ok(state)
     }
 
-    fn terms(&self, state: &State, limit: Option<usize>) -> Terms {
+    fn terms(&self, state: &State, limit: Option<usize>, recompute: bool) -> Terms {
         let (model, step, prior) = (&state.model, state.progress.step, state.progress.prior);
         let lesson = self.data.lesson(step);
         let mut n_tokens = lesson.texts.iter().map(|text| text.tokens.len()).sum();
-        let read = |texts: &[&Sequence]| Features::read(model, &state.replicas, texts, limit);
+        let read = |texts: &[&Sequence]| Features::read(model, &state.replicas, texts, limit, recompute);
         let mut features = vec![read(&lesson.texts)];
         let heads = self.heads(model, features[0].rows.clone(), step);
         let pair = (!lesson.pairs.is_empty()).then(|| self.pair_term(&heads, &lesson));
@@ -528,6 +543,7 @@ impl Trainer<'_> {
                 n_layers: (n_layers < self.inputs.model.n_layers).then_some(n_layers),
             },
             temperature,
+            case_v: state.case_v,
         })
     }
 }

@@ -17,6 +17,7 @@ use beckon_shared::config::{ModelConfig, Preset};
 use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig, Stage};
 use beckon_shared::preference::{Anchor, Pair, PairKind, SftExample, Split};
 use beckon_shared::prompt::Prompt;
+use beckon_shared::reward::kl_controller::KlPlacement;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use beckon_shared::tokenizer::Tokenizer;
 use burn::tensor::Device;
@@ -88,7 +89,6 @@ fn world() -> World {
                 suggestion: suggestion.clone(),
                 level: (k % 3) as u8,
                 weight: 1.0,
-                rate: None,
             });
             split.pairs.push(Pair {
                 source,
@@ -111,11 +111,12 @@ struct Place<'a> {
     device: &'a Device,
     lent: &'a [Device],
     micro_batch_tokens: Option<usize>,
+    checkpoint_activations: bool,
 }
 
 impl<'a> Place<'a> {
     fn whole(device: &'a Device) -> Self {
-        Self { device, lent: &[], micro_batch_tokens: None }
+        Self { device, lent: &[], micro_batch_tokens: None, checkpoint_activations: false }
     }
 }
 
@@ -133,6 +134,7 @@ fn first_step(
         seed: 5,
         save_every: 0,
         micro_batch_tokens: place.micro_batch_tokens,
+        checkpoint_activations: place.checkpoint_activations,
         observer: &mut observer,
     };
     let end = stage(&mut ctx);
@@ -143,9 +145,10 @@ fn first_step(
 }
 
 fn stages(world: &World, place: &Place, lora: Option<LoraConfig>, dir: &Path) -> [(f64, TensorMap); 3] {
-    let World { tokenizer, model, policy, reward, sft, split, prompts } = world;
+    let World { tokenizer, model, policy, sft, split, .. } = world;
     let sft_config = SftConfig { n_steps: 2, batch_tokens: 256, n_warmup_steps: 0, ..SftConfig::default() };
-    let inputs = SftInputs { tokenizer, model, init: Some(policy), lora, train: sft, held_out: &[] };
+    let inputs =
+        SftInputs { tokenizer, model, init: Some(policy), lora, train: sft, held_out: &[], soft_targets: None };
     let one = first_step(place, &dir.join("sft"), |ctx| sft::run(ctx, &inputs, &sft_config).map(|_| ()));
     // no warm-up: the variance learns from the first step on, and synthetic text is read
     // on a network of chance two depths are as good as each other, and devices may differ
@@ -162,7 +165,28 @@ fn stages(world: &World, place: &Place, lora: Option<LoraConfig>, dir: &Path) ->
     let inputs =
         GarmInputs { tokenizer, model, init: policy, lora, train: split, held_out: split, likelihood, start: &start };
     let two = first_step(place, &dir.join("garm"), |ctx| garm::run(ctx, &inputs, &garm_config).map(|_| ()));
-    let rl_config = RlConfig { n_steps: 2, batch_prompts: 2, group_size: 3, max_new_tokens: 6, ..RlConfig::default() };
+    let three = rl_step(world, place, (lora, 1), &dir.join("rl"));
+    [one, two, three]
+}
+
+/// Loss and gradients of RL's first step, a batch of rollouts with so many updates: of the first the loss, of all
+/// together the moments.
+fn rl_step(
+    world: &World,
+    place: &Place,
+    (lora, updates_per_batch): (Option<LoraConfig>, usize),
+    dir: &Path,
+) -> (f64, TensorMap) {
+    let World { tokenizer, model, policy, reward, sft, prompts, .. } = world;
+    let config = RlConfig {
+        n_steps: 2,
+        updates_per_batch,
+        batch_prompts: 2,
+        group_size: 3,
+        max_new_tokens: 6,
+        kl_placement: if updates_per_batch > 1 { KlPlacement::Loss } else { KlPlacement::default() },
+        ..RlConfig::default()
+    };
     let reward_config = RewardConfig { variance_floor: 0.01, feature_dims: 4, kappa: 0.2, n_layers: None };
     let inputs = RlInputs {
         tokenizer,
@@ -176,24 +200,26 @@ fn stages(world: &World, place: &Place, lora: Option<LoraConfig>, dir: &Path) ->
         judge: None,
         truth: None,
     };
-    let three = first_step(place, &dir.join("rl"), |ctx| rl::run(ctx, &inputs, &rl_config).map(|_| ()));
-    [one, two, three]
+    first_step(place, dir, |ctx| rl::run(ctx, &inputs, &config).map(|_| ()))
 }
 
 /// Both have the same loss and gradients, within `tolerance` of each parameter's largest.
 fn assert_same(what: &str, want: &[(f64, TensorMap); 3], got: &[(f64, TensorMap); 3], tolerance: f32) {
     for ((stage, want), got) in ["sft", "garm", "rl"].iter().zip(want).zip(got) {
-        let what = format!("{stage}, {what}");
-        let loss_tolerance = f64::from(tolerance) * 0.1 * want.0.abs().max(0.1);
-        assert!((want.0 - got.0).abs() < loss_tolerance, "{what}: loss {} and {}", want.0, got.0);
-        assert!(want.1.len() > 10 && want.1.keys().eq(got.1.keys()), "{what}: the same parameters learn");
-        let largest = want.1.values().flat_map(|t| &t.data).fold(0f32, |m, x| m.max(x.abs()));
-        assert!(largest > 1e-6, "{what}: something is learnt");
-        for (parameter, want) in &want.1 {
-            let size = want.data.iter().fold(1e-3 * largest, |m, x| m.max(x.abs()));
-            for (want, got) in want.data.iter().zip(&got.1[parameter].data) {
-                assert!((want - got).abs() < tolerance * size, "{what}: {parameter}: {want} and {got} of {size}");
-            }
+        assert_same_step(&format!("{stage}, {what}"), want, got, tolerance);
+    }
+}
+
+fn assert_same_step(what: &str, want: &(f64, TensorMap), got: &(f64, TensorMap), tolerance: f32) {
+    let loss_tolerance = f64::from(tolerance) * 0.1 * want.0.abs().max(0.1);
+    assert!((want.0 - got.0).abs() < loss_tolerance, "{what}: loss {} and {}", want.0, got.0);
+    assert!(want.1.len() > 10 && want.1.keys().eq(got.1.keys()), "{what}: the same parameters learn");
+    let largest = want.1.values().flat_map(|t| &t.data).fold(0f32, |m, x| m.max(x.abs()));
+    assert!(largest > 1e-6, "{what}: something is learnt");
+    for (parameter, want) in &want.1 {
+        let size = want.data.iter().fold(1e-3 * largest, |m, x| m.max(x.abs()));
+        for (want, got) in want.data.iter().zip(&got.1[parameter].data) {
+            assert!((want - got).abs() < tolerance * size, "{what}: {parameter}: {want} and {got} of {size}");
         }
     }
 }
@@ -211,6 +237,38 @@ fn one_step_in_micro_batches_has_the_loss_and_every_gradient_of_whole_batches() 
     }
 }
 
+/// A batch's second update reads the rollouts again, in parts and elsewhere as the first does.
+#[test]
+fn several_updates_a_batch_are_the_same_in_parts_and_split_over_devices() {
+    let (world, cpu) = (world(), Device::flex());
+    let (dir, lent) = (tempfile::tempdir().expect("folder"), [Device::flex()]);
+    let step = |name: &str, place: &Place, n_updates| rl_step(&world, place, (None, n_updates), &dir.path().join(name));
+    let whole = step("whole", &Place::whole(&cpu), 3);
+    let parts = Place { micro_batch_tokens: Some(32), ..Place::whole(&cpu) };
+    assert_same_step("in parts", &whole, &step("parts", &parts, 3), 1e-3);
+    let split = Place { lent: &lent, ..Place::whole(&cpu) };
+    assert_same_step("two devices", &whole, &step("split", &split, 3), 1e-3);
+    let one = step("one", &Place::whole(&cpu), 1);
+    assert_ne!(one.1, whole.1, "the others were taken");
+}
+
+/// All weights and adapters alone; in parts and over devices too, as each part is a pass of its own.
+#[test]
+fn one_step_with_recomputed_activations_has_the_loss_and_every_gradient_of_kept_ones() {
+    let (world, cpu) = (world(), Device::flex());
+    let lent = [Device::flex()];
+    for (lora, lent, micro_batch_tokens) in
+        [(None, &lent[..0], None), (Some(LoraConfig::default()), &lent[..0], None), (None, &lent[..], Some(32))]
+    {
+        let dir = tempfile::tempdir().expect("folder");
+        let kept = stages(&world, &Place::whole(&cpu), lora, &dir.path().join("kept"));
+        let again = Place { lent, micro_batch_tokens, checkpoint_activations: true, ..Place::whole(&cpu) };
+        let again = stages(&world, &again, lora, &dir.path().join("again"));
+        let tolerance = if micro_batch_tokens.is_some() { 1e-3 } else { 1e-4 };
+        assert_same(&format!("lora {lora:?}, {micro_batch_tokens:?}"), &kept, &again, tolerance);
+    }
+}
+
 #[test]
 fn one_step_split_over_devices_has_the_loss_and_every_gradient_of_one() {
     let (world, cpu) = (world(), Device::flex());
@@ -219,7 +277,7 @@ fn one_step_split_over_devices_has_the_loss_and_every_gradient_of_one() {
     for (lora, micro_batch_tokens) in [(None, None), (Some(LoraConfig::default()), None), (None, Some(32))] {
         let dir = tempfile::tempdir().expect("folder");
         let one = stages(&world, &Place::whole(&cpu), lora, &dir.path().join("one"));
-        let split = Place { device: &cpu, lent: &lent, micro_batch_tokens };
+        let split = Place { lent: &lent, micro_batch_tokens, ..Place::whole(&cpu) };
         let split = stages(&world, &split, lora, &dir.path().join("split"));
         assert_same(&format!("three devices, lora {lora:?}, {micro_batch_tokens:?}"), &one, &split, 1e-3);
     }

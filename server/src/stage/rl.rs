@@ -15,8 +15,10 @@
 //!
 //! That is the default; `rl.effective`, `rl.fusion`, `rl.advantage` and `rl.kl_placement` choose others, each a
 //! function of `beckon_shared`. With one optimiser step per rollout batch the ratio pi/pi_old is 1 and every clip is
-//! inert, so neither is written here. beta follows a KL budget. There is no entropy bonus; the entropy is watched, and
-//! the KL and behaviour-cloning terms hold it. [`watch`] looks for reward hacking.
+//! inert. With `rl.updates_per_batch` above 1 a step, which is counted in batches, has further updates on the same
+//! rollouts: c_it gets the factor of [`beckon_shared::reward::advantage::Advantage::off_policy_weights`], with pi_old
+//! the policy before the batch's first update. beta follows a KL budget. There is no entropy bonus; the entropy is
+//! watched, and the KL and behaviour-cloning terms hold it. [`watch`] looks for reward hacking.
 //!
 //! That RL runs against GaRM plus heuristics with a two-stage fusion is the paper's; algorithm, fusion,
 //! penalties and schedules are our design (method A.2, B.5.1).
@@ -25,21 +27,21 @@
 
 pub mod curve;
 pub mod fuse;
+mod learn;
 mod part;
 pub mod rollout;
 pub mod watch;
 
 use super::folder::{Exact, Folder, obey, split_best, with_best};
-use super::sft::token_logps;
 use super::{StageContext, StageError};
 use crate::model::ModelError;
-use crate::model::batch::{Batch, Sequence, derived_seed};
+use crate::model::batch::{Sequence, derived_seed};
 use crate::model::llama::Llama;
+use crate::model::lora;
 use crate::model::optim::{AdamW, AdamWConfig};
 use crate::model::parallel::Replicas;
 use crate::model::reward::Scorer;
 use crate::model::state::Fingerprint;
-use crate::model::{lora, micro};
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{LoraConfig, RlConfig, Stage};
@@ -52,26 +54,25 @@ use beckon_shared::reward::components::NAMES;
 use beckon_shared::reward::kl_controller::{KlController, KlPlacement};
 use beckon_shared::tensor::TensorMap;
 use beckon_shared::tokenizer::Tokenizer;
-use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use curve::RlStep;
 use fuse::{Calibration, Fused};
-use part::{Logps, Part};
+use learn::Lesson;
+use part::Logps;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rollout::{Group, rollouts};
+use rollout::{Group, is_not_finite, rollouts};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
-use watch::{LOOK_EVERY, Look, Looks};
+use watch::{LOOK_EVERY, Look, Looks, n_watched, shown};
 
 /// Steps in which the learning rate rises.
 const N_WARMUP_STEPS: usize = 20;
 /// Rollouts per behaviour-cloning sequence.
 const ROLLOUTS_PER_BC: usize = 8;
-/// Padded tokens of one part of a step.
-const PART_TOKENS: usize = 2_048;
+/// Hex digits of a reward model's version.
+const N_VERSION_DIGITS: usize = 12;
 /// Purposes of derived seeds.
 const PROMPTS: u64 = 1;
 const ROLLOUTS: u64 = 2;
@@ -120,7 +121,7 @@ type ScoreFn<'a> = &'a dyn Fn(&[Sequence]) -> Vec<Score>;
 struct Progress {
     /// Steps done.
     step: usize,
-    /// Of the KL controller: coefficient, sum, steps.
+    /// Of the KL controller, see `KlController::parts`.
     kl: (Exact, Exact, usize),
     /// Floors and veto threshold, frozen before the first step.
     calibration: Calibration,
@@ -172,9 +173,16 @@ fn train(
     Ok(RlOutcome { policy, curve: state.progress.curve.into_iter().map(RlStep::from_exact).collect() })
 }
 
+/// What a curve of rewards is against: the start of a hash over a reward model's tensors and constants.
+pub fn reward_version(reward: &TensorMap, config: &RewardConfig) -> String {
+    let mut hex = Fingerprint::default().with(config).with_tensors(reward).hex();
+    hex.truncate(N_VERSION_DIGITS);
+    hex
+}
+
 fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
     Fingerprint::default()
-        .with(&("rl", 2, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
+        .with(&("rl", 3, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
         .with(&(inputs.prompts, inputs.bc, inputs.lora))
         .with_tensors(inputs.policy)
         .with_tensors(inputs.reward)
@@ -203,13 +211,13 @@ impl State {
 
 impl Progress {
     fn kl(&self) -> KlController {
-        let (beta, sum, n) = self.kl;
-        KlController::from_parts((beta.0, sum.0, n))
+        let (beta, kl, n) = self.kl;
+        KlController::from_parts((beta.0, kl.0, n))
     }
 
     fn set_kl(&mut self, controller: KlController) {
-        let (beta, sum, n) = controller.parts();
-        self.kl = (Exact(beta), Exact(sum), n);
+        let (beta, kl, n) = controller.parts();
+        self.kl = (Exact(beta), Exact(kl), n);
     }
 }
 
@@ -221,17 +229,14 @@ struct Trainer<'a> {
     /// pi_ref, without autodiff.
     reference: Llama,
     bc: Vec<Sequence>,
+    /// Of the reward, see [`reward_version`].
+    reward_version: String,
     seed: u64,
     device: Device,
     /// See `StageContext`.
     micro_batch_tokens: Option<usize>,
-}
-
-/// The policy's loss, what behaviour cloning has of it before its weight, and the gradient of the whole.
-struct Losses {
-    total: f64,
-    bc: Option<f64>,
-    grads: GradientsParams,
+    /// See `StageContext`.
+    checkpoint_activations: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -250,9 +255,11 @@ impl<'a> Trainer<'a> {
         Ok(Self {
             reference: Llama::from_tensors(inputs.model, inputs.policy, &ctx.device)?,
             bc: inputs.bc.iter().map(encode).collect(),
+            reward_version: reward_version(inputs.reward, inputs.reward_config),
             seed: ctx.seed,
             device: ctx.device.clone().autodiff(),
             micro_batch_tokens: ctx.micro_batch_tokens,
+            checkpoint_activations: ctx.checkpoint_activations,
             inputs,
             config,
             score,
@@ -263,20 +270,23 @@ impl<'a> Trainer<'a> {
         let start = lora::with_adapters(self.inputs.policy, self.inputs.model, self.inputs.lora, self.seed);
         let model = self.policy(&start)?;
         let calibration = self.calibrate()?;
+        ctx.observer.log(&format!("rl: against reward model {}", self.reward_version));
         ctx.observer.log(&calibration.summary());
         let kl = (Exact(self.config.kl_beta), Exact(0.0), 0);
         let progress = Progress { step: 0, kl, calibration, looks: Looks::default(), curve: Vec::new() };
         let replicas = Replicas::new(&model, &self.device, &ctx.lent);
         let (optimizer, best) = (AdamW::new(adamw()), TensorMap::new());
         let mut state = State { model, optimizer, best, progress, rate: 1.0, replicas };
-        self.look(&mut state, ctx)?;
+        self.look(&mut state, self.config.kl_budget_nats, ctx)?;
         Ok(state)
     }
 
     fn resume(&self, tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
         let (tensors, best) = split_best(tensors);
-        let optimizer = AdamW::restore(adamw(), progress.step as u64, &tensors, &ctx.device);
-        ctx.observer.log(&format!("rl: going on after step {}", progress.step));
+        let n_updates = progress.step * self.config.updates_per_batch;
+        let optimizer = AdamW::restore(adamw(), n_updates as u64, &tensors, &ctx.device);
+        let (step, version) = (progress.step, &self.reward_version);
+        ctx.observer.log(&format!("rl: going on after step {step}, against reward model {version}"));
         let model = self.policy(&tensors)?;
         let replicas = Replicas::new(&model, &self.device, &ctx.lent);
         Ok(State { model, optimizer, best, progress, rate: 1.0, replicas })
@@ -287,17 +297,19 @@ impl<'a> Trainer<'a> {
     }
 
     /// Looks at the policy as it is, on prompts and draws that stay the same over the run, and keeps it where it is
-    /// the best yet.
-    fn look(&self, state: &mut State, ctx: &mut StageContext) -> Result<(), StageError> {
-        let prompts = self.prompts(WATCHED, 0, 2 * self.config.batch_prompts);
+    /// the best yet; some of what it wrote is shown.
+    fn look(&self, state: &mut State, budget_nats: f64, ctx: &mut StageContext) -> Result<(), StageError> {
+        let n = n_watched(self.config.batch_prompts, self.inputs.prompts.len());
+        let prompts = self.prompts(WATCHED, 0, n);
         let policy = lora::merge(state.model.to_tensors());
-        let groups = self.write(&policy, &prompts, derived_seed(self.seed, WATCHED))?;
+        let groups = self.write(&policy, &prompts, derived_seed(self.seed, WATCHED), state.progress.step)?;
         let scores = self.score_groups(&groups);
         let progress = &mut state.progress;
-        let last = progress.curve.last().map(|p| RlStep::from_exact(*p));
+        let kl_share = progress.kl().share(budget_nats);
         let constants = (&progress.calibration, self.config);
-        let look = Look::at(progress.step, &groups, &scores, last, self.inputs, constants);
+        let look = Look::at(progress.step, &groups, &scores, kl_share, self.inputs, constants);
         progress.looks.take(look, self.config.n_steps, ctx);
+        ctx.observer.sample(Stage::Rl, progress.step, &shown(&groups, &scores));
         if progress.looks.last_is_best() {
             state.best = policy;
         }
@@ -322,7 +334,7 @@ impl<'a> Trainer<'a> {
     /// both frozen for the run.
     fn calibrate(&self) -> Result<Calibration, StageError> {
         let prompts = self.prompts(CALIBRATION, 0, 2 * self.config.batch_prompts);
-        let groups = self.write(self.inputs.policy, &prompts, derived_seed(self.seed, CALIBRATION))?;
+        let groups = self.write(self.inputs.policy, &prompts, derived_seed(self.seed, CALIBRATION), 0)?;
         let scores = self.score_groups(&groups);
         let n = self.bc.len().min(fuse::N_LOGGED);
         let logged: Vec<Sequence> = (0..n).map(|i| self.bc[i * self.bc.len() / n].clone()).collect();
@@ -336,8 +348,12 @@ impl<'a> Trainer<'a> {
         rows.into_iter().map(|i| all[i].clone()).collect()
     }
 
-    fn write(&self, policy: &TensorMap, prompts: &[Prompt], seed: u64) -> Result<Vec<Group>, StageError> {
-        Ok(rollouts(self.inputs, policy, prompts, self.config, seed)?)
+    /// Suggestions of the policy after `step` steps.
+    fn write(&self, policy: &TensorMap, prompts: &[Prompt], seed: u64, step: usize) -> Result<Vec<Group>, StageError> {
+        // after an update that went wild the stage goes back, as after a loss that is no number
+        let diverged = StageError::Diverged { stage: "rl", step, what: "a logit of the rollouts" };
+        let told = |error| if is_not_finite(&error) { diverged } else { error.into() };
+        rollouts(self.inputs, policy, prompts, self.config, seed).map_err(told)
     }
 
     /// Scores of every rollout, group by group.
@@ -347,7 +363,7 @@ impl<'a> Trainer<'a> {
         groups.iter().map(|g| scores.by_ref().take(g.sequences.len()).collect()).collect()
     }
 
-    /// One step: rollouts, rewards, advantages, one optimiser step, and the KL controller.
+    /// One step: rollouts, rewards, advantages, the batch's updates, and the KL controller.
     fn step(&self, mut state: State, ctx: &mut StageContext) -> Result<State, StageError> {
         let begun = Instant::now();
         let step = state.progress.step;
@@ -355,19 +371,21 @@ impl<'a> Trainer<'a> {
         if let Some(beta) = tuned.kl_beta {
             state.progress.kl.0 = Exact(beta);
         }
+        let budget = tuned.kl_budget_nats.unwrap_or(self.config.kl_budget_nats);
         let prompts = self.prompts(PROMPTS, step, self.config.batch_prompts);
         let mut rng_seed = ChaCha8Rng::seed_from_u64(derived_seed(self.seed, ROLLOUTS));
         rng_seed.set_stream(step as u64);
-        let groups = self.write(&lora::merge(state.model.to_tensors()), &prompts, rand::Rng::random(&mut rng_seed))?;
+        let draws = rand::Rng::random(&mut rng_seed);
+        let groups = self.write(&lora::merge(state.model.to_tensors()), &prompts, draws, step)?;
         let written = begun.elapsed().as_secs_f64();
 
-        let parts = self.parts(&state, &groups, &ctx.device);
+        let parts = self.parts(&state, &groups);
         let logps = Logps::gather(&parts);
         let scores = self.score_groups(&groups);
         let configured = self.config.weights.to_array();
         let weights = tuned.fusion_weights.as_deref().unwrap_or(&configured);
         let fused = state.progress.calibration.fuse(&groups, &scores, weights, self.config);
-        let beta = state.progress.kl.0.0;
+        let beta = state.progress.kl().coefficient(budget);
         let (in_reward, in_loss) = match self.config.kl_placement {
             KlPlacement::Reward => (beta, 0.0),
             KlPlacement::Loss => (0.0, beta),
@@ -375,23 +393,14 @@ impl<'a> Trainer<'a> {
         };
         let advantages = fused.advantages(&logps.k1(), in_reward, self.config);
 
-        let losses = self.losses(&state, parts, &advantages, in_loss, step);
         let point = self.point(step + 1, &groups, &scores, &fused, &logps);
-        let diverged = |what| StageError::Diverged { stage: "rl", step, what };
-        if !losses.total.is_finite() {
-            return Err(diverged("loss"));
-        }
         let peak = tuned.learning_rate.unwrap_or(self.config.learning_rate);
         let rate = state.rate * peak * ((step + 1) as f64 / N_WARMUP_STEPS as f64).min(1.0);
-        let (model, norm) = state.optimizer.step(state.model, losses.grads, rate, &|_| 1.0);
-        if !norm.is_finite() {
-            return Err(diverged("gradient norm"));
-        }
-        state.replicas.refresh(&model);
-        state.model = model;
-        self.advance(&mut state.progress, point);
+        let lesson = Lesson { advantages: &advantages, beta: in_loss, rate };
+        let (mut state, learnt) = self.learn(state, parts, &lesson)?;
+        self.advance(&mut state.progress, point, budget);
         if state.progress.step.is_multiple_of(LOOK_EVERY) || state.progress.step == self.config.n_steps {
-            self.look(&mut state, ctx)?;
+            self.look(&mut state, budget, ctx)?;
         }
         let n_tokens: usize = groups.iter().flat_map(|g| &g.sequences).map(|s| s.tokens.len()).sum();
         self.show(
@@ -399,95 +408,16 @@ impl<'a> Trainer<'a> {
             &state.progress,
             &fused,
             &[
-                ("loss", losses.total),
-                ("grad_norm", norm),
-                ("bc_loss", losses.bc.unwrap_or(f64::NAN)),
+                ("kl_beta", state.progress.kl().coefficient(budget)),
+                ("loss", learnt.loss),
+                ("grad_norm", learnt.norm),
+                ("bc_loss", learnt.bc.unwrap_or(f64::NAN)),
+                ("clipped_share", learnt.clipped_share.unwrap_or(f64::NAN)),
                 ("rollout_secs", written),
                 ("tokens_per_sec", n_tokens as f64 / begun.elapsed().as_secs_f64()),
             ],
         );
         Ok(state)
-    }
-
-    /// All rollouts in batches of like length, with their log-probabilities under policy and reference. A
-    /// long conversation would otherwise pad every other prompt of the step to its length.
-    fn parts(&self, state: &State, groups: &[Group], device: &Device) -> Vec<Part> {
-        let sequences: Vec<&Sequence> = groups.iter().flat_map(|g| &g.sequences).collect();
-        let drawn: Vec<&Vec<f32>> = groups.iter().flat_map(|g| &g.logps).collect();
-        let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
-        // graphs of all parts wait until the advantages are known, unless memory is short
-        let bare = self.micro_batch_tokens.map(|_| state.model.valid());
-        let n_tokens = self.micro_batch_tokens.unwrap_or(PART_TOKENS).min(PART_TOKENS);
-        let plan = state.replicas.split(&lengths, Some(n_tokens));
-        let mut parts = Vec::with_capacity(plan.len());
-        let read = |weights: &Llama, place: &Device, rows: Vec<usize>| {
-            let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
-            let logps = match &bare {
-                Some(bare) => token_logps(bare, &batch, device),
-                None => token_logps(weights, &batch, place),
-            };
-            (rows, batch, logps)
-        };
-        state.replicas.each(&state.model, plan, read, |(rows, batch, logps)| {
-            let reference = host(token_logps(&self.reference, &batch, device)); // [N]
-            let rollout = rows.iter().flat_map(|&i| drawn[i]).copied().collect();
-            let (now, logps) = match &bare {
-                Some(_) => (host(logps), None),
-                None => (host(logps.clone().inner()), Some(logps)),
-            };
-            parts.push(Part { now, reference, rollout, logps, batch, rows });
-        });
-        parts
-    }
-
-    /// -Σ_i w_i Σ_t c_it A_i log pi(y_it), plus the k2 term where the KL stands in the loss, plus eta times the
-    /// cross-entropy of logged examples. w is the algorithm's normaliser, by default 1/(n G L_max): a mean over a
-    /// rollout's own length would make long bad ones cheap.
-    fn losses(&self, state: &State, parts: Vec<Part>, advantages: &[f64], beta: f64, step: usize) -> Losses {
-        let State { model, replicas, .. } = state;
-        let mut lengths = vec![0; advantages.len()];
-        for part in &parts {
-            part.rows.iter().zip(&part.batch.spans).for_each(|(&i, span)| lengths[i] = span.len());
-        }
-        let normaliser = self.config.advantage.token_weights(&lengths, self.config.max_new_tokens);
-        let (mut total, mut grads) = micro::summed(model, replicas, parts, |weights, device, part| {
-            let constants = |values: Vec<f32>| {
-                let n = values.len();
-                Tensor::<1>::from_data(TensorData::new(values, [n]), device).inner()
-            };
-            let of_tokens = |value: &dyn Fn(usize) -> f64| {
-                part.batch.per_target(&part.rows.iter().map(|&i| value(i) as f32).collect::<Vec<f32>>()) // [N]
-            };
-            let scale = of_tokens(&|i| -advantages[i] * normaliser[i]);
-            let scale = scale.iter().zip(part.importance()).map(|(s, c)| s * c).collect();
-            let weight = of_tokens(&|i| 0.5 * beta * normaliser[i]);
-            let logps = part.logps.unwrap_or_else(|| token_logps(weights, &part.batch, device));
-            let loss = (logps.clone() * constants(scale)).sum();
-            if beta == 0.0 {
-                return loss;
-            }
-            // k2 = ½ (log pi - log pi_ref)²
-            let distance = logps - constants(part.reference);
-            loss + (distance.clone() * distance * constants(weight)).sum()
-        });
-        if self.bc.is_empty() || self.config.bc_weight == 0.0 {
-            return Losses { total, bc: None, grads };
-        }
-        let n_bc = advantages.len().div_ceil(ROLLOUTS_PER_BC);
-        let rows = passes(self.bc.len(), derived_seed(self.seed, BC), step * n_bc, n_bc);
-        let lengths: Vec<usize> = rows.iter().map(|&i| self.bc[i].tokens.len()).collect();
-        let n_targets: usize = rows.iter().map(|&i| self.bc[i].n_suggestion()).sum();
-        let share = -self.config.bc_weight / n_targets as f64;
-        let parts = replicas.split(&lengths, self.micro_batch_tokens);
-        let (weighted, of_bc) = micro::summed(model, replicas, parts, |weights, device, part| {
-            let batch = Batch::pack(part.iter().map(|&k| &self.bc[rows[k]]));
-            token_logps(weights, &batch, device).sum().mul_scalar(share)
-        });
-        total += weighted;
-        let mut sum = GradientsAccumulator::new();
-        [grads, of_bc].into_iter().for_each(|part| sum.accumulate(model, part));
-        grads = sum.grads();
-        Losses { total, bc: Some(weighted / self.config.bc_weight), grads }
     }
 
     fn point(&self, step: usize, groups: &[Group], scores: &[Vec<Score>], fused: &Fused, logps: &Logps) -> RlStep {
@@ -509,11 +439,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Counts the step, and lets the KL controller see it.
-    fn advance(&self, progress: &mut Progress, point: RlStep) {
+    fn advance(&self, progress: &mut Progress, point: RlStep, budget_nats: f64) {
         progress.step += 1;
         progress.curve.push(point.to_exact());
         let mut controller = progress.kl();
-        controller.observe(point.kl_nats, self.config.kl_budget_nats);
+        controller.observe(point.kl_nats, budget_nats);
         progress.set_kl(controller);
     }
 
@@ -534,7 +464,6 @@ impl<'a> Trainer<'a> {
             ("epistemic_std_mean", point.epistemic_std_mean),
             ("veto_rate", point.veto_rate),
             ("rollout_gap", point.rollout_gap),
-            ("kl_beta", progress.kl.0.0),
         ] {
             metric(name, value);
         }

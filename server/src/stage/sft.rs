@@ -3,19 +3,23 @@
 //! In the loop: preferences to policy. The loss is the cross-entropy of the suggestion's tokens
 //! given the prompt, `Σ_i w_i Σ_t -log p(y_it | x_i, y_i<t) / n`, with click weights `w` of mean 1
 //! over the batch and `n` the number of suggestion tokens in it, so that short suggestions do not
-//! count more per token. Not here: soft targets of a teacher (method B.1.5 with a > 0), since no
-//! teacher shares the vocabulary.
+//! count more per token. A teacher that shares the vocabulary mixes its distribution into the loss of
+//! a token ([`soft`], method B.1.5 with a > 0).
+
+mod sample;
+mod soft;
 
 use super::aside::{evenly, groups_aside};
 use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::{StageContext, StageError};
 use crate::model::batch::{self, Batch, Sequence};
 use crate::model::llama::Llama;
+use crate::model::lora;
+use crate::model::micro::{self, Tape};
 use crate::model::ops;
 use crate::model::optim::{AdamW, AdamWConfig, warmup_cosine};
 use crate::model::parallel::Replicas;
 use crate::model::state::Fingerprint;
-use crate::model::{lora, micro};
 use beckon_shared::config::{ConfigError, ModelConfig};
 use beckon_shared::control::{LoraConfig, SftConfig, Stage};
 use beckon_shared::preference::SftExample;
@@ -27,18 +31,24 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
+pub use soft::SoftTargets;
+use soft::Teacher;
+
 /// Click weights after `beta_w`, before they are brought to mean 1.
 const WEIGHT_RANGE: (f64, f64) = (0.1, 5.0);
 /// Padded tokens of a batch that is only read.
 const READ_TOKENS: usize = 4_096;
 /// Looks at the validation loss over a run; the policy of the best one is the result.
 const N_LOOKS: usize = 20;
+/// Looks from one sample to the next.
+const SAMPLE_EVERY: usize = 2;
 /// Set aside from training: every 20th group of a source with at least 100, and of those at most 512 examples.
 const VALIDATION_EVERY: usize = 20;
 const MIN_GROUPS: usize = 100;
 const MAX_VALIDATION: usize = 512;
-/// Purpose of the seed that draws them.
+/// Purposes of the seeds that draw them, and samples.
 const VALIDATION: u64 = 2;
+const SAMPLES: u64 = 3;
 
 /// What the stage learns from.
 pub struct SftInputs<'a> {
@@ -54,6 +64,8 @@ pub struct SftInputs<'a> {
     pub train: &'a [SftExample],
     /// To judge by.
     pub held_out: &'a [SftExample],
+    /// Learnt from beside the examples.
+    pub soft_targets: Option<SoftTargets<'a>>,
 }
 
 /// What the stage made.
@@ -95,6 +107,7 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
         return Ok(outcome(policy, &progress));
     }
     let data = Examples::encode(inputs, config, ctx.seed)?;
+    let teacher = inputs.soft_targets.as_ref().map(|targets| Teacher::new(targets, &ctx.device)).transpose()?;
     let mut rollbacks = folder.rollbacks()?;
     let begin = |rate: f64, ctx: &mut StageContext| -> Result<SftRun, StageError> {
         let run = match folder.load_state()? {
@@ -111,10 +124,13 @@ pub fn run(ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Re
     while run.progress.step < config.n_steps {
         obey(ctx, || folder.save_state(run.to_tensors(), &run.progress))?;
         let rows = epoch.batch(&data, config, ctx.seed, run.progress.step);
-        run = rollbacks.settle(run.step(ctx, config, &data, rows), ctx, begin)?;
+        run = rollbacks.settle(run.step(ctx, config, &data, teacher.as_ref(), rows), ctx, begin)?;
         let done = run.progress.step;
         if done.is_multiple_of(n_look_steps) || done == config.n_steps {
             run.look(ctx, config, &data);
+        }
+        if done.is_multiple_of(SAMPLE_EVERY * n_look_steps) || done == config.n_steps {
+            run.sample(ctx, inputs, &data);
         }
         if ctx.save_every > 0 && done.is_multiple_of(ctx.save_every) && done < config.n_steps {
             folder.save_state(run.to_tensors(), &run.progress)?;
@@ -162,8 +178,13 @@ pub fn logps_of(model: &Llama, sequences: &[Sequence]) -> Vec<(f64, usize)> {
 
 /// Log-probability of each suggestion token of a batch, nats, `[N]`.
 pub fn token_logps(model: &Llama, batch: &Batch, device: &Device) -> Tensor<1> {
+    token_logps_on(model, batch, device, &mut Tape::new(false))
+}
+
+/// [`token_logps`] with the pass on a tape.
+pub fn token_logps_on(model: &Llama, batch: &Batch, device: &Device, tape: &mut Tape) -> Tensor<1> {
     let tensors = batch.tensors(device);
-    let hidden = model.hidden(tensors.tokens); // [B, T, D]
+    let hidden = tape.hidden(model, tensors.tokens); // [B, T, D]
     let [b, t, d] = hidden.dims();
     let before = ops::rows(hidden.reshape([b * t, d]), tensors.predictors); // [N, D]
     model.token_logps(before, tensors.targets) // [N]
@@ -173,14 +194,27 @@ pub fn token_logps(model: &Llama, batch: &Batch, device: &Device) -> Tensor<1> {
 /// `weights` holds one number a row; they are brought to mean 1 here.
 pub fn loss(model: &Llama, batch: &Batch, weights: &[f32], device: &Device) -> Tensor<1> {
     let mean = weights.iter().sum::<f32>() / weights.len() as f32;
-    part_of_loss(model, batch, weights, mean * batch.n_targets() as f32, device)
+    let divisor = mean * batch.n_targets() as f32;
+    part_of_loss(model, batch, (weights, divisor), None, device, &mut Tape::new(false))
 }
 
-/// What a part of a batch adds to [`loss`]; `divisor` is the mean weight of the batch's rows times its suggestion tokens.
-fn part_of_loss(model: &Llama, part: &Batch, weights: &[f32], divisor: f32, device: &Device) -> Tensor<1> {
+/// What a part of a batch adds to [`loss`], with a teacher's soft targets where there is one; `divisor` is the mean weight of
+/// the batch's rows times its suggestion tokens.
+fn part_of_loss(
+    model: &Llama,
+    part: &Batch,
+    (weights, divisor): (&[f32], f32),
+    teacher: Option<&Teacher>,
+    device: &Device,
+    tape: &mut Tape,
+) -> Tensor<1> {
     let share: Vec<f32> = part.per_target(weights).into_iter().map(|w| -w / divisor).collect();
     let share = Tensor::from_data(TensorData::new(share, [part.n_targets()]), device);
-    (token_logps(model, part, device) * share).sum()
+    let gains = match teacher {
+        None => token_logps_on(model, part, device, tape),
+        Some(teacher) => teacher.losses(model, part, device, tape).neg(),
+    };
+    (gains * share).sum()
 }
 
 /// Mean negative log-likelihood per suggestion token, nats, and the number of those tokens.
@@ -198,6 +232,8 @@ struct Examples {
     /// Set aside from training, by group: decides which policy is kept. Empty where there are few groups.
     validation: Vec<Sequence>,
     held_out: Vec<Sequence>,
+    /// Those that people see suggestions for.
+    prompts: Vec<Prompt>,
 }
 
 impl Examples {
@@ -218,6 +254,10 @@ impl Examples {
         let aside = groups_aside(groups, n_aside, batch::derived_seed(seed, VALIDATION));
         let (validation, train): (Vec<&SftExample>, Vec<&SftExample>) =
             inputs.train.iter().partition(|e| aside.contains(&(e.source.as_str(), e.group.as_str())));
+        let held_out: Vec<&SftExample> = inputs.held_out.iter().collect();
+        // best those that nothing is learnt from
+        let shown = [&validation, &held_out, &train].into_iter().find(|examples| !examples.is_empty());
+        let prompts = shown.map(|examples| sample::prompts(examples)).unwrap_or_default();
         let weights = train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect();
         let train: Vec<Sequence> = train.into_iter().map(tokens).collect();
         Ok(Self {
@@ -225,7 +265,8 @@ impl Examples {
             lengths: train.iter().map(|s| s.tokens.len()).collect(),
             train,
             validation: evenly(&validation, MAX_VALIDATION).into_iter().map(tokens).collect(),
-            held_out: inputs.held_out.iter().map(tokens).collect(),
+            held_out: held_out.into_iter().map(tokens).collect(),
+            prompts,
         })
     }
 }
@@ -301,7 +342,9 @@ impl SftRun {
         };
         let replicas = Replicas::new(&model, &device, &ctx.lent);
         let optimizer = AdamW::new(adamw(config));
-        Ok(Self { model, optimizer, best: TensorMap::new(), progress, rate: 1.0, replicas })
+        let run = Self { model, optimizer, best: TensorMap::new(), progress, rate: 1.0, replicas };
+        run.sample(ctx, inputs, data);
+        Ok(run)
     }
 
     fn resume(
@@ -345,6 +388,15 @@ impl SftRun {
         }
     }
 
+    /// Shows people what the policy writes now. Training goes on whatever comes of it.
+    fn sample(&self, ctx: &mut StageContext, inputs: &SftInputs, data: &Examples) {
+        let (step, policy) = (self.progress.step, lora::merge(self.model.to_tensors()));
+        match sample::write(inputs, &policy, &data.prompts, batch::derived_seed(ctx.seed, SAMPLES)) {
+            Ok(prompts) => ctx.observer.sample(Stage::Sft, step, &prompts),
+            Err(error) => ctx.observer.log(&format!("sft: step {step}: no sample of what it writes: {error}")),
+        }
+    }
+
     /// The policy with the lowest validation loss; the last one where there is no validation.
     fn result(&self, ctx: &mut StageContext, inputs: &SftInputs, config: &SftConfig) -> Result<Llama, StageError> {
         match self.progress.best {
@@ -364,6 +416,7 @@ impl SftRun {
         ctx: &mut StageContext,
         config: &SftConfig,
         data: &Examples,
+        teacher: Option<&Teacher>,
         rows: &[usize],
     ) -> Result<Self, StageError> {
         let begun = Instant::now();
@@ -374,11 +427,14 @@ impl SftRun {
         let weight = rows.iter().map(|&i| data.weights[i]).sum::<f32>() / rows.len() as f32;
 
         let parts = self.replicas.split(&lengths, ctx.micro_batch_tokens);
-        let (loss, grads) = micro::summed(&self.model, &self.replicas, parts, |model, device, part| {
-            let batch = Batch::pack(part.iter().map(|&k| &data.train[rows[k]]));
-            let weights: Vec<f32> = part.iter().map(|&k| data.weights[rows[k]]).collect();
-            part_of_loss(model, &batch, &weights, weight * n_targets as f32, device)
-        });
+        let padding = batch::padding_share(&lengths, &parts);
+        let recompute = ctx.checkpoint_activations;
+        let (loss, grads) =
+            micro::summed(&self.model, &self.replicas, recompute, parts, |model, device, tape, part| {
+                let batch = Batch::pack(part.iter().map(|&k| &data.train[rows[k]]));
+                let weights: Vec<f32> = part.iter().map(|&k| data.weights[rows[k]]).collect();
+                part_of_loss(model, &batch, (&weights, weight * n_targets as f32), teacher, device, tape)
+            });
         let diverged = |what| StageError::Diverged { stage: "sft", step, what };
         if !loss.is_finite() {
             return Err(diverged("loss"));
@@ -395,7 +451,13 @@ impl SftRun {
         self.progress.n_tokens_seen += n_tokens as u64;
 
         let speed = n_tokens as f64 / begun.elapsed().as_secs_f64();
-        for (name, value) in [("loss", loss), ("learning_rate", lr), ("grad_norm", norm), ("tokens_per_sec", speed)] {
+        for (name, value) in [
+            ("loss", loss),
+            ("learning_rate", lr),
+            ("grad_norm", norm),
+            ("tokens_per_sec", speed),
+            ("padding_share", padding),
+        ] {
             ctx.observer.metric(Stage::Sft, self.progress.step, config.n_steps, name, value);
         }
         Ok(self)

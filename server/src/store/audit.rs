@@ -39,6 +39,11 @@ pub enum Begun {
         /// Body of the first time.
         answer: String,
     },
+    /// Done before, but its answer was too long to be kept.
+    NotKept {
+        /// HTTP status of the first time.
+        status: u16,
+    },
     /// The same is being done at this moment.
     Busy,
     /// The key was used for another request.
@@ -60,11 +65,12 @@ impl Store {
                 let found = transaction.first(sql, values![asked.sender, key], |mut row| {
                     let (id, digest): (i64, String) = (row.get(0)?, row.get(1)?);
                     let (by, status): (i64, Option<u16>) = (row.get(2)?, row.get(3)?);
-                    Ok((id, digest, by, status, row.get::<Option<String>>(4)?.unwrap_or_default()))
+                    Ok((id, digest, by, status, row.get::<Option<String>>(4)?))
                 })?;
                 match found {
                     Some((_, digest, ..)) if digest != asked.digest => return Ok(Begun::OtherRequest),
-                    Some((.., Some(status), answer)) => return Ok(Begun::Done { status, answer }),
+                    Some((.., Some(status), Some(answer))) => return Ok(Begun::Done { status, answer }),
+                    Some((.., Some(status), None)) => return Ok(Begun::NotKept { status }),
                     Some((_, _, by, None, _)) if by == process || is_present(transaction, by)? => {
                         return Ok(Begun::Busy);
                     }
@@ -83,7 +89,7 @@ impl Store {
         })
     }
 
-    /// Writes down how a command was answered.
+    /// Writes down how a command was answered; without `answer`, whoever asks again with its key hears only that it was done.
     ///
     /// # Errors
     /// [`StoreError::Database`].

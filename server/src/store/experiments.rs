@@ -1,13 +1,17 @@
 //! Experiments in the store: their states, what was shown and clicked, and the sums over users that the analysis takes.
 
-use super::sql::{Connection, values};
+use super::sql::{Connection, Value, values};
 use super::{Store, StoreError};
-use beckon_shared::ab::input::{User, Users};
+use beckon_shared::ab::input::{Observed, RETURNED_AFTER_MILLIS, User, Users, observation_millis};
 use beckon_shared::ab::interleave::Votes;
 use beckon_shared::ab::moments::Totals;
 use beckon_shared::control::experiment::{
     ClickEvent, ExperimentState, ExperimentStatus, Exposure, IngestEvent, IngestOutcome, Layout, LooksState,
 };
+
+/// How long a window has to be over before its user counts: reports that are late a little are in, and what one server
+/// has counted is over by the clock of another that stops the experiment.
+const SETTLING_MILLIS: i64 = 300_000;
 
 /// Number of an experiment from its id (`e12`); `None` for anything else.
 fn number(id: &str) -> Option<i64> {
@@ -29,7 +33,7 @@ impl Store {
     /// is not added: the first is returned.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`]; `Gone` where a checkpoint of its arms was deleted.
     pub fn add_experiment(
         &self,
         mut status: ExperimentStatus,
@@ -40,6 +44,7 @@ impl Store {
             if let Some(there) = transaction.first(sql, values![audit_id], |mut row| row.get::<String>(0))? {
                 return parsed(&there, "an experiment");
             }
+            super::checkpoints::hold(transaction, status.config.checkpoints())?;
             let sql = "INSERT INTO experiments (status, audit_id) VALUES ('{}', ?1) RETURNING id";
             let number: i64 = transaction.value(sql, values![audit_id])?;
             status.id = format!("e{number}");
@@ -118,19 +123,6 @@ impl Store {
         Ok(self.reader().first(sql, values![number(id)], |mut row| row.get::<Option<[u8; 32]>>(0))?.flatten())
     }
 
-    /// Checkpoints that experiments which are not decided need, with the experiment in words.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn checkpoints_of_experiments(&self) -> Result<Vec<(String, String)>, StoreError> {
-        let open = self.experiments()?.into_iter().filter(|e| e.state != ExperimentState::Decided);
-        let pairs = |e: ExperimentStatus| {
-            let user = format!("experiment {}", e.id);
-            e.config.checkpoints().map(|id| (id.to_owned(), user.clone())).collect::<Vec<_>>()
-        };
-        Ok(open.flat_map(pairs).collect())
-    }
-
     /// What earlier looks at an experiment have shown.
     ///
     /// # Errors
@@ -141,13 +133,24 @@ impl Store {
         text.flatten().map(|text| parsed(&text, "the looks at an experiment")).transpose()
     }
 
-    /// Keeps what a look has shown.
+    /// Keeps what a look has shown that went on from the looks `before`, together with what others have shown
+    /// meanwhile: what is kept only grows.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn set_looks(&self, id: &str, looks: &LooksState) -> Result<(), StoreError> {
-        let text = json(looks, "the looks at an experiment")?;
-        self.journal().execute("UPDATE experiments SET looks = ?2 WHERE id = ?1", values![number(id), text]).map(drop)
+    pub fn keep_looks(&self, id: &str, before: Option<&LooksState>, looks: &LooksState) -> Result<(), StoreError> {
+        let what = "the looks at an experiment";
+        self.journal().transaction(|transaction| {
+            // not a lock on the row, which would wait for the events that come in
+            transaction.lock_name(&format!("looks at {id}"))?;
+            let sql = "SELECT looks FROM experiments WHERE id = ?1";
+            let there = transaction.first(sql, values![number(id)], |mut row| row.get::<Option<String>>(0))?;
+            let text = match there.flatten() {
+                Some(there) => json(&parsed::<LooksState>(&there, what)?.joined(looks, before), what)?,
+                None => json(looks, what)?,
+            };
+            transaction.execute("UPDATE experiments SET looks = ?2 WHERE id = ?1", values![number(id), text]).map(drop)
+        })
     }
 
     /// Stores a batch of events in one transaction, synced to disk before this returns. Events that are there already are
@@ -169,7 +172,7 @@ impl Store {
                     IngestEvent::Exposure(_) if !is_new => Err("the experiment is not running".into()),
                     IngestEvent::Exposure(exposure) => {
                         let arm = arm_of(&exposure.unit).map(|arm| experiment.config.arms[arm].name.as_str());
-                        match exposure.check(arm, experiment.config.layout) {
+                        match exposure.check(arm, &experiment.config) {
                             Ok(()) => Ok(insert_exposure(transaction, experiment, exposure)?),
                             Err(why) => Err(why),
                         }
@@ -187,23 +190,21 @@ impl Store {
     }
 
     /// Sums over the users of an experiment, as the analysis takes them: clicked slates over slates, requests without a
-    /// suggestion over requests, latency, and strata. With them the numbers of slates and clicks.
+    /// suggestion over requests, latency, and strata. Where the experiment has `observation_hours`, they are of that
+    /// time after a user's first exposure, and of users for whom it was over some minutes before `now_millis`, and before
+    /// the end of the experiment. With them the numbers of all slates and clicks that came in.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn experiment_users(&self, experiment: &ExperimentStatus) -> Result<(Users, u64, u64), StoreError> {
+    pub fn experiment_users(
+        &self,
+        experiment: &ExperimentStatus,
+        now_millis: i64,
+    ) -> Result<(Users, u64, u64), StoreError> {
         let arms: Vec<String> = experiment.config.arms.iter().map(|arm| arm.name.clone()).collect();
-        let sql = "SELECT min(e.arm), CAST(sum(CASE WHEN e.n_slots > 0 THEN 1 ELSE 0 END) AS BIGINT), \
-                    CAST(sum(CASE WHEN e.n_slots > 0 AND coalesce(c.n, 0) > 0 THEN 1 ELSE 0 END) AS BIGINT), count(*), \
-                    CAST(sum(CASE WHEN e.n_slots = 0 THEN 1 ELSE 0 END) AS BIGINT), \
-                    sum(CASE WHEN e.n_slots > 0 THEN e.latency_millis END), \
-                    CAST(sum(CASE WHEN e.n_slots > 0 AND e.latency_millis IS NOT NULL THEN 1 ELSE 0 END) AS BIGINT), \
-                    min(e.time_millis), min(e.device_tier), min(e.browser), max(e.simulated), \
-                    CAST(sum(coalesce(c.n, 0)) AS BIGINT) \
-             FROM exposures e LEFT JOIN (\
-                 SELECT impression_id, count(*) AS n FROM clicks WHERE experiment = ?1 GROUP BY impression_id\
-             ) c ON c.impression_id = e.impression_id \
-             WHERE e.experiment = ?1 GROUP BY e.unit ORDER BY min(e.time_millis), e.unit";
+        let window = window(experiment, now_millis);
+        let mut parameters = values![number(&experiment.id)].to_vec();
+        parameters.extend(window.into_iter().flatten().map(Value::from));
         let mut users = Users {
             arms: arms.clone(),
             strata: beckon_shared::ab::input::USUAL_STRATA.map(str::to_owned).to_vec(),
@@ -212,29 +213,40 @@ impl Store {
             has_days: true,
             ..Users::default()
         };
-        let (mut n_exposures, mut n_clicks) = (0, 0);
-        self.reader().rows(sql, values![number(&experiment.id)], |mut row| {
+        let (mut n_exposures, mut n_clicks, mut n_waiting, mut n_returned) = (0, 0, 0, 0);
+        self.reader().rows(&sums_of_users(window.is_some()), &parameters, |mut row| {
+            users.is_simulated |= row.get::<bool>(11)?;
+            n_exposures += row.get::<u64>(12)?;
+            n_clicks += row.get::<u64>(13)?;
             let arm: String = row.get(0)?;
-            // an arm is checked against the assignment when it comes in
+            // only one that came in before arms were checked is none
             let Some(arm) = arms.iter().position(|name| *name == arm) else { return Ok(()) };
             let (shown, clicked, requests, none): (f64, f64, f64, f64) =
                 (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+            // whoever counts does so with the first exposure at least
+            if requests == 0.0 {
+                n_waiting += 1;
+                return Ok(());
+            }
             let (latency, timed): (Option<f64>, f64) = (row.get(5)?, row.get(6)?);
+            let (first, last): (i64, i64) = (row.get(7)?, row.get(8)?);
+            n_returned += u64::from(last.saturating_sub(first) > RETURNED_AFTER_MILLIS);
             let totals = |numerator, denominator| Totals { numerator, denominator, ..Totals::default() };
             users.users.push(User {
                 arm,
                 clicks: totals(clicked, shown),
                 no_suggestion: totals(none, requests),
                 latency_millis: totals(latency.unwrap_or(0.0), timed),
-                day: Some(day(row.get(7)?)),
-                strata: vec![row.get(8)?, row.get(9)?],
+                day: Some(day(first)),
+                strata: vec![row.get(9)?, row.get(10)?],
             });
-            users.is_simulated |= row.get::<bool>(10)?;
-            n_exposures += shown as u64;
-            n_clicks += row.get::<u64>(11)?;
             Ok(())
         })?;
         users.has_latency = users.users.iter().any(|user| user.latency_millis.denominator > 0.0);
+        users.observed = match experiment.config.settings.observation_hours {
+            Some(hours) => Observed::Window { hours, n_waiting },
+            None => Observed::SoFar { n_returned },
+        };
         Ok((users, n_exposures, n_clicks))
     }
 
@@ -243,11 +255,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn experiment_votes(&self, experiment: &ExperimentStatus) -> Result<Vec<Votes>, StoreError> {
-        let second = experiment.config.arms.get(1).map(|arm| arm.name.as_str()).unwrap_or_default();
-        let sql = "SELECT CAST(sum(CASE WHEN c.arm = ?2 THEN 1 ELSE -1 END) AS BIGINT), count(*) \
+        let [first, second] = experiment.config.arms.as_slice() else { return Ok(Vec::new()) };
+        let sql = "SELECT CAST(sum(CASE WHEN c.arm = ?3 THEN 1 ELSE -1 END) AS BIGINT), count(*) \
              FROM clicks c JOIN exposures e ON e.experiment = c.experiment AND e.impression_id = c.impression_id \
-             WHERE c.experiment = ?1 GROUP BY e.unit ORDER BY e.unit";
-        self.reader().rows(sql, values![number(&experiment.id), second], |mut row| {
+             WHERE c.experiment = ?1 AND c.arm IN (?2, ?3) GROUP BY e.unit ORDER BY e.unit";
+        self.reader().rows(sql, values![number(&experiment.id), &first.name, &second.name], |mut row| {
             Ok(Votes { net: row.get(0)?, n_clicks: row.get(1)? })
         })
     }
@@ -278,6 +290,63 @@ impl Store {
         });
         with_clicks.collect()
     }
+}
+
+/// Where users are observed for a fixed time: the latest first exposure of a user who counts, and that time, both in
+/// milliseconds. A time that the end of the experiment cut off is never over.
+fn window(experiment: &ExperimentStatus, now_millis: i64) -> Option<[i64; 2]> {
+    let width = observation_millis(experiment.config.settings.observation_hours?);
+    let settled = now_millis.saturating_sub(SETTLING_MILLIS);
+    let end = experiment.stopped_millis.map_or(settled, |stopped| stopped.min(settled));
+    Some([end.saturating_sub(width), width])
+}
+
+/// Statement that sums over each user of experiment `?1`; where it is `windowed`, over the time `?3` after a first
+/// exposure at `?2` at the latest, and over nothing for other users.
+fn sums_of_users(windowed: bool) -> String {
+    // the time is only added to first exposures before `?2`, so that no client's clock makes the sum overflow
+    let (join, inside, clicked) = if windowed {
+        let join = "LEFT JOIN (\
+                 SELECT unit, min(time_millis) + ?3 AS ends FROM exposures WHERE experiment = ?1 \
+                 GROUP BY unit HAVING min(time_millis) <= ?2\
+             ) w ON w.unit = e.unit";
+        (join, "e.time_millis < w.ends", "c.first_millis < w.ends")
+    } else {
+        ("", "TRUE", "c.n > 0")
+    };
+    format!(
+        "SELECT min(e.arm), \
+                CAST(sum(CASE WHEN {inside} AND e.n_slots > 0 THEN 1 ELSE 0 END) AS BIGINT), \
+                CAST(sum(CASE WHEN {inside} AND e.n_slots > 0 AND {clicked} THEN 1 ELSE 0 END) AS BIGINT), \
+                CAST(sum(CASE WHEN {inside} THEN 1 ELSE 0 END) AS BIGINT), \
+                CAST(sum(CASE WHEN {inside} AND e.n_slots = 0 THEN 1 ELSE 0 END) AS BIGINT), \
+                sum(CASE WHEN {inside} AND e.n_slots > 0 THEN e.latency_millis END), \
+                CAST(sum(CASE WHEN {inside} AND e.n_slots > 0 AND e.latency_millis IS NOT NULL THEN 1 ELSE 0 END) \
+                     AS BIGINT), \
+                min(e.time_millis), max(e.time_millis), \
+                min(CASE WHEN {inside} THEN e.device_tier END), min(CASE WHEN {inside} THEN e.browser END), \
+                max(e.simulated), CAST(sum(CASE WHEN e.n_slots > 0 THEN 1 ELSE 0 END) AS BIGINT), \
+                CAST(sum(coalesce(c.n, 0)) AS BIGINT) \
+         FROM exposures e {join} LEFT JOIN (\
+             SELECT impression_id, count(*) AS n, min(time_millis) AS first_millis FROM clicks \
+             WHERE experiment = ?1 GROUP BY impression_id\
+         ) c ON c.impression_id = e.impression_id \
+         WHERE e.experiment = ?1 GROUP BY e.unit ORDER BY min(e.time_millis), e.unit"
+    )
+}
+
+/// Checkpoints that experiments which are not decided need, with the experiment in words.
+pub(super) fn checkpoints_in_use(connection: &mut Connection) -> Result<Vec<(String, String)>, StoreError> {
+    let all: Vec<ExperimentStatus> =
+        connection.rows("SELECT status FROM experiments ORDER BY id", values![], |mut row| {
+            parsed(&row.get::<String>(0)?, "an experiment")
+        })?;
+    let open = all.into_iter().filter(|e| e.state != ExperimentState::Decided);
+    let pairs = |e: ExperimentStatus| {
+        let user = format!("experiment {}", e.id);
+        e.config.checkpoints().map(|id| (id.to_owned(), user.clone())).collect::<Vec<_>>()
+    };
+    Ok(open.flat_map(pairs).collect())
 }
 
 /// The day of a moment in milliseconds since 1970, `YYYY-MM-DD` UTC. Source: Hinnant, "chrono-compatible low-level date

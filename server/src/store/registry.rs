@@ -1,9 +1,15 @@
-//! The registry of checkpoints in the store: notes, evaluation results, tags and their history.
+//! The registry of checkpoints in the store: notes, evaluation results, tags and their history, and what needs a checkpoint.
 
-use super::sql::{Row, values};
+use super::checkpoints::{self, hold, is_there, lock};
+use super::experiments::checkpoints_in_use;
+use super::runs::{self, StoredRun};
+use super::sql::{Connection, Row, values};
 use super::{Store, StoreError};
+use crate::crash::{Point, reach};
+use beckon_shared::control::life::{Standing, step};
 use beckon_shared::control::registry::Promotion;
-use std::collections::BTreeMap;
+use beckon_shared::control::{RunCommand, RunState, RunStatus};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the store knows of a checkpoint beside its description.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -23,6 +29,17 @@ pub enum RolledBack {
     NoTag,
     /// It has pointed to one checkpoint only.
     NothingBefore,
+    /// The checkpoint that it pointed to before was deleted.
+    Gone(String),
+}
+
+/// What needs checkpoints, as of one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Needs {
+    /// Where every tag points, by tag.
+    pub tags: BTreeMap<String, Promotion>,
+    /// Checkpoints that runs, experiments and roll backs need, with the user in words.
+    pub users: Vec<(String, String)>,
 }
 
 const CURRENT: &str = "SELECT tag, checkpoint, time_millis, sender, undone FROM promotions \
@@ -73,9 +90,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn tags(&self) -> Result<BTreeMap<String, Promotion>, StoreError> {
-        let rows = self.promotions(false)?;
-        // later ones replace earlier ones
-        Ok(rows.into_iter().map(|promotion| (promotion.tag.clone(), promotion)).collect())
+        Ok(newest(&self.promotions(false)?))
     }
 
     /// Every time that a tag was moved, oldest first; with `undone` also those that were rolled back.
@@ -83,48 +98,62 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn promotions(&self, undone: bool) -> Result<Vec<Promotion>, StoreError> {
-        let sql = "SELECT tag, checkpoint, time_millis, sender, undone FROM promotions WHERE ?1 = 1 OR undone = 0 ORDER BY seq";
-        self.reader().rows(sql, values![undone], promotion)
+        promotions(&mut self.reader(), undone)
     }
 
-    /// Where each tag would go by a roll back: checkpoint and tag.
+    /// At most `limit` times that a tag was moved, with their numbers, which grow from one to the next: those after `seq`, oldest
+    /// first, undone ones included.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn promotions_after(&self, seq: i64, limit: usize) -> Result<Vec<(i64, Promotion)>, StoreError> {
+        let sql = "SELECT tag, checkpoint, time_millis, sender, undone, seq FROM promotions \
+                   WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+        self.reader().rows(sql, values![seq, limit], |mut row| Ok((row.get(5)?, promotion(row)?)))
+    }
+
+    /// Where each tag would go by a roll back: checkpoint and tag. One that was deleted is left out.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub fn roll_back_targets(&self) -> Result<Vec<(String, String)>, StoreError> {
-        let mut by_tag: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for promotion in self.promotions(false)? {
-            by_tag.entry(promotion.tag).or_default().push(promotion.checkpoint);
-        }
-        let before = |(tag, mut points): (String, Vec<String>)| {
-            points.pop();
-            points.pop().map(|checkpoint| (checkpoint, tag))
-        };
-        Ok(by_tag.into_iter().filter_map(before).collect())
+        self.reader().snapshot(|reader| {
+            let mut there = Vec::new();
+            for (checkpoint, tag) in before_newest(promotions(reader, false)?) {
+                if is_there(reader, &checkpoint)? {
+                    there.push((checkpoint, tag));
+                }
+            }
+            Ok(there)
+        })
     }
 
     /// Lets a tag point to a checkpoint; promoting the one it points to already changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// [`StoreError::Gone`] where the checkpoint was deleted, `Database`.
     pub fn promote(&self, to: &Promotion) -> Result<(), StoreError> {
-        self.writer().transaction(|transaction| {
+        let promoted = self.writer().transaction(|transaction| {
+            hold(transaction, [to.checkpoint.as_str()])?;
             transaction.lock_table("promotions")?;
             let now = transaction.first(CURRENT, values![&to.tag], promotion)?;
             if now.is_none_or(|now| now.checkpoint != to.checkpoint) {
                 let sql = "INSERT INTO promotions (tag, checkpoint, time_millis, sender) VALUES (?1, ?2, ?3, ?4)";
                 transaction.execute(sql, values![&to.tag, &to.checkpoint, to.time_millis, &to.by])?;
             }
+            reach(Point::Promoting);
             Ok(())
-        })
+        });
+        promoted.inspect(|()| reach(Point::Promoted))
     }
 
-    /// Lets a tag point to where it pointed before its last promotion.
+    /// Lets a tag point to where it pointed before its last promotion, where that is still there.
     ///
     /// # Errors
     /// [`StoreError::Database`].
     pub fn roll_back(&self, tag: &str) -> Result<RolledBack, StoreError> {
         self.writer().transaction(|transaction| {
+            lock(transaction)?;
             transaction.lock_table("promotions")?;
             let newest = transaction.rows(CURRENT, values![tag], promotion)?;
             let target = match newest.as_slice() {
@@ -132,6 +161,9 @@ impl Store {
                 [_] => return Ok(RolledBack::NothingBefore),
                 [_, before, ..] => before.clone(),
             };
+            if !is_there(transaction, &target.checkpoint)? {
+                return Ok(RolledBack::Gone(target.checkpoint));
+            }
             let sql = "UPDATE promotions SET undone = 1 \
                        WHERE seq = (SELECT max(seq) FROM promotions WHERE tag = ?1 AND undone = 0)";
             transaction.execute(sql, values![tag])?;
@@ -139,16 +171,90 @@ impl Store {
         })
     }
 
-    /// Forgets a checkpoint's registration and note.
+    /// What needs checkpoints now.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
-    pub fn remove_checkpoint(&self, id: &str) -> Result<(), StoreError> {
+    /// [`StoreError`].
+    pub fn needs(&self) -> Result<Needs, StoreError> {
+        self.reader().snapshot(needs)
+    }
+
+    /// Forgets a checkpoint's registration and note where `allow` lets it go, told what needs checkpoints at this moment and
+    /// whether the store knows this one. Nothing can come to need it in between, or later. Its files have to be removed then,
+    /// and [`Store::checkpoint_is_gone`] called.
+    ///
+    /// # Errors
+    /// [`StoreError`]; inside, what `allow` refused with: then nothing has changed.
+    pub fn forget_checkpoint<E>(
+        &self,
+        id: &str,
+        allow: impl FnOnce(Needs, bool) -> Result<(), E>,
+    ) -> Result<Result<(), E>, StoreError> {
         self.writer().transaction(|transaction| {
-            transaction.execute("DELETE FROM checkpoints WHERE id = ?1", values![id])?;
-            transaction.execute("DELETE FROM checkpoint_notes WHERE id = ?1", values![id]).map(drop)
+            lock(transaction)?;
+            let is_known = checkpoints::is_known(transaction, id)?;
+            match allow(needs(transaction)?, is_known) {
+                Ok(()) => checkpoints::remove(transaction, id).map(Ok),
+                Err(refusal) => Ok(Err(refusal)),
+            }
         })
     }
+}
+
+/// What of a run keeps its checkpoints: a run that can still begin or go on reads them, and what a finished one made stands on its
+/// parent for as long as it is there.
+fn needs_of_run(run: RunStatus, registered: &BTreeSet<String>) -> Vec<(String, String)> {
+    let RunStatus { id, state, config, checkpoint, .. } = run;
+    let may_run = !state.is_final() || step(Standing::off_device(state), RunCommand::Start).is_ok();
+    let made = checkpoint.filter(|made| state == RunState::Finished && registered.contains(made));
+    let user = match made {
+        _ if may_run => format!("run {id}"),
+        Some(made) => format!("checkpoint {made}"),
+        None => return Vec::new(),
+    };
+    let teacher = config.sft.teacher.filter(|_| may_run).map(|teacher| teacher.id);
+    config.parent.into_iter().chain(teacher).map(|needed| (needed, user.clone())).collect()
+}
+
+fn needs(connection: &mut Connection) -> Result<Needs, StoreError> {
+    // runs first: one that ends meanwhile is then seen as running, or with its checkpoint
+    let runs = runs::all(connection)?;
+    let (registered, arriving) = checkpoints::all_ids(connection)?;
+    let registered: BTreeSet<String> = registered.into_iter().collect();
+    let mut users: Vec<(String, String)> =
+        runs.into_iter().flat_map(|StoredRun { status, .. }| needs_of_run(status, &registered)).collect();
+    users.extend(arriving.into_iter().map(|id| (id, "a run that is about to end with it".to_owned())));
+    users.extend(checkpoints_in_use(connection)?);
+    let promotions = promotions(connection, false)?;
+    let tags = newest(&promotions);
+    let back = before_newest(promotions);
+    users.extend(back.into_iter().map(|(checkpoint, tag)| (checkpoint, format!("the next roll back of {tag}"))));
+    Ok(Needs { tags, users })
+}
+
+fn promotions(connection: &mut Connection, undone: bool) -> Result<Vec<Promotion>, StoreError> {
+    let sql =
+        "SELECT tag, checkpoint, time_millis, sender, undone FROM promotions WHERE ?1 = 1 OR undone = 0 ORDER BY seq";
+    connection.rows(sql, values![undone], promotion)
+}
+
+/// Where every tag points, by tag, of promotions that are not undone.
+fn newest(promotions: &[Promotion]) -> BTreeMap<String, Promotion> {
+    // later ones replace earlier ones
+    promotions.iter().map(|promotion| (promotion.tag.clone(), promotion.clone())).collect()
+}
+
+/// Checkpoint and tag of the promotions before the newest ones.
+fn before_newest(promotions: Vec<Promotion>) -> Vec<(String, String)> {
+    let mut by_tag: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for promotion in promotions {
+        by_tag.entry(promotion.tag).or_default().push(promotion.checkpoint);
+    }
+    let before = |(tag, mut points): (String, Vec<String>)| {
+        points.pop();
+        points.pop().map(|checkpoint| (checkpoint, tag))
+    };
+    by_tag.into_iter().filter_map(before).collect()
 }
 
 fn promotion(mut row: Row) -> Result<Promotion, StoreError> {

@@ -134,6 +134,32 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (experiment, impression_id, slot)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- what runs said, which outlives the events that told it
+    CREATE TABLE run_lines (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        time_millis INTEGER NOT NULL,
+        alarm INTEGER NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX run_lines_by_run ON run_lines (run_id, alarm, id);
+",
+    "
+    -- checkpoints whose files are not where their row says: arriving, leaving, or gone with it
+    CREATE TABLE checkpoint_moves (id TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT, WITHOUT ROWID;
+",
+    "
+    -- what the policies of runs wrote while they trained
+    CREATE TABLE run_samples (
+        run_id INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        stage INTEGER NOT NULL,
+        step INTEGER NOT NULL,
+        -- prompts with suggestions, as they were sent
+        prompts TEXT NOT NULL,
+        PRIMARY KEY (run_id, stage, step)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 fn known() -> i64 {

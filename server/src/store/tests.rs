@@ -7,9 +7,19 @@ use beckon_shared::control::access::Role;
 use beckon_shared::control::experiment::{ExperimentState, ExperimentStatus, IngestEvent};
 use beckon_shared::control::life::Wish;
 use beckon_shared::control::registry::Promotion;
+use beckon_shared::control::sample::{Sample, SampledPrompt};
 use beckon_shared::control::{CheckpointInfo, Metric, RunConfig, RunState, Stage};
 use beckon_shared::prompt::Prompt;
+use checkpoints::{
+    a_run_that_made_what_was_found_without_it_is_named, a_tag_does_not_go_back_to_what_was_deleted,
+    files_on_their_way_are_known_until_a_row_says_that_they_stay, what_is_being_deleted_can_no_more_come_to_be_needed,
+};
+use experiments::{
+    looks_at_once_lose_nothing, users_count_with_their_window_once_it_is_over, votes_and_users_of_no_arm_are_told_apart,
+};
 
+mod checkpoints;
+mod experiments;
 #[path = "../../../tests/src/postgres.rs"]
 mod postgres;
 mod shared;
@@ -53,8 +63,17 @@ in_both! {
     ids_that_are_not_ours_find_nothing,
     a_key_is_one_command_and_what_broke_off_is_found,
     an_experiment_counts_each_exposure_and_click_once,
+    users_count_with_their_window_once_it_is_over,
+    votes_and_users_of_no_arm_are_told_apart,
+    looks_at_once_lose_nothing,
+    what_is_being_deleted_can_no_more_come_to_be_needed,
+    files_on_their_way_are_known_until_a_row_says_that_they_stay,
+    a_run_that_made_what_was_found_without_it_is_named,
+    a_tag_does_not_go_back_to_what_was_deleted,
     tags_notes_and_tokens_come_back,
     events_come_back_in_their_order,
+    what_a_run_said_comes_back_newest_first_and_goes_with_the_run,
+    the_first_and_the_newest_samples_of_a_stage_stay_with_their_run,
 }
 
 fn slot(clicked: bool, visible: Option<bool>) -> Slot {
@@ -157,6 +176,12 @@ fn a_step_taken_again_replaces_its_metric_and_nan_is_left_out(open: Open<'_>) {
     }
     assert_eq!(store.metrics(&run_id).expect("read"), [metric(1, 3.0), metric(2, 2.5)]);
     assert_eq!(store.metrics("r99").expect("read"), []);
+    let after = |point, limit| store.metrics_after(&run_id, point, limit).expect("read");
+    assert_eq!(after(None, 1), [metric(1, 3.0)]);
+    assert_eq!(after(Some((Stage::Sft, 1, "loss")), 9), [metric(2, 2.5)]);
+    assert_eq!(after(Some((Stage::Sft, 2, "k")), 9), [metric(2, 2.5)]);
+    assert_eq!(after(Some((Stage::Sft, 2, "loss")), 9), []);
+    assert_eq!(after(Some((Stage::Data, 7, "loss")), 9).len(), 2);
 }
 
 fn a_finished_run_and_its_checkpoint_are_stored_together(open: Open<'_>) {
@@ -285,7 +310,7 @@ fn an_experiment_counts_each_exposure_and_click_once(open: Open<'_>) {
         (ingest(&events[..30]).n_accepted, ingest(&events).n_accepted, ingest(&events).n_duplicates),
         (30, 10, 40)
     );
-    let (users, n_exposures, n_clicks) = store.experiment_users(&experiment).expect("summed");
+    let (users, n_exposures, n_clicks) = store.experiment_users(&experiment, i64::MAX).expect("summed");
     assert_eq!((users.users.len(), n_exposures, n_clicks), (20, 20, 20));
     let first = &users.users[0];
     assert_eq!((first.clicks.numerator, first.clicks.denominator, first.latency_millis.numerator), (1.0, 1.0, 12.5));
@@ -331,7 +356,11 @@ fn tags_notes_and_tokens_come_back(open: Open<'_>) {
     assert_eq!(store.roll_back("other").expect("done"), RolledBack::NoTag);
     assert_eq!(store.promotions(false).expect("read"), [promotion("a", 1)]);
     let undone = Promotion { undone: true, ..promotion("b", 2) };
-    assert_eq!(store.promotions(true).expect("read"), [promotion("a", 1), undone]);
+    assert_eq!(store.promotions(true).expect("read"), [promotion("a", 1), undone.clone()]);
+    let first = store.promotions_after(0, 1).expect("read");
+    assert_eq!(first.iter().map(|(_, moved)| moved).collect::<Vec<_>>(), [&promotion("a", 1)]);
+    let rest = store.promotions_after(first[0].0, 5).expect("read");
+    assert_eq!(rest.iter().map(|(_, moved)| moved).collect::<Vec<_>>(), [&undone]);
     store.set_note("a", "good").expect("stored");
     let evaluation = [("loss".to_owned(), 0.1), ("nan".to_owned(), f64::NAN)].into();
     store.set_evaluation("a", &evaluation).expect("stored");
@@ -363,4 +392,49 @@ fn events_come_back_in_their_order(open: Open<'_>) {
     assert_eq!(store.event_bounds().expect("read"), Some((12, 14)));
     assert!(store.keep_events(&kept[4..], &[]).is_err(), "a number is given once");
     assert_eq!(store.events_from(0, 9).expect("read"), kept[2..]);
+}
+
+fn what_a_run_said_comes_back_newest_first_and_goes_with_the_run(open: Open<'_>) {
+    let store = open();
+    let [first, second] = [0; 2]
+        .map(|time| store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, time, None).expect("stored").id);
+    for (run, time, alarm, text) in [(&first, 1, false, "a"), (&second, 2, true, "b"), (&first, 3, true, "c")] {
+        store.add_run_line(run, time, alarm, text).expect("kept");
+    }
+    for stranger in ["r99", "", "x"] {
+        store.add_run_line(stranger, 4, false, "d").expect("left out");
+    }
+    let lines = |run: &str, before, limit| store.run_lines(run, before, limit).expect("read");
+    let said: Vec<_> = lines(&first, i64::MAX, 9).into_iter().map(|l| (l.time_millis, l.alarm, l.text)).collect();
+    assert_eq!(said, [(3, true, "c".to_owned()), (1, false, "a".to_owned())]);
+    let newest = lines(&first, i64::MAX, 1);
+    assert_eq!(newest.len(), 1);
+    assert_eq!(lines(&first, newest[0].id, 9)[0].text, "a");
+    assert!(store.remove_run(&first).expect("removed"));
+    assert_eq!((lines(&first, i64::MAX, 9).len(), lines(&second, i64::MAX, 9).len()), (0, 1));
+}
+
+fn the_first_and_the_newest_samples_of_a_stage_stay_with_their_run(open: Open<'_>) {
+    let store = open();
+    let run = store.add_run(RunConfig::preset(Preset::Tiny), RunState::Queued, 0, None).expect("stored").id;
+    let sample = |run_id: &str, stage, step, text: &str| {
+        let prompts = vec![SampledPrompt::new(&Prompt::from_query("rust"), [(text, None)])];
+        Sample { run_id: run_id.to_owned(), stage, step, prompts }
+    };
+    let add = |sample: &Sample| store.add_run_sample(sample).expect("kept");
+    (0..60).for_each(|step| add(&sample(&run, Stage::Rl, step, "a")));
+    [0, 900].into_iter().for_each(|step| add(&sample(&run, Stage::Sft, step, "b")));
+    add(&sample("r99", Stage::Sft, 1, "of no run"));
+    let kept = store.run_samples(&run).expect("read");
+    let steps: Vec<(Stage, usize)> = kept.iter().map(|kept| (kept.stage, kept.step)).collect();
+    let of_rl = std::iter::once(0).chain(11..60).map(|step| (Stage::Rl, step));
+    assert_eq!(steps, [(Stage::Sft, 0), (Stage::Sft, 900)].into_iter().chain(of_rl).collect::<Vec<_>>());
+    // a resumed stage takes a step again
+    let again = sample(&run, Stage::Sft, 900, "c");
+    add(&again);
+    let now = store.run_samples(&run).expect("read");
+    assert_eq!((now.len(), &now[1]), (kept.len(), &again));
+    assert!(store.run_samples("r99").expect("read").is_empty());
+    assert!(store.remove_run(&run).expect("removed"));
+    assert!(store.run_samples(&run).expect("read").is_empty());
 }

@@ -51,6 +51,12 @@ pub enum TrainerError {
         /// Id of the checkpoint.
         id: String,
     },
+    /// The teacher of a new run is not offered.
+    #[error("there is no checkpoint {id:?} to learn from: sft.teacher.id is one of GET /api/checkpoints")]
+    NoTeacher {
+        /// `sft.teacher.id`.
+        id: String,
+    },
     /// The run wants devices that are not there.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -4,6 +4,7 @@ use super::*;
 use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
 use beckon_shared::control::Stage;
+use beckon_shared::control::sample::{Sample, SampledPrompt};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
@@ -278,6 +279,7 @@ fn curves_and_progress_reach_store_and_listeners() {
         observer.device("cpu (test)");
         observer.metric(Stage::Sft, 1, 2, "loss", 3.0);
         observer.metric(Stage::Sft, 2, 2, "loss", f64::NAN);
+        observer.sample(Stage::Sft, 2, &[SampledPrompt { prompt: "rice".into(), suggestions: Vec::new() }]);
         assert!(!std::mem::replace(&mut done, true), "one run only");
         Err(RunError::Failed("enough".into()))
     }));
@@ -287,4 +289,101 @@ fn curves_and_progress_reach_store_and_listeners() {
     assert_eq!(status.device.as_deref(), Some("cpu (test)"));
     let curve: Vec<_> = bench.store.metrics(&id).expect("read").into_iter().map(|m| (m.step, m.value)).collect();
     assert_eq!(curve, [(1, 3.0)]);
+    let prompts = vec![SampledPrompt { prompt: "rice".into(), suggestions: Vec::new() }];
+    let sample = Sample { run_id: id.clone(), stage: Stage::Sft, step: 2, prompts };
+    assert_eq!(bench.store.run_samples(&id).expect("read"), std::slice::from_ref(&sample));
+    let told = bench.store.events_from(0, 100).expect("read");
+    let told = told.iter().filter_map(|(_, json)| serde_json::from_str::<Event>(json).ok());
+    assert_eq!(told.filter(|event| *event == Event::Sample(sample.clone())).count(), 1);
+}
+
+/// What a run makes that has checkpoint number `seed` to show.
+fn product(job: &Job, seed: u64) -> Product {
+    let (id, file) = crate::catalog::tests::checkpoint_file(seed);
+    let checkpoint_path = job.dir.join("out.beckon");
+    std::fs::write(&checkpoint_path, &file).expect("written");
+    let checkpoint = crate::catalog::tests::info(&id, file.len());
+    Product { checkpoint_path, checkpoint, evaluation: BTreeMap::new() }
+}
+
+/// Waits for something that should happen at once.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_run_cancelled_while_its_checkpoint_is_brought_in_takes_it_back_unless_it_was_there() {
+    let bench = Bench::new();
+    let mut n_runs = 0;
+    let trainer = bench.start(Box::new(move |job: &Job, observer: &mut dyn Observer| {
+        n_runs += 1;
+        // the second makes what the first made; the wish of the last two comes behind their last step
+        while n_runs > 1 && observer.control() != Control::Cancel {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(product(job, n_runs / 3))
+    }));
+    let ids: Vec<String> = (0..3).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
+    let kept = wait_for(&trainer, &ids[0], RunState::Finished).checkpoint.expect("a checkpoint");
+    for id in &ids[1..] {
+        wait_for(&trainer, id, RunState::Running);
+        trainer.command(id, RunCommand::Cancel, false).expect("possible");
+        wait_for(&trainer, id, RunState::Cancelled);
+    }
+    let files = || std::fs::read_dir(bench.dir.path().join("checkpoints")).expect("a folder").count();
+    eventually("nothing is on its way", || bench.store.moving_checkpoints().expect("read").is_empty());
+    assert_eq!(files(), 1, "the file of a cancelled run stays");
+    drop(trainer);
+    let trainer = bench.start(Box::new(stepper));
+    let offered: Vec<String> = trainer.shared.parts.catalog.infos().into_iter().map(|info| info.id).collect();
+    assert_eq!(offered, [kept]);
+}
+
+#[test]
+fn a_checkpoint_whose_run_died_before_its_end_was_stored_is_brought_in_again_and_names_its_run() {
+    let bench = Bench::new();
+    let [with_word, without] = [1, 2].map(crate::catalog::tests::checkpoint_file);
+    // the second file is of a time when nothing was said beforehand
+    for (id, file) in [&with_word, &without] {
+        let folder = bench.dir.path().join("checkpoints");
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join(format!("{id}.beckon")), file).expect("written");
+    }
+    assert!(bench.store.checkpoint_arrives(&with_word.0).expect("stored"));
+    let runs = [0; 2].map(|time| bench.store.add_run(config(), RunState::Queued, time, None).expect("stored").id);
+    let mut seed = 0;
+    let trainer = bench.start(Box::new(move |job: &Job, _: &mut dyn Observer| {
+        seed += 1;
+        Ok(product(job, seed))
+    }));
+    for ((id, _), run) in [&with_word, &without].into_iter().zip(&runs) {
+        assert_eq!(wait_for(&trainer, run, RunState::Finished).checkpoint.as_ref(), Some(id));
+        let infos = [trainer.shared.parts.catalog.infos(), bench.store.checkpoints().expect("read")];
+        for infos in infos {
+            let makers: Vec<_> = infos.iter().filter(|info| info.id == *id).map(|info| info.run_id.as_ref()).collect();
+            assert_eq!(makers, [Some(run)], "{infos:?}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_fails_for_a_while_loses_no_run_of_the_queue() {
+    let bench = Bench::new();
+    let past = rusqlite::Connection::open(bench.dir.path().join("beckon.sqlite")).expect("opens");
+    past.busy_timeout(PATIENCE).expect("waits");
+    let refusal = "CREATE TRIGGER refuse BEFORE UPDATE OF state ON runs WHEN NEW.state = 'running' \
+                   BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END";
+    past.execute_batch(refusal).expect("made");
+    let trainer = bench.start(Box::new(|_: &Job, _: &mut dyn Observer| Err(RunError::Failed("enough".into()))));
+    let ids: Vec<String> = (0..2).map(|_| trainer.submit(config(), false, None).expect("queued").id).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(trainer.n_queued(), 2, "a run was dropped");
+    past.execute_batch("DROP TRIGGER refuse").expect("removed");
+    for id in &ids {
+        wait_for(&trainer, id, RunState::Failed);
+    }
 }

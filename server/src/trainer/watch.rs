@@ -1,8 +1,10 @@
 //! How a run on the trainer's thread is watched: curves to store and listeners, wishes to the stage.
 
 use super::Shared;
+use crate::crash::{Point, reach};
 use crate::stage::{Control, Observer};
 use beckon_shared::control::life::Wish;
+use beckon_shared::control::sample::{Sample, SampledPrompt};
 use beckon_shared::control::tuning::{self, Change, Moment, Tuned};
 use beckon_shared::control::{Event, Metric, RunState, Stage};
 use std::sync::PoisonError;
@@ -54,6 +56,7 @@ impl Observer for Watch<'_> {
         if value.is_finite() {
             self.shared.parts.events.announce_soon(Event::Metric(metric));
         }
+        Point::of(stage).into_iter().for_each(reach);
     }
 
     fn log(&mut self, text: &str) {
@@ -68,6 +71,12 @@ impl Observer for Watch<'_> {
         let run_id = self.shared.board().active.as_ref().map(|active| active.status.id.clone());
         tracing::warn!(run = run_id.as_deref().unwrap_or_default(), "{text}");
         self.shared.parts.events.announce(&Event::Alarm { run_id, text: text.to_owned() });
+    }
+
+    fn sample(&mut self, stage: Stage, step: usize, prompts: &[SampledPrompt]) {
+        let run_id = self.shared.board().active.as_ref().map(|active| active.status.id.clone());
+        let Some(run_id) = run_id else { return };
+        self.shared.parts.events.announce(&Event::Sample(Sample { run_id, stage, step, prompts: prompts.to_vec() }));
     }
 
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {

@@ -37,12 +37,13 @@ impl RopeAppendParams {
     }
 }
 
-/// Cosine and sine of `position * base^(-2i/K)` for i in 0..K/2, as [`rope_append`] takes them.
+/// Cosine and sine of the position times each frequency `[K / 2]`, `base^(-2i/K)` where they are plain, as [`rope_append`]
+/// takes them.
 ///
 /// Computed in f64 and rounded once, so that large positions lose nothing.
-pub fn rotary_angles(position: u32, half_dim: usize, base: f32) -> impl Iterator<Item = [f32; 2]> {
-    (0..half_dim).map(move |i| {
-        let angle = f64::from(position) * f64::from(base).powf(-(i as f64) / half_dim as f64);
+pub fn rotary_angles(position: u32, frequencies: &[f64]) -> impl Iterator<Item = [f32; 2]> {
+    frequencies.iter().map(move |frequency| {
+        let angle = f64::from(position) * frequency;
         [angle.cos() as f32, angle.sin() as f32]
     })
 }
@@ -103,9 +104,9 @@ mod tests {
 
     #[test]
     fn angles_fall_from_the_position_to_a_fraction() {
-        let angles: Vec<[f32; 2]> = rotary_angles(3, 2, 100.0).collect();
+        let angles: Vec<[f32; 2]> = rotary_angles(3, &[1.0, 0.1]).collect();
         let want = [3.0f32, 0.3].map(|a| [a.cos(), a.sin()]).concat();
         crate::assert_all_close("angles", &angles.concat(), &want, 1e-6);
-        assert_eq!(rotary_angles(0, 1, 100.0).collect::<Vec<_>>(), [[1.0, 0.0]]);
+        assert_eq!(rotary_angles(0, &[1.0]).collect::<Vec<_>>(), [[1.0, 0.0]]);
     }
 }

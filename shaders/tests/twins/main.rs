@@ -253,7 +253,8 @@ fn check_rope_append(spec: &KernelSpec) -> Result<f64, String> {
         let mut noise = Noise(half as u64);
         let qkv = noise.floats(slots.len() * (n_heads + 2 * n_kv_heads) * 2 * half);
         let (keys, values) = (noise.floats(5 * kv_width), noise.floats(5 * kv_width));
-        let rotary: Vec<_> = [7, 0, 4000].into_iter().flat_map(|p| rotary_angles(p, half, 10_000.0)).collect();
+        let frequencies: Vec<f64> = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
+        let rotary: Vec<_> = [7, 0, 4000].into_iter().flat_map(|p| rotary_angles(p, &frequencies)).collect();
         let params = RopeAppendParams {
             n_rows: slots.len() as u32,
             n_heads: n_heads as u32,

@@ -45,6 +45,34 @@ impl InputError {
     }
 }
 
+/// What the totals of users are of.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Observed {
+    /// Of what whoever made the rows chose.
+    #[default]
+    AsGiven,
+    /// Of everything so far, which grows while users come back.
+    SoFar {
+        /// Users who did, later than [`RETURNED_AFTER_MILLIS`] after their first exposure.
+        n_returned: u64,
+    },
+    /// Of a fixed time after the first exposure.
+    Window {
+        /// How long.
+        hours: f64,
+        /// Users who are left out, since their time is not over or was cut off by the end of the test.
+        n_waiting: u64,
+    },
+}
+
+/// A user who is shown something this long after the first exposure has come back, rather than gone on.
+pub const RETURNED_AFTER_MILLIS: i64 = 3_600_000;
+
+/// The observation window in milliseconds, at least one.
+pub fn observation_millis(hours: f64) -> i64 {
+    ((hours * 3_600_000.0).round() as i64).max(1)
+}
+
 /// Counts of one arm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArmCounts {
@@ -103,6 +131,8 @@ pub struct Users {
     pub n_crossovers: u64,
     /// Whether any of it comes from simulated users.
     pub is_simulated: bool,
+    /// What their totals are of.
+    pub observed: Observed,
 }
 
 /// A file's data.

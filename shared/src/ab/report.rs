@@ -7,16 +7,17 @@
 //! over the comparisons, intervals at confidence 1 - alpha/m each, so that they hold together. A sample ratio
 //! mismatch makes every claim void.
 
+mod basis;
 mod comparison;
 pub mod headlines;
 pub mod verdict;
 
+use super::holm;
 use super::input::{Table, User, Users};
 use super::moments::Moments;
 use super::posterior::Prior;
 use super::sample_ratio::{SampleRatio, SampleRatioError, StratumRatio, by_stratum};
 use super::sequential::{LookError, Mixture, Running};
-use super::{BURN_IN_CLICKS, holm};
 use crate::metrics::wilson_interval;
 pub use comparison::{AlwaysValid, Comparison, Cuped, FixedHorizon, GuardrailFigures, PosteriorFigures};
 use comparison::{ArmData, Question};
@@ -28,6 +29,10 @@ use verdict::Verdict;
 pub const REPORT_VERSION: u32 = 1;
 /// Users in each arm that the confidence sequence is tuned for where nothing was planned.
 pub const DEFAULT_PLANNED_USERS: f64 = 10_000.0;
+/// Most users that a test is planned for; beyond it the tuning of the confidence sequence runs out of digits.
+const MAX_PLANNED_USERS: f64 = 1e12;
+/// Shortest and longest window after a user's first exposure: 36 seconds and a year.
+const OBSERVATION_HOURS: std::ops::RangeInclusive<f64> = 0.01..=8_760.0;
 
 /// How a claim is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +67,9 @@ pub struct Settings {
     pub no_suggestion_margin: f64,
     /// Largest relative rise of mean latency that is accepted.
     pub latency_margin: f64,
+    /// Hours after a user's first exposure whose exposures and clicks count; the user counts once they are over. Where
+    /// none, users count with everything so far, and the always-valid figures are exact only if nobody comes back.
+    pub observation_hours: Option<f64>,
 }
 
 impl Default for Settings {
@@ -76,6 +84,7 @@ impl Default for Settings {
             prior: None,
             no_suggestion_margin: 0.05,
             latency_margin: 0.05,
+            observation_hours: None,
         }
     }
 }
@@ -84,6 +93,45 @@ impl Settings {
     /// The tuning of one comparison at one level: narrowest at twice the planned users of an arm.
     fn mixture(&self, level: f64) -> Mixture {
         Mixture::narrowest_at(2.0 * self.planned_users_per_arm.unwrap_or(DEFAULT_PLANNED_USERS), level)
+    }
+
+    /// Whether a test can be analysed by them, whatever its data are.
+    ///
+    /// # Errors
+    /// [`AnalysisError::Setting`] of the first one that cannot be.
+    pub fn validate(&self) -> Result<(), AnalysisError> {
+        let check = |ok: bool, field, value: f64, expected| {
+            if ok { Ok(()) } else { Err(AnalysisError::Setting { field, value: value.to_string(), expected }) }
+        };
+        check(self.alpha > 0.0 && self.alpha < 1.0, "alpha", self.alpha, "a level above 0 and below 1, as 0.05")?;
+        match self.planned_users_per_arm {
+            Some(planned) => {
+                let ok = (1.0..=MAX_PLANNED_USERS).contains(&planned);
+                check(ok, "planned_users_per_arm", planned, "1 to 1e12 users in each arm")?;
+            }
+            None if self.design == Design::Fixed => {
+                return Err(AnalysisError::Setting {
+                    field: "planned_users_per_arm",
+                    value: "not given".to_owned(),
+                    expected: "a number of users in each arm, as the fixed design has one look there",
+                });
+            }
+            None => {}
+        }
+        for (field, margin) in
+            [("no_suggestion_margin", self.no_suggestion_margin), ("latency_margin", self.latency_margin)]
+        {
+            let ok = margin >= 0.0 && margin.is_finite();
+            check(ok, field, margin, "0 or more, a share of the control's value")?;
+        }
+        if let Some(prior) = self.prior {
+            check(prior.mean.is_finite(), "prior.mean", prior.mean, "a number")?;
+            check(prior.std_dev > 0.0 && prior.std_dev.is_finite(), "prior.std_dev", prior.std_dev, "above 0")?;
+        }
+        if let Some(hours) = self.observation_hours {
+            check(OBSERVATION_HOURS.contains(&hours), "observation_hours", hours, "0.01 to 8760 hours")?;
+        }
+        Ok(())
     }
 }
 
@@ -99,16 +147,30 @@ pub struct Looks {
     pub running: BTreeMap<String, Running>,
 }
 
+impl Looks {
+    /// These looks together with `other`, a look at the same test that went on from `before` and may not have known of
+    /// all of these. Nothing that either has shown is lost, in whatever order they are joined.
+    #[must_use]
+    pub fn joined(mut self, other: &Self, before: Option<&Self>) -> Self {
+        for (treatment, look) in &other.running {
+            let earlier = before.and_then(|looks| looks.running.get(treatment));
+            let joined = self.running.get(treatment).map_or(*look, |there| there.joined(look, earlier));
+            self.running.insert(treatment.clone(), joined);
+        }
+        self
+    }
+}
+
 /// Why there is no report.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum AnalysisError {
     /// A setting that cannot be.
     #[error("{field} is {value}; expected {expected}")]
     Setting {
-        /// Which.
+        /// Which, by its name in the JSON of [`Settings`].
         field: &'static str,
         /// What it holds.
-        value: f64,
+        value: String,
         /// What it should hold.
         expected: &'static str,
     },
@@ -211,7 +273,7 @@ pub struct Report {
 /// # Errors
 /// [`AnalysisError`].
 pub fn analyze(table: &Table, settings: &Settings, before: Option<&Looks>) -> Result<(Report, Looks), AnalysisError> {
-    validate(settings)?;
+    settings.validate()?;
     let arms = arms_of(table, settings)?;
     let (names, n_units): (Vec<_>, Vec<_>) = arms.iter().map(|arm| (arm.name.as_str(), arm.n_units())).unzip();
     if let Some(before) = before {
@@ -244,41 +306,12 @@ pub fn analyze(table: &Table, settings: &Settings, before: Option<&Looks>) -> Re
         simulated: matches!(table, Table::Users(users) if users.is_simulated),
         sample_ratio_by: breakdowns(table, &names, &shares)?,
         sample_ratio,
-        assumptions: assumptions(table, settings),
-        warnings: warnings(table, &arms),
+        assumptions: basis::assumptions(table, settings),
+        warnings: basis::warnings(table, settings, &arms),
         arms: arms.iter().map(ArmData::figures).collect(),
         comparisons,
     };
     Ok((report, Looks { settings: settings.clone(), control: names[0].to_owned(), running }))
-}
-
-fn validate(settings: &Settings) -> Result<(), AnalysisError> {
-    let check = |ok, field, value, expected| {
-        if ok { Ok(()) } else { Err(AnalysisError::Setting { field, value, expected }) }
-    };
-    let alpha = settings.alpha;
-    check(alpha > 0.0 && alpha < 1.0, "alpha", alpha, "a level above 0 and below 1, as 0.05")?;
-    let planned = settings.planned_users_per_arm.unwrap_or(1.0);
-    check(planned > 0.0 && planned.is_finite(), "planned users", planned, "above 0")?;
-    if settings.design == Design::Fixed {
-        let planned = settings.planned_users_per_arm.unwrap_or(f64::NAN);
-        check(
-            planned > 0.0,
-            "planned users",
-            planned,
-            "a number of users in each arm, as the fixed design has one look there",
-        )?;
-    }
-    for (field, margin) in
-        [("no-suggestion margin", settings.no_suggestion_margin), ("latency margin", settings.latency_margin)]
-    {
-        check(margin >= 0.0 && margin.is_finite(), field, margin, "0 or more, a share of the control's value")?;
-    }
-    if let Some(prior) = settings.prior {
-        let ok = prior.std_dev > 0.0 && prior.std_dev.is_finite() && prior.mean.is_finite();
-        check(ok, "prior standard deviation", prior.std_dev, "above 0")?;
-    }
-    Ok(())
 }
 
 /// Arms of the data, control first.
@@ -318,16 +351,18 @@ fn shares(settings: &Settings, names: &[&str]) -> Result<Vec<f64>, AnalysisError
     names.iter().map(share).collect()
 }
 
-/// Level, tuning, control and adjustment may not depend on what earlier looks showed.
+/// Level, tuning, control, adjustment and window may not depend on what earlier looks showed.
 fn unchanged(before: &Looks, settings: &Settings, control: &str) -> Result<(), AnalysisError> {
     let first = &before.settings;
     // numbers may lose their last bit on the way through JSON
     let differs = |a: f64, b: f64| (a - b).abs() > 1e-12 * a.abs();
     let planned = |settings: &Settings| settings.planned_users_per_arm.unwrap_or(DEFAULT_PLANNED_USERS);
+    let hours = |settings: &Settings| settings.observation_hours.unwrap_or(0.0);
     let changed = [
         (differs(first.alpha, settings.alpha), "alpha"),
         (differs(planned(first), planned(settings)), "the planned number of users"),
         (first.cuped != settings.cuped, "the adjustment by the past"),
+        (differs(hours(first), hours(settings)), "the observation window"),
         (first.design != settings.design, "the design"),
         (before.control != control, "the control"),
     ];
@@ -365,62 +400,6 @@ fn breakdowns(table: &Table, names: &[&str], shares: &[f64]) -> Result<Vec<Break
         Ok(Breakdown { by: by.clone(), strata: by_stratum(&strata, shares)? })
     };
     columns.map(breakdown).collect()
-}
-
-fn assumptions(table: &Table, settings: &Settings) -> Vec<String> {
-    let mut said = vec![match table {
-        Table::Users(_) => "unit: the user; users are independent of each other and each saw one arm".to_owned(),
-        Table::Counts(counts) if counts.units_are_users => {
-            "unit: the user; a click counts once a user, users are independent of each other".to_owned()
-        }
-        Table::Counts(_) => "unit: the impression, taken as independent; if users have several impressions the true \
-                             intervals are wider or narrower than these. Give one row a user instead"
-            .to_owned(),
-    }];
-    match settings.design {
-        Design::Sequential => {
-            let planned = settings.planned_users_per_arm.unwrap_or(DEFAULT_PLANNED_USERS);
-            said.push(
-                "the totals of a user are those of a fixed time after the first exposure, so that they do not change \
-                       once the user was counted"
-                    .to_owned(),
-            );
-            said.push(format!(
-                "asymptotic in the number of users: nothing is claimed before {BURN_IN_CLICKS} clicks in each arm"
-            ));
-            said.push(format!("tuned for {planned} users in each arm, which was decided before the first look"));
-        }
-        Design::Fixed => said.push("looked at once, at the planned size, which was decided before the test".to_owned()),
-    }
-    if settings.cuped {
-        said.push("adjusted by the time before the test; this was decided before the first look".to_owned());
-    }
-    said
-}
-
-fn warnings(table: &Table, arms: &[ArmData]) -> Vec<String> {
-    let mut odd = Vec::new();
-    if let Table::Users(users) = table {
-        if users.n_crossovers > 0 {
-            let n = users.n_crossovers;
-            odd.push(format!("{n} users have rows in more than one arm and are left out; assignment may be broken"));
-        }
-        if users.is_simulated {
-            odd.push("simulated users: their clicks say nothing about people".to_owned());
-        }
-    }
-    if let Table::Counts(counts) = table
-        && !counts.units_are_users
-    {
-        odd.push(
-            "impressions, not users, are compared with the planned shares; users may be split as planned even where \
-                  these are not"
-                .to_owned(),
-        );
-    }
-    let empty = arms.iter().filter(|arm| arm.figures().n_clicks == 0.0);
-    odd.extend(empty.map(|arm| format!("arm `{}` has no clicks", arm.name)));
-    odd
 }
 
 /// Wilson's interval where impressions or users are plain counts.

@@ -145,11 +145,7 @@ impl Running {
         if !effect.is_defined() {
             return Err(LookError::Undefined { estimate: effect.estimate, variance: effect.variance });
         }
-        let now = self.mixture.interval(effect, self.alpha);
-        self.within = Some(
-            self.within
-                .map_or(now, |before| Interval { low: before.low.max(now.low), high: before.high.min(now.high) }),
-        );
+        self.within = intersection(self.within, Some(self.mixture.interval(effect, self.alpha)));
         self.p_value = self.p_value.min(self.mixture.p_value(effect, 0.0));
         self.n_units = effect.n_units;
         self.n_looks += 1;
@@ -157,6 +153,23 @@ impl Running {
             self.crossed_at = Some(effect.n_units);
         }
         Ok(())
+    }
+
+    /// This state together with `other`, which went on from `before` (`None`: from the start, over the same days as this
+    /// one) and may not have known of all looks of this one. A p-value and an interval that hold at any look hold for
+    /// the looks of both, so the order does not matter.
+    #[must_use]
+    pub fn joined(&self, other: &Self, before: Option<&Self>) -> Self {
+        let n_known = before.map_or(self.n_looks.min(other.n_looks), |before| before.n_looks);
+        Self {
+            mixture: self.mixture,
+            alpha: self.alpha,
+            p_value: self.p_value.min(other.p_value),
+            within: intersection(self.within, other.within),
+            n_units: self.n_units.max(other.n_units),
+            n_looks: self.n_looks + other.n_looks.saturating_sub(n_known),
+            crossed_at: self.crossed_at.into_iter().chain(other.crossed_at).reduce(f64::min),
+        }
     }
 
     /// The tuning.
@@ -194,5 +207,13 @@ impl Running {
     /// Units when the p-value first fell to alpha.
     pub fn crossed_at(&self) -> Option<f64> {
         self.crossed_at
+    }
+}
+
+/// What lies in both, where there are both.
+fn intersection(a: Option<Interval>, b: Option<Interval>) -> Option<Interval> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(Interval { low: a.low.max(b.low), high: a.high.min(b.high) }),
+        (a, b) => a.or(b),
     }
 }

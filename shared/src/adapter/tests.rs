@@ -17,6 +17,7 @@ fn model() -> ModelConfig {
         head_dim: 16,
         d_ff: 96,
         rope_base: 10_000.0,
+        rope_scaling: None,
         norm_eps: 1e-5,
         max_seq_len: 64,
     }

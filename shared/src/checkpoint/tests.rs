@@ -37,6 +37,7 @@ fn lineage() -> Lineage {
         device: "cpu".into(),
         simulated: true,
         attribution: vec![],
+        reward_version: None,
     }
 }
 

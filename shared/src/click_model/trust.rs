@@ -20,6 +20,14 @@ pub fn corrected_label(clicked: bool, alpha: f64, beta: f64) -> f64 {
     (f64::from(u8::from(clicked)) - beta) / alpha
 }
 
+/// γ/(αγ + β): what a click on an item of attraction γ weighs, so that a showing weighs γ on average wherever it was. It is
+/// P(good | click)/P(click | good), and so 1/α, the inverse propensity, where β = 0. 0 where the slot's clicks do not tell good
+/// items from others (α not above 0).
+pub fn click_weight(gamma: f64, alpha: f64, beta: f64) -> f64 {
+    let rate = alpha * gamma + beta;
+    if alpha > 0.0 && rate > 0.0 { gamma / rate } else { 0.0 }
+}
+
 /// α, β and γ.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrustModel {

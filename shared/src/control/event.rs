@@ -18,6 +18,7 @@ impl<'de> Deserialize<'de> for Event {
         let event = match kind.as_str() {
             "run" => from_value(data).map(Self::Run),
             "metric" => from_value(data).map(Self::Metric),
+            "sample" => from_value(data).map(Self::Sample),
             "checkpoint" => from_value(data).map(Self::Checkpoint),
             "experiment" => from_value(data).map(Self::Experiment),
             "run_deleted" => field(&mut data, "id").map(|id| Self::RunDeleted { id }),
@@ -73,9 +74,12 @@ mod tests {
         let run = json!({"id": "r1", "config": RunConfig::preset(Preset::Tiny), "state": "running", "stage": "sft", "step": 1,
             "n_steps": 2, "created_millis": 3, "device": null, "checkpoint": null, "error": null});
         let metric = json!({"run_id": "r1", "stage": "rl", "step": 1, "name": "loss", "value": 0.5});
+        let score = json!({"reward_mean": 0.5, "aleatoric_std": 0.25, "epistemic_std": 0.125});
+        let prompts = json!([{"prompt": "p", "suggestions": [{"text": "a"}, {"text": "b", "score": score}]}]);
         let events = [
             json!({"kind": "run", "data": run}),
             json!({"kind": "metric", "data": metric}),
+            json!({"kind": "sample", "data": {"run_id": "r1", "stage": "rl", "step": 25, "prompts": prompts}}),
             json!({"kind": "checkpoint", "data": info}),
             json!({"kind": "run_deleted", "data": {"id": "r1"}}),
             json!({"kind": "experiment_deleted", "data": {"id": "e1"}}),

@@ -8,7 +8,7 @@
 pub mod harvest;
 
 use crate::ab::assignment::{ArmShare, Assignment, AssignmentError};
-use crate::ab::report::{Looks, Report, Settings};
+use crate::ab::report::{AnalysisError, Looks, Report, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,8 @@ pub const MAX_BATCH: usize = 1_000;
 const MAX_TEXT_BYTES: usize = 200;
 /// Most slots of a slate.
 const MAX_SLOTS: usize = 32;
+/// Characters of a wrong name that a message repeats.
+const MAX_REPEATED: usize = 40;
 
 /// What writes the suggestions of an arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -128,7 +130,8 @@ pub struct ExperimentConfig {
     /// Origins whose pages may ask for assignments and report events.
     #[serde(default)]
     pub allowed_origins: BTreeSet<String>,
-    /// What was decided before looking.
+    /// What was decided before looking. Where arms are split, `observation_hours` lets users count with that time after
+    /// their first exposure, once it is over: then the always-valid figures hold though users come back.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub settings: Settings,
@@ -234,11 +237,38 @@ impl ExperimentConfig {
                 return Err(field("allowed_origins", format!("{origin:?} is no origin; expected https://HOST[:PORT]")));
             }
         }
-        let alpha = self.settings.alpha;
-        if !(alpha > 0.0 && alpha < 1.0) {
-            return Err(field("settings.alpha", format!("{alpha}, expected between 0 and 1")));
+        self.can_be_analysed()
+    }
+
+    /// What no look at the experiment could ever be made with is refused before it begins.
+    fn can_be_analysed(&self) -> Result<(), ExperimentError> {
+        self.settings.validate().map_err(|error| match error {
+            AnalysisError::Setting { field: name, value, expected } => {
+                field(format!("settings.{name}"), format!("{value}; expected {expected}"))
+            }
+            other => field("settings", other.to_string()),
+        })?;
+        if self.settings.cuped {
+            let problem = "true, but a live experiment knows no time before it to adjust by; leave it out, and give rows of \
+                           users with a past to `beckon ab analyze --cuped`";
+            return Err(field("settings.cuped", problem));
+        }
+        if self.layout == Layout::Interleaved && self.settings.observation_hours.is_some() {
+            let problem = "given, but arms are interleaved, whose votes are all counted; leave it out";
+            return Err(field("settings.observation_hours", problem));
         }
         Ok(())
+    }
+
+    fn has_arm(&self, name: &str) -> bool {
+        self.arms.iter().any(|arm| arm.name == name)
+    }
+
+    /// Why `name` is refused where an arm is expected.
+    fn no_arm(&self, place: &str, name: &str) -> String {
+        let name: String = name.chars().take(MAX_REPEATED).collect();
+        let there: Vec<String> = self.arms.iter().map(|arm| format!("{:?}", arm.name)).collect();
+        format!("{place} is {name:?}, which is no arm; expected {}", there.join(" or "))
     }
 }
 
@@ -440,9 +470,9 @@ pub struct IngestOutcome {
 pub struct Results {
     /// The experiment.
     pub experiment: ExperimentStatus,
-    /// Slates shown.
+    /// Slates shown, all that came in; the report has those that count.
     pub n_exposures: u64,
-    /// Clicks.
+    /// Clicks, all that came in.
     pub n_clicks: u64,
     /// Some of it comes from simulated users.
     pub simulated: bool,
@@ -474,11 +504,12 @@ pub struct Preference {
 pub type LooksState = Looks;
 
 impl Exposure {
-    /// Whether it may be taken in, given the arm that the unit was assigned (`None`: it does not take part).
+    /// Whether it may be taken in by the experiment, given the arm that the unit was assigned (`None`: it does not take
+    /// part).
     ///
     /// # Errors
     /// Why not, in words.
-    pub fn check(&self, assigned: Option<&str>, layout: Layout) -> Result<(), String> {
+    pub fn check(&self, assigned: Option<&str>, config: &ExperimentConfig) -> Result<(), String> {
         for (name, text) in [("impression_id", &self.impression_id), ("unit", &self.unit)] {
             if text.is_empty() || text.len() > MAX_TEXT_BYTES {
                 return Err(format!("{name} has {} bytes, expected 1 to {MAX_TEXT_BYTES}", text.len()));
@@ -499,16 +530,25 @@ impl Exposure {
             if !(shown.propensity > 0.0 && shown.propensity <= 1.0) {
                 return Err(format!("slate[{slot}].propensity is {}, expected in (0, 1]", shown.propensity));
             }
-            if layout == Layout::Interleaved && shown.arm.is_none() {
-                return Err(format!("slate[{slot}].arm is missing, and arms are interleaved"));
+            match &shown.arm {
+                None if config.layout == Layout::Interleaved => {
+                    return Err(format!("slate[{slot}].arm is missing, and arms are interleaved"));
+                }
+                Some(name) if !config.has_arm(name) => {
+                    return Err(config.no_arm(&format!("slate[{slot}].arm"), name));
+                }
+                _ => {}
             }
         }
         if !self.slate.is_empty() && !self.slate.iter().any(|slot| slot.visible) {
             return Err("nothing of the slate was visible, so nobody was exposed".into());
         }
+        if !config.has_arm(&self.arm) {
+            return Err(config.no_arm("arm", &self.arm));
+        }
         match assigned {
             None => Err("the unit does not take part".into()),
-            Some(arm) if layout == Layout::Split && arm != self.arm => {
+            Some(arm) if config.layout == Layout::Split && arm != self.arm => {
                 Err(format!("the unit is assigned to {arm}, not to {}", self.arm))
             }
             Some(_) => Ok(()),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 const MAX_RATE: f64 = 1.0;
 /// Largest KL coefficient and fusion weight.
 const MAX_WEIGHT: f64 = 1_000.0;
+/// Largest KL budget, nats.
+const MAX_BUDGET: f64 = 1e6;
 
 /// New values, named as in [`super::RunConfig`]; what is left out stays.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -47,6 +49,9 @@ pub struct RlTuning {
     /// beta, from which the controller goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_beta: Option<f64>,
+    /// Budget of the controller, nats per sequence; the alarm about the distance is measured by it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_budget_nats: Option<f64>,
     /// w_m of the fusion, one a component in their order (method B.4.3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fusion_weights: Option<Vec<f64>>,
@@ -62,7 +67,7 @@ pub enum TuningError {
     /// Nothing in it.
     #[error(
         "nothing to change: give one of sft.learning_rate, garm.learning_rate, rl.learning_rate, rl.kl_beta, \
-         rl.fusion_weights"
+         rl.kl_budget_nats, rl.fusion_weights"
     )]
     Empty,
     /// A number that the stage cannot work with.
@@ -110,6 +115,7 @@ impl Tuning {
         range("garm.learning_rate", self.garm.learning_rate, smallest, MAX_RATE, RATE)?;
         range("rl.learning_rate", self.rl.learning_rate, smallest, MAX_RATE, RATE)?;
         range("rl.kl_beta", self.rl.kl_beta, 0.0, MAX_WEIGHT, WEIGHT)?;
+        range("rl.kl_budget_nats", self.rl.kl_budget_nats, smallest, MAX_BUDGET, "above 0, at most 1,000,000")?;
         if let Some(weights) = &self.rl.fusion_weights {
             if weights.len() != NAMES.len() {
                 return Err(TuningError::Weights { found: weights.len() });
@@ -153,6 +159,8 @@ pub struct Tuned {
     pub learning_rate: Option<f64>,
     /// beta, to be taken over at this very step; the controller moves it from there.
     pub kl_beta: Option<f64>,
+    /// Budget of the KL controller, nats per sequence.
+    pub kl_budget_nats: Option<f64>,
     /// w_m.
     pub fusion_weights: Option<Vec<f64>>,
 }
@@ -179,6 +187,7 @@ pub fn tuned(changes: &[Change], now: Moment) -> Tuned {
             Stage::Rl => {
                 tuned.learning_rate = tuning.rl.learning_rate.or(tuned.learning_rate);
                 tuned.fusion_weights = tuning.rl.fusion_weights.clone().or(tuned.fusion_weights);
+                tuned.kl_budget_nats = tuning.rl.kl_budget_nats.or(tuned.kl_budget_nats);
                 // a value given in an earlier stage is taken over at the first step
                 if at == now || (now.step == 0 && at.stage < Stage::Rl) {
                     tuned.kl_beta = tuning.rl.kl_beta.or(tuned.kl_beta);

@@ -1,8 +1,8 @@
 //! Soft targets of a teacher that shares the student's vocabulary. Method B.1.5 (5), oracle C13.
 //!
 //! `T² KL(p_T^(T) || p_S^(T))` with both softmaxes at temperature T; the factor T² keeps the gradient's size
-//! independent of T. One position; `V` vocabulary. The trainer has no such teacher today: this is the
-//! reference for one.
+//! independent of T. One position; `V` vocabulary. This is the reference in f64 that the trainer's loss on tensors
+//! (`server::model::ops::soft_target_losses`) is held against.
 
 /// Loss of one position with its gradient.
 #[derive(Debug, Clone, PartialEq)]

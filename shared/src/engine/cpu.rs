@@ -6,7 +6,7 @@
 
 use super::adapter::{SideLayer, SidePath};
 use super::linear::{Linear, Products, add, replace};
-use super::parallel::Parallel;
+use super::parallel::{Parallel, n_pieces};
 use super::plan::{PassRows, Placement, Plan};
 use super::weights::Weights;
 use super::{EngineError, Limits, Network, Output, Row};
@@ -78,7 +78,7 @@ impl CpuExecutor {
             CpuNetwork {
                 weights: Arc::new(weights.map(|matrix| Linear::new(matrix, limits.kernel_path))),
                 sides: Arc::default(),
-                plan: Plan::new(limits, c.vocab_size, c.head_dim, c.rope_base),
+                plan: Plan::new(limits, c.vocab_size, c.rope_frequencies()),
                 cache: vec![[(); 2].map(|()| vec![0.0; Plan::n_slots(&limits) * kv_width]); c.n_layers],
             }
         };
@@ -238,7 +238,10 @@ fn attend_all(
 ) {
     let n_groups = rows.ids.len() * params.n_kv_heads as usize;
     let of_group = params.n_heads as usize / params.n_kv_heads as usize * params.half_dim as usize * 2;
-    let of_piece = n_groups.div_ceil(threads.n_threads());
+    let n_slots: u32 = rows.spans.iter().map(|span| span.shared_end + span.own_len).sum();
+    // with the keys and with the values
+    let n_products = 2 * n_slots as usize * (params.n_heads * params.half_dim) as usize * 2;
+    let of_piece = n_groups.div_ceil(n_pieces(threads, n_products));
     threads.for_chunks(&mut out[..n_groups * of_group], of_piece * of_group, &|piece, out| {
         let first = piece * of_piece;
         attention_of(params, first..(first + of_piece).min(n_groups), rows.spans, qkv, [keys, values], out);

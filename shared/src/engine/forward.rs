@@ -104,6 +104,9 @@ impl Output<'_> {
     }
 }
 
+/// How the names of CPUs begin, before the [`KernelPath`].
+pub(crate) const CPU_NAME: &str = "CPU, ";
+
 /// Where the networks run.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // there is one of them
@@ -126,7 +129,7 @@ impl Executor {
     /// What people call the device; on the CPU with its [`KernelPath`], on a GPU with the variants of its kernels.
     pub fn device_name(&self) -> String {
         match self {
-            Self::Cpu(executor) => format!("CPU, {}", executor.kernel_path()),
+            Self::Cpu(executor) => format!("{CPU_NAME}{}", executor.kernel_path()),
             Self::Gpu(executor) => format!("{}, {}", executor.adapter_name(), executor.variants()),
         }
     }

@@ -136,6 +136,7 @@ mod tests {
             head_dim: 2,
             d_ff: 2,
             rope_base: 10_000.0,
+            rope_scaling: None,
             norm_eps: 1e-5,
             max_seq_len: 8,
         };

@@ -1,17 +1,14 @@
 //! A matrix as memory holds it, once for all that need it: plain or in blocks with f32 activations, or in panels with
 //! activations in 8 bits. The CPU executor multiplies with it, the GPU's is uploaded from it.
 
-use super::parallel::Parallel;
+use super::parallel::{Parallel, n_pieces};
 use super::weights::{Part, view};
 use crate::quant::{BlockFormat, Matrix};
 use beckon_shaders::kernels::embed::{EmbedParams, embed};
-use beckon_shaders::kernels::matmul::{MatmulParams, matmul};
+use beckon_shaders::kernels::matmul::{MatmulParams, matmul, matmul_of};
 use beckon_shaders::kernels::matmul_int8::{Int8, Int8Rows, Placing, matmul_int8, place};
 use beckon_shaders::{KernelPath, OUTPUTS, Panels, WeightFormat};
 use std::borrow::Cow;
-
-/// Pieces that a product is cut into for each thread, so that a slow thread holds nobody up for long.
-const PIECES_PER_THREAD: usize = 4;
 
 /// A matrix `[N, C]` of either arithmetic.
 #[derive(Debug)]
@@ -28,8 +25,8 @@ pub(super) struct Products {
     /// Panels are multiplied as blocks are, with f32 activations.
     pub exact: bool,
     rows: Int8Rows,
-    /// `[panels, R, 16]`.
-    by_panel: Vec<f32>,
+    /// Products piece by piece: in 8 bits `[panels, R, 16]`, in f32 `[N, R]`.
+    pieces: Vec<f32>,
 }
 
 impl Linear {
@@ -78,32 +75,56 @@ impl Linear {
 
     /// Products of x `[R, C]` with the matrix to where `to` says.
     pub fn multiply(&self, x: &[f32], to: &Placing, out: &mut [f32], room: &mut Products, threads: &dyn Parallel) {
-        let Products { exact, rows, by_panel } = room;
+        let Products { exact, rows, pieces } = room;
         match self {
             Self::Int8(int8, panels) if !*exact => {
                 rows.quantize(*int8, panels.format(), (to.n_rows, panels.cols()), x);
                 let (n_panels, of_panel) = (panels.n_panels(), to.n_rows * OUTPUTS);
-                by_panel.resize(n_panels * of_panel, 0.0);
-                let n_pieces = if threads.n_threads() > 1 { threads.n_threads() * PIECES_PER_THREAD } else { 1 };
-                let of_piece = n_panels.div_ceil(n_pieces);
-                threads.for_chunks(by_panel, of_piece * of_panel, &|piece, out| {
+                pieces.resize(n_panels * of_panel, 0.0);
+                let of_piece = n_panels.div_ceil(n_pieces(threads, to.n_rows * panels.rows() * panels.cols()));
+                threads.for_chunks(pieces, of_piece * of_panel, &|piece, out| {
                     let first = piece * of_piece;
                     matmul_int8(*int8, panels, first..(first + of_piece).min(n_panels), rows, out);
                 });
-                place(to, by_panel, out);
+                place(to, pieces, out);
             }
-            _ => {
-                let matrix = self.row_major();
-                let params = MatmulParams {
-                    n_rows: to.n_rows as u32,
-                    cols: matrix.cols as u32,
-                    n_outputs: matrix.rows as u32,
-                    out_stride: to.stride as u32,
-                    out_offset: to.offset as u32,
-                    accumulate: u32::from(to.accumulate),
-                };
-                matmul(&params, &view(&matrix), x, out);
-            }
+            _ => multiply_in_f32(&self.row_major(), x, to, out, pieces, threads),
+        }
+    }
+}
+
+/// The product with f32 activations; the same bits on any number of threads.
+fn multiply_in_f32(
+    matrix: &Matrix,
+    x: &[f32],
+    to: &Placing,
+    out: &mut [f32],
+    pieces: &mut Vec<f32>,
+    threads: &dyn Parallel,
+) {
+    let (n_rows, n_outputs, cols) = (to.n_rows, matrix.rows, matrix.cols);
+    let n_pieces = n_pieces(threads, n_rows * n_outputs * cols);
+    if n_pieces == 1 {
+        let params = MatmulParams {
+            n_rows: n_rows as u32,
+            cols: cols as u32,
+            n_outputs: n_outputs as u32,
+            out_stride: to.stride as u32,
+            out_offset: to.offset as u32,
+            accumulate: u32::from(to.accumulate),
+        };
+        return matmul(&params, &view(matrix), x, out);
+    }
+    let (w, x, of_piece) = (view(matrix), &x[..n_rows * cols], n_outputs.div_ceil(n_pieces));
+    pieces.resize(n_outputs * n_rows, 0.0);
+    threads.for_chunks(pieces, of_piece * n_rows, &|piece, out| {
+        let first = piece * of_piece;
+        matmul_of(&w, first..(first + of_piece).min(n_outputs), x, out);
+    });
+    for (n, products) in pieces.chunks_exact(n_rows).enumerate() {
+        for (row, product) in products.iter().enumerate() {
+            let out = &mut out[row * to.stride + to.offset + n];
+            *out = if to.accumulate { *out + product } else { *product };
         }
     }
 }

@@ -49,7 +49,8 @@ pub(super) struct Plan {
     limits: Limits,
     vocab_size: u32,
     half_dim: usize,
-    rope_base: f32,
+    /// Radians a position, `[K / 2]`.
+    frequencies: Vec<f64>,
     prompt_len: usize,
     suffix_lens: Vec<usize>,
     /// Angles of positions 0.. as far as they were needed, `[positions, K / 2]`.
@@ -57,12 +58,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn new(limits: Limits, vocab_size: usize, head_dim: usize, rope_base: f32) -> Self {
+    pub fn new(limits: Limits, vocab_size: usize, frequencies: Vec<f64>) -> Self {
         Self {
             limits,
             vocab_size: vocab_size as u32,
-            half_dim: head_dim / 2,
-            rope_base,
+            half_dim: frequencies.len(),
+            frequencies,
             prompt_len: 0,
             suffix_lens: vec![0; limits.n_seqs],
             angles: Vec::new(),
@@ -119,7 +120,7 @@ impl Plan {
     fn grow_angles(&mut self, position: u32) {
         let known = self.angles.len() / self.half_dim;
         for position in known as u32..=position {
-            self.angles.extend(rotary_angles(position, self.half_dim, self.rope_base));
+            self.angles.extend(rotary_angles(position, &self.frequencies));
         }
     }
 }
@@ -187,7 +188,7 @@ mod tests {
     };
 
     fn plan() -> Plan {
-        Plan::new(LIMITS, 10, 4, 10_000.0)
+        Plan::new(LIMITS, 10, vec![1.0, 0.01])
     }
 
     fn rows(places: &[(Option<u32>, u32)]) -> Vec<Row> {

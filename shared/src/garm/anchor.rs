@@ -5,11 +5,12 @@
 //! z_j = (mu - tau_j)/sigma: P(0) = Φ(-z_1), P(1) = Φ(z_1) - Φ(z_2), P(2) = Φ(z_2). Two thresholds are
 //! needed: a click alone is one threshold event and leaves the scale about tau free (method B.2.3).
 //!
-//! C. Gaussian regression on the logit of a smoothed CTR, for sources with counts.
+//! Sources with counts have levels too, by quartiles of the rate within its own test ([`crate::preference`], B.2.4 B). Not here:
+//! Gaussian regression on the rate's logit (B.2.4 C). It is on a scale of its own, the logit's, which must not be mixed with A's
+//! without an affine map that is learnt, and that map would need an intercept for each test, whose base rate no text tells.
 
 use super::Gaussian;
 use super::normal::{inverse_mills, ln_sqrt_2_pi, log_phi, log1mexp};
-use std::f64::consts::PI;
 
 /// tau_1 and tau_2, the gauge: mu = 0 is where half of the users click, mu = 1 where half are satisfied.
 pub const THRESHOLDS: [f64; 2] = [0.0, 1.0];
@@ -59,38 +60,6 @@ pub fn ordinal_nll(reward: Gaussian, level: u8, thresholds: [f64; 2]) -> Ordinal
     }
 }
 
-/// Loss of one Gaussian CTR anchor with its gradients. Nats.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CtrLoss {
-    /// -log N(l; mu, v + m).
-    pub nll: f64,
-    /// dL/dmu.
-    pub d_mean: f64,
-    /// dL/dlog v.
-    pub d_log_variance: f64,
-}
-
-/// Negative log-likelihood of a smoothed logit CTR `logit_ctr` = l with sampling variance
-/// `logit_variance` = m under N(mu, v + m): v is what is left beyond sampling noise.
-///
-/// On the logit scale, so it must not be mixed with [`ordinal_nll`] without an affine map (method B.2.4).
-pub fn gaussian_ctr_nll(reward: Gaussian, logit_ctr: f64, logit_variance: f64) -> CtrLoss {
-    let total = reward.variance + logit_variance;
-    let residual = logit_ctr - reward.mean;
-    CtrLoss {
-        nll: 0.5 * ((2.0 * PI * total).ln() + residual * residual / total),
-        d_mean: -residual / total,
-        d_log_variance: 0.5 * reward.variance * (1.0 / total - residual * residual / (total * total)),
-    }
-}
-
-/// (v + m)^exponent, to be multiplied onto [`gaussian_ctr_nll`] without a gradient of its own (beta-NLL, Seitzer
-/// et al. 2022; method B.2.4 C uses ½): stops easy points from dominating. 0 is the plain likelihood, 1 the
-/// squared error.
-pub fn beta_nll_weight(total_variance: f64, exponent: f64) -> f64 {
-    total_variance.powf(exponent)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,17 +88,6 @@ mod tests {
         for (got, want) in log_p.iter().zip([0.130294517, 0.419443708, 0.450261775]) {
             assert_close("pi", got.exp(), want, 1e-9);
         }
-    }
-
-    #[test]
-    fn oracle_t3_gaussian_ctr() {
-        let (p, n): (f64, f64) = (0.08, 200.0);
-        let l = (p / (1.0 - p)).ln();
-        assert_close("logit", l, -2.442347035, 1e-9);
-        let got = gaussian_ctr_nll(Gaussian::new(-2.0, 0.25), l, 1.0 / (n * p * (1.0 - p)));
-        assert_close("NLL", got.nll, 0.653705788, 1e-9);
-        assert_close("dmu", got.d_mean, 1.391313752, 1e-9);
-        assert_close("dlog v", got.d_log_variance, 0.151193149, 1e-9);
     }
 
     #[test]
@@ -166,24 +124,6 @@ mod tests {
                 assert_close(&format!("dmu, level {level}, z {z}"), got.d_mean, d_mean, tol(d_mean));
                 assert_close(&format!("dls, level {level}, z {z}"), got.d_log_std, d_log_std, tol(d_log_std));
             }
-            let (l, m) = (rng.random_range(-4.0..1.0), rng.random_range(0.01..0.5));
-            let at = |mu: f64, v: f64| gaussian_ctr_nll(Gaussian::new(mu, v), l, m).nll;
-            let got = gaussian_ctr_nll(Gaussian::new(mu, v), l, m);
-            let tol = 1e-6 * got.nll.abs().max(1.0);
-            assert_close("CTR dmu", got.d_mean, (at(mu + h, v) - at(mu - h, v)) / (2.0 * h), tol);
-            let d_log_variance = (at(mu, v * h.exp()) - at(mu, v * (-h).exp())) / (2.0 * h);
-            assert_close("CTR dlog v", got.d_log_variance, d_log_variance, tol);
         }
-    }
-
-    #[test]
-    fn a_beta_of_one_makes_the_mean_gradient_that_of_a_squared_error() {
-        let (l, m) = (-2.0, 0.07);
-        for v in [0.1, 1.0, 9.0] {
-            let got = gaussian_ctr_nll(Gaussian::new(-1.0, v), l, m).d_mean;
-            assert_close("squared error", beta_nll_weight(v + m, 1.0) * got, 1.0, 1e-12);
-            assert_close("plain", beta_nll_weight(v + m, 0.0), 1.0, 0.0);
-        }
-        assert_close("half", beta_nll_weight(4.0, 0.5), 2.0, 1e-12);
     }
 }

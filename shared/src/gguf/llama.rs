@@ -8,9 +8,9 @@
 //! Dimension key as in [`crate::config`].
 
 use super::block::{bytes_from_matrix, matrix_from_bytes};
-use super::{Gguf, GgufError, NewTensor, Ranges, TensorInfo, Value, encode, ranges, vocabulary};
+use super::{Gguf, GgufError, NewTensor, Ranges, TensorInfo, TensorKind, Value, encode, ranges, vocabulary};
 use crate::checkpoint::{Checkpoint, Lineage, MAX_PAYLOAD_BYTES, PolicyParts};
-use crate::config::{ModelConfig, tensor_names};
+use crate::config::{ModelConfig, RopeScaling, tensor_names};
 use crate::prompt::{PromptFormat, TemplateError};
 use crate::quant::{BlockFormat, Matrix};
 use crate::tokenizer::Tokenizer;
@@ -21,6 +21,8 @@ const ARCHITECTURE: &str = "llama";
 const EMBEDDING: &str = "token_embd.weight";
 /// The output matrix of a model whose embedding is not tied to it.
 const OUTPUT: &str = "output.weight";
+/// What each rotary frequency is divided by, `[K / 2]`, where they are stretched otherwise than evenly.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Parts of a layer: Hugging Face's name and ggml's.
 const LAYER_PARTS: [(&str, &str); 9] = [
@@ -66,11 +68,12 @@ pub fn file_row(row: usize, head_dim: usize) -> usize {
 }
 
 impl Gguf {
-    /// Shape of the network, with a context of at most `max_seq_len` tokens.
+    /// Shape of the network, with a context of at most `max_seq_len` tokens. Factors of rotary frequencies are a tensor, which
+    /// [`read_policy`] puts in.
     ///
     /// # Errors
-    /// Another architecture, a feature that our network does not have (experts, stretched rotary positions, an output
-    /// matrix of its own, …), missing or impossible metadata, tensors that are missing, unknown or of another shape.
+    /// Another architecture, a feature that our network does not have (experts, an output matrix of its own, …), missing or
+    /// impossible metadata, tensors that are missing, unknown or of another shape.
     pub fn model_config(&self, max_seq_len: usize) -> Result<ModelConfig, GgufError> {
         let got = self.text("general.architecture")?;
         if got != ARCHITECTURE {
@@ -103,6 +106,7 @@ impl Gguf {
             head_dim,
             d_ff: size("feed_forward_length")?,
             rope_base: self.float("rope.freq_base", Some(10_000.0))?,
+            rope_scaling: self.linear_scaling()?,
             norm_eps: self.float("attention.layer_norm_rms_epsilon", None)?,
             max_seq_len: size("context_length")?.min(max_seq_len),
         };
@@ -139,22 +143,47 @@ impl Gguf {
         if let Some(n) = value("expert_count").and_then(Value::as_u64).filter(|n| *n > 0) {
             return refuse(format!("{n} experts a layer"));
         }
-        if let Some(kind) = value("rope.scaling.type").and_then(Value::as_str).filter(|kind| *kind != "none") {
+        let known = ["none", "linear"];
+        if let Some(kind) = value("rope.scaling.type").and_then(Value::as_str).filter(|kind| !known.contains(kind)) {
             return refuse(format!("stretched rotary positions (rope.scaling.type {kind:?})"));
-        }
-        for name in ["rope.scaling.factor", "rope.scale_linear"] {
-            if let Some(factor) = value(name).and_then(Value::as_f64).filter(|factor| *factor != 1.0 && *factor != 0.0)
-            {
-                return refuse(format!("stretched rotary positions ({name} {factor})"));
-            }
-        }
-        if self.tensors.contains_key("rope_freqs.weight") {
-            return refuse("stretched rotary positions (tensor rope_freqs.weight)".to_owned());
         }
         if self.tensors.contains_key(OUTPUT) {
             return refuse(format!("an output matrix of its own (tensor {OUTPUT}): its embedding is not tied"));
         }
         Ok(())
+    }
+
+    /// Evenly stretched positions: by a factor that is not 1, in the old spelling too, unless the type says none.
+    fn linear_scaling(&self) -> Result<Option<RopeScaling>, GgufError> {
+        let value = |name: &str| self.metadata.get(&format!("{ARCHITECTURE}.{name}"));
+        if value("rope.scaling.type").and_then(Value::as_str) == Some("none") {
+            return Ok(None);
+        }
+        for name in ["rope.scaling.factor", "rope.scale_linear"] {
+            // 0 is how some writers say that there is none
+            if value(name).is_some_and(|value| value.as_f64() != Some(0.0)) {
+                let factor = self.float(name, None)?;
+                return Ok((factor != 1.0).then_some(RopeScaling::Linear { factor }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The factors of [`ROPE_FACTORS`] over an even stretching, which there is in one of the two ways.
+    async fn read_scaling(
+        &self,
+        file: &mut dyn Ranges,
+        config: &ModelConfig,
+    ) -> Result<Option<RopeScaling>, GgufError> {
+        let Some(info) = self.tensors.get(ROPE_FACTORS) else { return Ok(config.rope_scaling.clone()) };
+        let evenly = match config.rope_scaling {
+            Some(RopeScaling::Linear { factor }) => factor,
+            _ => 1.0,
+        };
+        let bytes = ranges::read(file, info.start..info.start + info.n_bytes).await?;
+        let matrix = matrix_from_bytes(&info.name, info.kind, info.rows_and_cols(), &bytes, &|row| row)?;
+        let factors: Vec<f32> = matrix.to_dense().data.into_iter().map(|factor| factor * evenly).collect();
+        Ok(Some(RopeScaling::Factors { factors }))
     }
 
     fn tensor(&self, name: &str, n_layers: usize) -> Result<&TensorInfo, GgufError> {
@@ -170,8 +199,14 @@ impl Gguf {
                 return Err(GgufError::WrongShape { name, got, want });
             }
         }
-        if self.tensors.len() > names.len() {
-            let known: Vec<_> = names.iter().filter_map(|(name, _)| name_in_file(name)).collect();
+        let factors = self.tensors.get(ROPE_FACTORS);
+        if let Some(info) = factors.filter(|info| info.shape != [config.head_dim / 2]) {
+            let (name, got, want) = (info.name.clone(), info.shape.clone(), vec![config.head_dim / 2]);
+            return Err(GgufError::WrongShape { name, got, want });
+        }
+        if self.tensors.len() > names.len() + usize::from(factors.is_some()) {
+            let mut known: Vec<_> = names.iter().filter_map(|(name, _)| name_in_file(name)).collect();
+            known.push(ROPE_FACTORS.to_owned());
             if let Some(info) = self.tensors.values().find(|info| !known.contains(&info.name)) {
                 let (name, shape, n_layers) = (info.name.clone(), info.shape.clone(), config.n_layers);
                 return Err(GgufError::UnknownTensor { name, shape, n_layers });
@@ -302,7 +337,7 @@ pub async fn read_policy(
     file: &mut dyn Ranges,
     on_share: &dyn Fn(f64),
 ) -> Result<Policy, GgufError> {
-    let config = gguf.model_config(options.max_seq_len)?;
+    let mut config = gguf.model_config(options.max_seq_len)?;
     let tokenizer = vocabulary::tokenizer(gguf, options.template)?;
     if tokenizer.vocab_size() > config.vocab_size {
         let (n_tokens, n_rows) = (tokenizer.vocab_size(), config.vocab_size);
@@ -320,6 +355,8 @@ pub async fn read_policy(
         let what = "the size of the weights in bytes".to_owned();
         return Err(GgufError::TooMany { what, got: n_our_bytes, max: options.max_bytes });
     }
+    config.rope_scaling = gguf.read_scaling(file, &config).await?;
+    config.validate()?;
     let mut matrices = BTreeMap::new();
     let mut n_read = 0;
     // a few hundred, so the next is looked for rather than sorted: a sort is 8 kB of page
@@ -416,6 +453,19 @@ pub fn gguf_from_checkpoint(checkpoint: &Checkpoint) -> Result<Vec<u8>, GgufErro
     put("llama.rope.freq_base", c.rope_base.into());
     put("llama.attention.layer_norm_rms_epsilon", c.norm_eps.into());
     let mut tensors = Vec::new();
+    match &c.rope_scaling {
+        None => {}
+        Some(RopeScaling::Linear { factor }) => {
+            put("llama.rope.scaling.type", "linear".into());
+            put("llama.rope.scaling.factor", (*factor).into());
+        }
+        Some(scaling) => {
+            let factors = c.rope_factors(scaling);
+            let bytes = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+            let name = ROPE_FACTORS.to_owned();
+            tensors.push(NewTensor { name, shape: vec![factors.len()], kind: TensorKind::F32, bytes });
+        }
+    }
     for (name, shape) in tensor_names(c) {
         let full_name = format!("policy.{name}");
         let matrix = checkpoint.tensors.get(&full_name);

@@ -3,7 +3,7 @@ use super::llama::{
 };
 use super::*;
 use crate::checkpoint::{Checkpoint, Lineage, PolicyParts};
-use crate::config::{ModelConfig, Preset, tensor_names};
+use crate::config::{ModelConfig, Preset, RopeScaling, tensor_names};
 use crate::prompt::Prompt;
 use crate::quant::{BlockFormat, Matrix, f16_from_f32, f32_from_f16};
 use crate::tensor::DenseTensor;
@@ -475,6 +475,34 @@ fn another_network_is_refused_by_name() {
         refusal(|metadata, _| _ = metadata.remove("llama.block_count"))
             .contains("metadata llama.block_count: is missing")
     );
+}
+
+#[test]
+fn stretched_positions_are_read_in_every_spelling() {
+    let scaling = |edit: &dyn Fn(&mut BTreeMap<String, Value>, &mut Vec<NewTensor>)| {
+        import(&edited(|metadata, tensors| edit(metadata, tensors))).unwrap().manifest.model.rope_scaling
+    };
+    let float = |key: &'static str, x: f32| {
+        move |metadata: &mut BTreeMap<String, Value>, _: &mut Vec<NewTensor>| _ = metadata.insert(key.into(), x.into())
+    };
+    let twice = Some(RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(scaling(&float("llama.rope.scaling.factor", 2.0)), twice);
+    assert_eq!(scaling(&float("llama.rope.scale_linear", 2.0)), twice);
+    assert_eq!(scaling(&float("llama.rope.scaling.factor", 1.0)), None);
+    assert_eq!(scaling(&float("llama.rope.scaling.factor", 0.0)), None);
+    let factors: Vec<f32> = (1..=8).map(|i| i as f32).collect();
+    let bytes: Vec<u8> = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let add = |metadata: &mut BTreeMap<String, Value>, tensors: &mut Vec<NewTensor>, even: f32| {
+        metadata.insert("llama.rope.scaling.factor".into(), even.into());
+        let (name, bytes) = ("rope_freqs.weight".to_owned(), bytes.clone());
+        tensors.push(NewTensor { name, shape: vec![8], kind: TensorKind::F32, bytes });
+    };
+    let each = |even: f32| -> Vec<f32> { factors.iter().map(|x| x * even).collect() };
+    for even in [1.0, 4.0] {
+        let want = Some(RopeScaling::Factors { factors: each(even) });
+        assert_eq!(scaling(&|metadata, tensors| add(metadata, tensors, even)), want);
+    }
+    assert!(refusal(set("llama.rope.scaling.factor", -1.0f32)).contains("expected a number above 0"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::{Anchor, Making, Pair, PairKind, at_most, imitation, impression, key,
 use crate::click::{Impression, Record, Slot};
 use crate::click_model::log::{ClickLog, ItemIndex, in_view};
 use crate::click_model::position::{examined_unclicked, inverse_propensity};
+use crate::click_model::trust::{click_weight, corrected_label};
 use crate::click_model::{self, ClickModelKind, Fitted};
 use crate::ctr::Beta;
 use crate::distill::TeacherSample;
@@ -61,6 +62,29 @@ impl Evidence {
         self.fitted.as_ref().and_then(|f| f.slots.get(slot)).map_or(1.0, |s| s.theta)
     }
 
+    /// β of a slot: 0 but under trust bias.
+    fn beta(&self, slot: usize) -> f64 {
+        self.fitted.as_ref().and_then(|f| f.beta.get(slot)).copied().unwrap_or(0.0)
+    }
+
+    /// Clicks that a showing counts as, of θ examinations: 1 or 0; under trust bias α times its corrected label (c - β)/α, which
+    /// may be below 0. Nothing where α is not above 0.
+    pub(super) fn clicks(&self, slot: usize, clicked: bool) -> f64 {
+        let (alpha, beta) = (self.theta(slot), self.beta(slot));
+        match () {
+            () if beta <= 0.0 => f64::from(u8::from(clicked)),
+            () if alpha > 0.0 => alpha * corrected_label(clicked, alpha, beta),
+            () => 0.0,
+        }
+    }
+
+    /// What a click in a slot weighs, at most `largest`: 1/θ; under trust bias less, the less attractive the suggestion is by its
+    /// smoothed `rate`.
+    fn click_weight(&self, slot: usize, rate: f64, largest: f64) -> f64 {
+        let (theta, beta) = (self.theta(slot), self.beta(slot));
+        if beta > 0.0 { click_weight(rate, theta, beta).min(largest) } else { inverse_propensity(theta, largest) }
+    }
+
     /// P(click | looked at) of a suggestion by the click model, where it knows it.
     pub(super) fn attraction(&self, config: &PreferenceConfig, context: &str, text: &str) -> Option<f64> {
         let fitted = self.fitted.as_ref()?;
@@ -78,7 +102,7 @@ impl Evidence {
                 let first = slate.iter().position(|s| s.clicked).unwrap_or(slate.len());
                 f64::from(u8::from(j < first))
             }
-            _ => examined_unclicked(self.theta(j).min(1.0), rate),
+            _ => examined_unclicked(self.theta(j).clamp(0.0, 1.0), rate),
         }
     }
 }
@@ -144,7 +168,7 @@ fn add_slate_pairs(impressions: &[&Impression], evidence: &Evidence, items: &rat
     }
 }
 
-/// Clicked over unclicked, satisfied over bounced; w = e_b · min(1/θ_a, M).
+/// Clicked over unclicked, satisfied over bounced; w = e_b · min(1/θ_a, M), under trust bias e_b · min(γ_a/(α_a γ_a + β_a), M).
 fn slate_pairs(impression: &Impression, evidence: &Evidence, items: &rates::Items, making: &Making) -> Vec<Pair> {
     let (pairs, filter) = (&making.config.pairs, &making.config.filter);
     let slate = &impression.slate;
@@ -166,7 +190,7 @@ fn slate_pairs(impression: &Impression, evidence: &Evidence, items: &rates::Item
             };
             // a clicked one was looked at
             let seen = if rejected.clicked { 1.0 } else { evidence.examined(slate, j, rate_of(&rejected.text)) };
-            let weight = seen * inverse_propensity(evidence.theta(i), pairs.max_position_weight);
+            let weight = seen * evidence.click_weight(i, rate_of(&chosen.text), pairs.max_position_weight);
             if weight > 0.0 {
                 made.push(Pair {
                     source: making.source.to_owned(),
@@ -196,7 +220,9 @@ fn add_anchor(impression: &Impression, making: &mut Making) {
             suggestion: slot.text.clone(),
             level,
             weight: 1.0,
-            rate: None,
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,7 +175,6 @@ pub(super) fn add(records: &[&Record], slots: &[f64], making: &mut Making) {
                 suggestion: option.clone(),
                 level: level(pane.engagement_level, *share),
                 weight: trust(pane.impression_level),
-                rate: None,
             });
         }
     }

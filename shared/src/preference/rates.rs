@@ -19,6 +19,7 @@ pub(super) struct Item<'a> {
     /// The suggestion as it was shown: the first spelling in order of text.
     pub(super) text: &'a str,
     words: Vec<String>,
+    /// Corrected for trust in the place, so not a whole number there.
     pub(super) clicks: f64,
     pub(super) examinations: f64,
 }
@@ -33,8 +34,8 @@ impl Item<'_> {
 /// Suggestions by context.
 pub(super) type Items<'a> = BTreeMap<String, Vec<Item<'a>>>;
 
-/// Adds up impressions: a showing in slot k is θ_k examinations, and no suggestion has more clicks than
-/// examinations.
+/// Adds up impressions: a showing in slot k is θ_k examinations (α_k, where clicks are corrected for trust), and no suggestion
+/// has more clicks than examinations, or fewer than none.
 pub(super) fn items<'a>(impressions: &[&'a Impression], evidence: &Evidence, config: &PreferenceConfig) -> Items<'a> {
     let mut counts: BTreeMap<(String, Vec<String>), Item> = BTreeMap::new();
     for impression in impressions {
@@ -52,12 +53,13 @@ pub(super) fn items<'a>(impressions: &[&'a Impression], evidence: &Evidence, con
                 item.prompt = &impression.prompt;
             }
             item.text = item.text.min(&shown.text);
-            item.clicks += f64::from(u8::from(shown.clicked));
-            item.examinations += evidence.theta(slot).min(1.0);
+            item.clicks += evidence.clicks(slot, shown.clicked);
+            item.examinations += evidence.theta(slot).clamp(0.0, 1.0);
         }
     }
     let mut by_context: Items = BTreeMap::new();
     for ((context, _), mut item) in counts {
+        item.clicks = item.clicks.max(0.0);
         item.examinations = item.examinations.max(item.clicks);
         by_context.entry(context).or_default().push(item);
     }

@@ -151,7 +151,8 @@ fn counts_are_compared_within_a_group_only() {
     assert!(!pairs.is_empty());
     assert!(pairs.iter().all(|p| p.chosen.starts_with("two") && p.rejected.starts_with("one") && p.label > 0.99));
     let level = |start: &str| train.anchors.iter().find(|a| a.suggestion.starts_with(start)).map(|a| a.level);
-    assert_eq!((level("one"), level("three")), (Some(1), Some(2)));
+    assert_eq!((level("one"), level("two")), (Some(1), Some(2)));
+    assert_eq!(level("three"), None, "alone in its test");
 }
 
 #[test]
@@ -217,13 +218,6 @@ fn counts_carry_their_sampling_noise() {
     let train = made(&others(), 0).train;
     let pair = train.pairs.iter().find(|p| p.source == "tests").expect("a pair");
     assert!(pair.kind == PairKind::Counts && pair.logit_variance > 0.0 && pair.logit_variance < 0.5, "{pair:?}");
-    let rate = |start: &str| {
-        train.anchors.iter().find(|a| a.suggestion.starts_with(start)).and_then(|a| a.rate).expect("a rate")
-    };
-    let (one, three) = (rate("one"), rate("three"));
-    assert!(one.mean < three.mean && one.variance > three.variance, "{one:?} {three:?}");
-    assert_close("logit of 90 in 1,000", three.mean, -2.3, 0.1);
-    assert!(train.anchors.iter().filter(|a| a.source == "panes").all(|a| a.rate.is_none()));
 }
 
 /// One user clicks in each of `n` slates of three on one day.
@@ -351,6 +345,35 @@ fn a_teachers_samples_are_candidates_too() {
     let texts: Vec<&str> = dataset.train.sft.iter().map(|e| e.suggestion.as_str()).collect();
     assert!(texts.contains(&"how long does rice keep") && !texts.iter().any(|t| t.starts_with("sure")), "{texts:?}");
     assert_eq!(dataset.report.sources[0].distilled.n_gated, 1);
+    let asked = |e: &SftExample| e.prompt == prompt;
+    assert!(dataset.held_out.sft.iter().any(asked), "the held-out side has the conversation too");
+    assert!(!dataset.held_out.sft.iter().any(|e| e.suggestion == "how long does rice keep"), "nobody chose it");
+}
+
+/// Lists and next queries have no showings to be pooled with; a teacher's samples for them are chosen among themselves.
+#[test]
+fn a_teachers_samples_for_a_conversation_without_showings_are_a_pool_of_their_own() {
+    let plain = made(&others(), 0);
+    let Some(listed) = plain.train.sft.first().cloned() else { panic!("lists are imitated") };
+    let Some(judged) = plain.held_out.sft.first().cloned() else { panic!("lists are held out") };
+    let sample = |prompt: &Prompt, text: &str| TeacherSample { prompt: prompt.clone(), text: text.into(), score: 1.0 };
+    let samples = [
+        sample(&listed.prompt, "where is it cheaper"),
+        sample(&listed.prompt, &listed.suggestion.to_uppercase()),
+        sample(&listed.prompt, "as an ai i cannot know"),
+        sample(&judged.prompt, "who sells it"),
+    ];
+    let taught = dataset_with_teacher(&others(), &samples, &PreferenceConfig::default(), 0).expect("valid");
+    assert_eq!(taught.held_out, plain.held_out);
+    let new: Vec<&SftExample> = {
+        let was_there = |e: &SftExample| plain.train.sft.iter().any(|p| p.suggestion == e.suggestion);
+        taught.train.sft.iter().filter(|e| !was_there(e)).collect()
+    };
+    let [new] = new[..] else { panic!("one new example: {new:?}") };
+    assert_eq!((&new.prompt, new.suggestion.as_str()), (&listed.prompt, "where is it cheaper"));
+    assert_eq!(new.group, listed.group, "on the side of its conversation when some are set aside");
+    let known = taught.train.sft.iter().find(|e| e.suggestion == listed.suggestion).expect("still there");
+    assert!(new.weight < known.weight, "nobody clicked it");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! oracle T6.
 //!
 //! [`Advantage`] names an algorithm with everything that belongs to it: advantage, ratio, clip and loss
-//! normaliser. Strictly on-policy (one optimiser step per rollout batch) ratios are 1 and clips are inert;
-//! [`sequence_ratio`], [`token_ratios`] and [`clipped_objective`] are for several steps per batch.
+//! normaliser. Strictly on-policy (one optimiser step per rollout batch) ratios are 1 and clips are inert; for several
+//! steps per batch there is [`Advantage::off_policy_weights`].
 
 use super::{mean, std};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub enum RatioOf {
 
 /// Smallest standard deviation that a batch's leave-one-out advantages are divided by.
 const BATCH_STD_FLOOR: f64 = 0.1;
+/// Ratio above which a rollout with A < 0 is not pushed down any further (method B.5.2).
+const DUAL_CLIP: f64 = 4.0;
 
 impl Advantage {
     /// Every algorithm.
@@ -91,6 +93,25 @@ impl Advantage {
             Self::Gspo => (3e-4, 4e-4),
             Self::Dapo | Self::LeaveOneOut => (0.2, 0.28),
             Self::DrGrpo | Self::Grpo | Self::ReinforcePlusPlus => (0.2, 0.2),
+        }
+    }
+
+    /// What the gradient of each token's log-probability is multiplied by, beside A, when a batch of rollouts is used
+    /// again: the derivative of [`clipped_objective`], which is rho, or 0 where it is clipped. `now` and `old` are the
+    /// log-probabilities (nats) of one rollout's tokens under the policy that learns and the one that the batch's first
+    /// step saw, `[T]`; so is the answer. A sequence's ratio has the same derivative for each of its tokens; that of its
+    /// geometric mean leaves the 1/T to [`LossNormaliser::PerSequence`].
+    pub fn off_policy_weights(self, now: &[f64], old: &[f64], advantage: f64) -> Vec<f64> {
+        let (low, high) = self.clip();
+        let weight = |ratio: f64| {
+            let objective = clipped_objective(ratio, advantage, low, high, Some(DUAL_CLIP));
+            // of its branches only rho A has a slope; not so where rho has overflowed
+            if objective == ratio * advantage { ratio } else { 0.0 }
+        };
+        match self.ratio() {
+            RatioOf::Token => token_ratios(now, old).into_iter().map(weight).collect(),
+            RatioOf::Sequence => vec![weight(sequence_ratio(now, old, false)); now.len()],
+            RatioOf::SequencePerToken => vec![weight(sequence_ratio(now, old, true)); now.len()],
         }
     }
 
@@ -153,12 +174,15 @@ pub fn dr_grpo(rewards: &[f64]) -> Vec<f64> {
 }
 
 /// GDPO's first step: every component normalised within the group, then the weighted sum
-/// ("normalize_then_sum"). `components[m][i]` of rollout i, returns u `[G]`.
-pub fn normalise_then_sum(components: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
+/// ("normalize_then_sum"). `components[m][i]` of rollout i, returns u `[G]`. `adjust(m, z)` may change z of a component
+/// before the sum, as in [`super::fusion::TwoStage::fuse_adjusted`].
+pub fn normalise_then_sum(components: &[Vec<f64>], weights: &[f64], adjust: impl Fn(usize, &mut [f64])) -> Vec<f64> {
     let n = components.first().map_or(0, Vec::len);
     let mut u = vec![0.0; n];
-    for (values, w) in components.iter().zip(weights) {
-        for (u, z) in u.iter_mut().zip(grpo(values)) {
+    for (m, (values, w)) in components.iter().zip(weights).enumerate() {
+        let mut z = grpo(values);
+        adjust(m, &mut z);
+        for (u, z) in u.iter_mut().zip(z) {
             *u += w * z;
         }
     }
@@ -166,11 +190,21 @@ pub fn normalise_then_sum(components: &[Vec<f64>], weights: &[f64]) -> Vec<f64> 
 }
 
 /// The alternative: weighted sum first, then normalised ("sum_then_normalize"); collapses sums that
-/// differ only in scale (oracle F2).
-pub fn sum_then_normalise(components: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
+/// differ only in scale (oracle F2). `adjust(m, d)` may change how far component m of each rollout lies from its mean;
+/// the spread that the sum is divided by stays that of the rewards as they were.
+pub fn sum_then_normalise(components: &[Vec<f64>], weights: &[f64], adjust: impl Fn(usize, &mut [f64])) -> Vec<f64> {
     let n = components.first().map_or(0, Vec::len);
     let sums: Vec<f64> = (0..n).map(|i| components.iter().zip(weights).map(|(c, w)| w * c[i]).sum()).collect();
-    grpo(&sums)
+    let scale = std(&sums) + STD_EPSILON;
+    let mut u = vec![0.0; n];
+    for (m, (values, w)) in components.iter().zip(weights).enumerate() {
+        let mut distances = dr_grpo(values);
+        adjust(m, &mut distances);
+        for (u, d) in u.iter_mut().zip(distances) {
+            *u += w * d / scale;
+        }
+    }
+    u
 }
 
 /// GDPO's second step: mean and standard deviation over the whole batch of groups. `groups[g]` is u of a group.

@@ -114,7 +114,9 @@ impl TwoStage {
 impl Fusion {
     /// Utilities of one group under this rule, `[G]`; `None` where the rule drops the group (the two-stage one
     /// where nothing passed). `components[m][i]` is component m of rollout i, the first GaRM's; `adjust` as in
-    /// [`TwoStage::fuse_adjusted`], applied by the two-stage rule alone.
+    /// [`TwoStage::fuse_adjusted`], under every rule: it is given how far each rollout's value lies from the group's
+    /// mean, as z or, where the rule adds raw values, in the component's own units. The gate may come to it as the last
+    /// component.
     ///
     /// # Panics
     /// If the number of components is not that of weights and floors.
@@ -134,13 +136,14 @@ impl Fusion {
             Self::TwoStage => Some(constants.fuse_adjusted(components, passed, adjust)?.utility),
             Self::SumThenNormalise => {
                 let (components, weights) = with_gate();
-                Some(sum_then_normalise(&components, &weights))
+                Some(sum_then_normalise(&components, &weights, adjust))
             }
             Self::NormaliseThenSum => {
                 let (components, weights) = with_gate();
-                Some(normalise_then_sum(&components, &weights))
+                Some(normalise_then_sum(&components, &weights, adjust))
             }
             Self::SoftGate => {
+                let components = adjusted(components, adjust);
                 let reward = |(i, gate): (usize, &f64)| {
                     let soft: Vec<f64> =
                         components.iter().enumerate().map(|(m, c)| in_unit_interval(m, c[i])).collect();
@@ -150,6 +153,17 @@ impl Fusion {
             }
         }
     }
+}
+
+/// Raw values of components after `adjust` has seen how far each lies from its group's mean.
+fn adjusted(components: &[Vec<f64>], adjust: impl Fn(usize, &mut [f64])) -> Vec<Vec<f64>> {
+    let of_component = |(m, values): (usize, &Vec<f64>)| -> Vec<f64> {
+        let centre = mean(values);
+        let mut distances: Vec<f64> = values.iter().map(|v| v - centre).collect();
+        adjust(m, &mut distances);
+        distances.into_iter().map(|d| centre + d).collect()
+    };
+    components.iter().enumerate().map(of_component).collect()
 }
 
 /// A component's value in [0, 1]: GaRM's (m = 0) through Φ, the shares as they are, penalties (at most 0)

@@ -1,7 +1,16 @@
-//! Keeps the policy's distance from its reference near a budget by moving the KL coefficient. Method B.5.3.
+//! Keeps the policy's distance from its reference below a budget by moving the KL coefficient. Method B.5.3.
 //!
-//! beta *= 1.5 or /= 1.5 every 20 steps where the mean KL since the last look is more than half the budget off.
-//! A pure state machine; a resumed run goes on with the same [`KlController::parts`].
+//! ```text
+//! x     = KL, smoothed over about 5 steps / budget
+//! in force: beta max(1, x)²
+//! beta *= 1 + min(x - 1, 1)/5      after a step with x > 1: too far
+//! beta /= 1.5^(1/20)               after a step with x < 1/2, from the 20th on: too near
+//! ```
+//!
+//! Departure from the method, which moves beta by 1.5 every 20 steps where KL is more than half the budget off: in runs of
+//! 100 steps that came too late (EXPERIMENTS.md, 2026-11-27). beta alone swings, as KL answers some steps later; the factor max(1, x)²
+//! damps it. Downwards the pace is the method's, once the learning rate has risen: every run starts at a KL of 0. A
+//! pure state machine; a resumed run goes on with the same [`KlController::parts`].
 
 use serde::{Deserialize, Serialize};
 
@@ -18,54 +27,64 @@ pub enum KlPlacement {
     Off,
 }
 
-/// Steps between two looks, the factor, and the dead band as a share of the budget.
-pub const EVERY: usize = 20;
-const FACTOR: f64 = 1.5;
-const BAND: f64 = 0.5;
+/// Share that a step has of the smoothed KL.
+const SMOOTHING: f64 = 0.2;
+/// Largest relative rise of beta in a step, reached at twice the budget.
+const RISE: f64 = 0.2;
+/// Share of the budget below which the coefficient falls, its factor in [`PATIENCE`] steps, and the steps before it may.
+const TOO_NEAR: f64 = 0.5;
+const FALL: f64 = 1.5;
+const PATIENCE: usize = 20;
 /// Bounds of the coefficient: a budget that cannot be reached must not send it to 0 or infinity.
 const RANGE: (f64, f64) = (1e-6, 1e3);
 
-/// The coefficient, and what was seen since the last look.
+/// beta, and what was seen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KlController {
-    /// Coefficient.
-    pub beta: f64,
-    /// Sum of the KL since the last look, nats.
-    sum: f64,
-    /// Steps since the last look.
+    beta: f64,
+    /// Smoothed KL, nats.
+    kl: f64,
+    /// Steps seen.
     n: usize,
 }
 
 impl KlController {
     /// Starts at `beta`.
     pub fn new(beta: f64) -> Self {
-        Self { beta, sum: 0.0, n: 0 }
+        Self { beta, kl: 0.0, n: 0 }
     }
 
-    /// Coefficient, sum of the KL since the last look, steps since then.
+    /// beta, smoothed KL, steps.
     pub fn parts(self) -> (f64, f64, usize) {
-        (self.beta, self.sum, self.n)
+        (self.beta, self.kl, self.n)
     }
 
     /// What [`KlController::parts`] was taken from.
-    pub fn from_parts((beta, sum, n): (f64, f64, usize)) -> Self {
-        Self { beta, sum, n }
+    pub fn from_parts((beta, kl, n): (f64, f64, usize)) -> Self {
+        Self { beta, kl, n }
     }
 
-    /// Takes one step's mean KL per sequence, nats, and moves the coefficient at every 20th. `budget` may change
-    /// between steps. A coefficient of 0 stays 0: KL is off. A KL that is not finite counts as far too high.
+    /// Smoothed KL as a share of the budget.
+    pub fn share(self, budget_nats: f64) -> f64 {
+        self.kl / budget_nats
+    }
+
+    /// The coefficient in force.
+    pub fn coefficient(self, budget_nats: f64) -> f64 {
+        self.beta * self.share(budget_nats).max(1.0).powi(2)
+    }
+
+    /// Takes one step's mean KL per sequence, nats, and moves beta, which stays 0 where it is 0: KL is off. A KL that is not
+    /// finite counts as twice the budget.
     pub fn observe(&mut self, kl_nats: f64, budget_nats: f64) {
-        self.sum += if kl_nats.is_finite() { kl_nats } else { f64::INFINITY };
+        let kl = if kl_nats.is_finite() { kl_nats } else { 2.0 * budget_nats };
+        self.kl = if self.n == 0 { kl } else { self.kl + SMOOTHING * (kl - self.kl) };
         self.n += 1;
-        if self.n < EVERY {
-            return;
-        }
-        let kl = self.sum / self.n as f64;
-        (self.sum, self.n) = (0.0, 0);
-        let factor = if kl > (1.0 + BAND) * budget_nats {
-            FACTOR
-        } else if kl < (1.0 - BAND) * budget_nats {
-            1.0 / FACTOR
+        let share = self.share(budget_nats);
+        let factor = if share > 1.0 {
+            1.0 + RISE * (share - 1.0).min(1.0)
+        } else if share < TOO_NEAR && self.n > PATIENCE {
+            FALL.powf(-1.0 / PATIENCE as f64)
         } else {
             return;
         };

@@ -19,6 +19,8 @@ const N_STD_ERRORS: f64 = 2.0;
 const DIVERSITY_DROP: f64 = 0.2;
 const LENGTH_DRIFT: f64 = 0.25;
 const OPENING_GROWTH: f64 = 2.0;
+/// Share of the KL budget from which the distance alarms.
+const KL_SHARE: f64 = 1.5;
 /// Opening words compared, and the number of most common openings whose share is watched.
 const OPENING_WORDS: usize = 3;
 const N_OPENINGS: usize = 20;
@@ -32,8 +34,8 @@ pub struct Reading {
     pub proxy: f64,
     /// Gold reward: mean and standard error; `None` where there is no gold.
     pub gold: Option<(f64, f64)>,
-    /// KL to the reference per sequence, nats.
-    pub kl_nats: f64,
+    /// KL to the reference as a share of its budget.
+    pub kl_share: f64,
     /// Distinct word bigrams over all.
     pub distinct_2: f64,
     /// Mean tokens of a suggestion.
@@ -71,6 +73,8 @@ pub enum Alarm {
     LengthDrifts,
     /// The same openings more than twice as often.
     OpeningsRepeat,
+    /// KL half again above its budget.
+    FarFromReference,
     /// A figure is not a number.
     NotFinite,
 }
@@ -88,6 +92,9 @@ impl Alarm {
             Self::DiversityFalls => "suggestions grow alike: raise the diversity weight or the KL weight",
             Self::LengthDrifts => "suggestions change in length: look for padding or stubs",
             Self::OpeningsRepeat => "suggestions begin alike: look for a template that the reward model likes",
+            Self::FarFromReference => {
+                "the policy is further from SFT than the KL budget allows: lower the learning rate or raise the KL weight"
+            }
             Self::NotFinite => "a figure is not a number: lower the learning rate",
         }
     }
@@ -126,6 +133,7 @@ impl Monitor {
             (Alarm::DiversityFalls, reading.distinct_2 < (1.0 - DIVERSITY_DROP) * base.distinct_2),
             (Alarm::LengthDrifts, drift > LENGTH_DRIFT),
             (Alarm::OpeningsRepeat, reading.opening_share > OPENING_GROWTH * base.opening_share),
+            (Alarm::FarFromReference, reading.kl_share > KL_SHARE),
         ] {
             if holds {
                 alarms.push(alarm);
@@ -163,7 +171,7 @@ impl Monitor {
 
 fn is_finite(r: &Reading) -> bool {
     let (gold, std_error) = r.gold.unwrap_or((0.0, 0.0));
-    [r.proxy, gold, std_error, r.kl_nats, r.distinct_2, r.n_tokens_mean, r.opening_share, r.epistemic_std_mean]
+    [r.proxy, gold, std_error, r.kl_share, r.distinct_2, r.n_tokens_mean, r.opening_share, r.epistemic_std_mean]
         .iter()
         .all(|x| x.is_finite())
 }

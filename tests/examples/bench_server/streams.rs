@@ -17,11 +17,14 @@ use tokio::net::TcpStream;
 /// Listeners.
 const N_STREAMS: usize = 1_000;
 /// Events of a part whose delivery is timed, and the pause between them.
-const N_EVENTS: usize = 20;
+const N_EVENTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(400);
+/// After a part for its last deliveries, and again for the connections to end.
+const REST: Duration = Duration::from_millis(400);
 /// Rounds, each with every kind of part twice, the second time in reversed order: what changes evenly while a round lasts, as the
-/// machine's speed, is the same for all kinds.
-const N_ROUNDS: usize = 8;
+/// machine's speed, is the same for all kinds. Short parts, so that little changes meanwhile; as many rounds as it takes to tell 5 %
+/// from less where a round strays by 6 %.
+const N_ROUNDS: usize = 24;
 const ROUND: [Listeners; 6] = {
     use Listeners::{None, Reading, Unread};
     [None, Unread, Reading, Reading, Unread, None]
@@ -66,7 +69,7 @@ pub fn measure(server: &Server, checkpoint: &str) -> Vec<Value> {
     let n_asked = ROUND.len() * N_ROUNDS * N_EVENTS;
     let clock = Arc::new(Clock { asked: Mutex::new(vec![None; n_asked]), ..Clock::default() });
     let (mut parts, mut loud_mb, mut event) = ([const { Vec::new() }; 3], 0.0_f64, 0..);
-    for _ in 0..N_ROUNDS {
+    for round in 1..=N_ROUNDS {
         clock.delays.lock().expect("no panic").push(Vec::new());
         for listeners in ROUND {
             let part = runtime.block_on(async {
@@ -80,8 +83,7 @@ pub fn measure(server: &Server, checkpoint: &str) -> Vec<Value> {
                 let (last, after) = (step_at(server, &run), Cpu::now(server.pid()));
                 let secs = (last.1 - first.1).as_secs_f64();
                 loud_mb = loud_mb.max(memory_mb(server.pid()));
-                // the last deliveries
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(REST).await;
                 streams.close(event.start - 1);
                 Part { steps_per_sec: (last.0 - first.0) as f64 / secs, cpu: after.since(before, secs) }
             });
@@ -93,7 +95,12 @@ pub fn measure(server: &Server, checkpoint: &str) -> Vec<Value> {
             );
             parts[listeners as usize].push(part);
             clock.n_open.store(0, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(REST);
+        }
+        if round.is_multiple_of(5) {
+            let [none, unread, reading] = &parts;
+            let [unread, reading] = [unread, reading].map(|heard| slower(none, heard));
+            eprintln!("after {round} rounds slower by the server alone {unread:.1?} %, with readers {reading:.1?} %");
         }
     }
     server.client.command(&run, "cancel");

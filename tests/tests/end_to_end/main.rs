@@ -15,6 +15,7 @@ mod parity;
 mod recovery;
 mod replicas;
 mod smollm2;
+mod steering;
 mod storage;
 mod trained;
 mod trouble;

@@ -1,5 +1,5 @@
-//! What an operator does in the page beside the loop: plans a test, makes experiments with every setting, deletes one, makes a
-//! draft of a run, hands out tokens, reads the audit log.
+//! What an operator does in the page beside the loop: plans a test, analyses the file of one, makes experiments with every setting,
+//! deletes one, moves tags, makes a draft of a run, hands out tokens, reads the audit log.
 
 use crate::page::install;
 use crate::trained::trained;
@@ -7,6 +7,7 @@ use beckon_shared::ab::plan::{Plan, Size};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::audit::AuditRecord;
 use beckon_shared::control::experiment::{ExperimentConfig, ExperimentState, ExperimentStatus, Layout, Source};
+use beckon_shared::control::registry::TagState;
 use beckon_shared::control::{RunState, RunStatus};
 use beckon_tests::browser::{Page, WebGpu};
 use beckon_tests::process::{Server, beckon, printed};
@@ -22,8 +23,8 @@ fn press_twice(page: &Page, test_id: &str) {
 
 /// What stands in a text area.
 #[track_caller]
-fn typed(page: &Page, test_id: &str) -> String {
-    page.eval(&format!("document.querySelector('[data-testid={test_id}]').value"))
+pub fn typed(page: &Page, test_id: &str) -> String {
+    page.eval(&format!("document.querySelector('[data-testid=\"{test_id}\"]').value"))
         .as_str()
         .unwrap_or_default()
         .to_owned()
@@ -54,6 +55,18 @@ fn plan_in_the_page(page: &Page, server: &Server) {
         [plan.fixed_horizon, plan.always_valid].into_iter().flat_map(figures).map(f64::ceil).collect();
     let shown: Vec<f64> = shown.iter().map(|cell| cell.replace(',', "").parse().expect("a number")).collect();
     assert_eq!(shown, expected);
+
+    // the other way round: what so many users detect
+    page.fill("plan-lift", "");
+    page.fill("plan-users", "10,000");
+    page.click("plan-ask");
+    let said = page.wait("lifts", 30, || page.text("plan-lifts"));
+    let lifts: Value = server.client.get("/api/plan?base_rate=0.05&users=10000").json();
+    for name in ["fixed_horizon_lift", "always_valid_lift"] {
+        let percent = format!("{:.1} %", lifts[name].as_f64().expect("a lift") * 100.0);
+        assert!(said.contains(&percent), "{percent}: {said}");
+    }
+    page.fill("plan-users", "");
 
     // what is no number is named before it is sent, what cannot be by the server
     for (lift, word) in [("a lot", "a lot"), ("-100", "lift")] {
@@ -136,6 +149,92 @@ fn settings_are_shown_and_experiments_deleted(page: &Page, server: &Server, firs
     page.wait("the stop", 30, || (page.count("experiment-delete") == 1).then_some(()));
     press_twice(page, "experiment-delete");
     page.wait("an empty list", 30, || (page.count("experiment-row") == 0).then_some(()));
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn a_file_of_a_test_is_analysed_in_the_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let page = Page::open(&format!("{}/#/experiments", server.client.url), WebGpu::Off);
+    let pick = |field: &str, name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        page.pick_file(field, &path);
+        page.wait(name, 30, || page.text(&format!("{field}-name")).filter(|shown| shown == name));
+    };
+    let refused = |word: &str| {
+        page.click("analyze-ask");
+        page.wait("the reason", 30, || page.text("analyze-error").filter(|text| text.contains(word)));
+    };
+    refused("Choose a file");
+    pick("analyze-file", "wrong.csv", "arm,users,clicks\nA,many,600\n");
+    refused("line 2, column `users`");
+
+    pick("analyze-file", "counts.csv", "arm,users,clicks\nA,12000,600\nB,12000,800\n");
+    page.click("analyze-ask");
+    page.wait("the verdict", 30, || page.text("verdict").filter(|text| text == "treatment better"));
+    assert_eq!(page.attribute("sample-ratio", "data-state").as_deref(), Some("ok"));
+    let kept = "decodeURIComponent(document.querySelector('[data-testid=analyze-looks-out]').href.split(',').slice(1).join(','))";
+    let kept = page.eval(kept).as_str().expect("JSON text").to_owned();
+    let looks: Value = serde_json::from_str(&kept).expect("JSON");
+    assert!(looks["control"] == "A" && looks["running"]["B"].is_object(), "{looks}");
+
+    // a further look goes on from these, under the same settings
+    pick("analyze-looks", "looks.json", &kept);
+    pick("analyze-file", "later.csv", "arm,users,clicks\nA,20000,1050\nB,20000,1300\n");
+    let settings = typed(&page, "analyze-settings");
+    page.fill("analyze-settings", &settings.replace("0.05,\n  \"control\"", "0.1,\n  \"control\""));
+    refused("alpha changed");
+    page.fill("analyze-settings", &settings);
+    page.click("analyze-ask");
+    page.wait("the second look", 30, || page.text("analyze-report"));
+
+    // impressions as units are named as such; many small tests are listed
+    pick("analyze-file", "impressions.csv", "arm,impressions,clicks\nA,12000,600\nB,12000,800\n");
+    pick("analyze-looks", "none.json", "");
+    page.click("analyze-ask");
+    page.wait("impressions", 30, || page.text("analyze-report").filter(|text| text.contains("12,000 impressions")));
+    let headlines = "clickability_test_id,headline,eyecatcher_id,impressions,clicks\n\
+                     t1,One,p,10000,100\nt1,Two,p,10000,300\nt2,Three,p,10000,100\nt2,Four,p,10000,101\n";
+    pick("analyze-file", "headlines.csv", headlines);
+    page.fill("analyze-format", "upworthy");
+    page.click("analyze-ask");
+    page.wait("headlines", 30, || {
+        page.text("analyze-headlines").filter(|text| text.starts_with("2 tests of 4 headlines"))
+    });
+    let listed = cells(&page, "analyze-tests");
+    assert!(listed.len() == 2 && listed[1].contains("Two") && !listed[1].contains("Four"), "{listed:?}");
+    assert_eq!(page.errors().iter().filter(|error| !error.contains("422")).count(), 0, "{:?}", page.errors());
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn a_tag_beside_production_is_rolled_back_in_the_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
+    let ids = ["first", "second"].map(|name| {
+        checkpoint.manifest.name = name.into();
+        let bytes = checkpoint.encode().unwrap();
+        let named = Checkpoint::decode(&bytes).unwrap();
+        install(dir.path(), &named, &bytes);
+        named.id
+    });
+    let server = Server::start(dir.path(), &[]);
+    for id in &ids {
+        let promote = server.client.post(&format!("/api/checkpoints/{id}/promote"), br#"{"tag": "staging"}"#);
+        assert_eq!(promote.status, 200, "{}", promote.text());
+    }
+    let page = Page::open(&format!("{}/#/checkpoints", server.client.url), WebGpu::Off);
+    let shown = |name: &str| page.text("tags").filter(|text| text.contains(&format!("{name} (")));
+    let text = page.wait("the tag", 30, || shown("second").filter(|text| text.contains("Back to first")));
+    assert!(text.contains("staging") && text.contains("by local"), "{text}");
+    press_twice(&page, "tag-roll-back");
+    page.wait("the first again", 30, || shown("first").filter(|text| text.contains("nothing before it")));
+    let tags: Vec<TagState> = server.client.get("/api/tags").json();
+    assert_eq!((tags.len(), tags[0].now.tag.as_str(), &tags[0].now.checkpoint), (1, "staging", &ids[0]));
+    assert_eq!(page.eval("document.querySelector('[data-testid=tag-roll-back]').disabled"), true);
+    assert_eq!(page.errors(), Vec::<String>::new());
 }
 
 #[test]

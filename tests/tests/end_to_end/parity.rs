@@ -223,7 +223,7 @@ fn step_of_page(page: &Value, stride: usize, reference: Option<&GreedyStep>) -> 
 }
 
 /// Compares the page's report with the reference's steps.
-fn parity_of_report(report: &Value, reference: &[Vec<GreedyStep>], tolerance: f32) -> Parity {
+pub fn parity_of_report(report: &Value, reference: &[Vec<GreedyStep>], tolerance: f32) -> Parity {
     let stride = usize::try_from(report["sample_stride"].as_u64().expect("a stride")).expect("a stride");
     let of_page = report["prompts"].as_array().expect("prompts");
     assert_eq!(of_page.len(), reference.len());

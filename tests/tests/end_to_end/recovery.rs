@@ -1,15 +1,18 @@
 //! kill -9 in the middle of a run: after the restart it goes on, and its result is bit-equal to that of a run
-//! that nobody interrupted.
+//! that nobody interrupted. In every state of a run, a promotion and a deletion the server dies at a point of the program
+//! ([`beckon_server::crash`]), so that none is missed.
 
+use beckon_server::crash::{Point, VARIABLE};
+use beckon_server::store::{FILE_NAME, Store};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::registry::{Promotion, RegistryEntry};
-use beckon_shared::control::{Event, RunState, Stage};
+use beckon_shared::control::{RunState, RunStatus, Stage};
 use beckon_tests::client::Client;
 use beckon_tests::process::Server;
 use beckon_tests::sample::{simulated_log, tiny_config};
 use serde_json::json;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const RUN_LIMIT: Duration = Duration::from_secs(240);
 
@@ -87,6 +90,16 @@ fn a_killed_run_resumes_and_ends_bit_equal() {
     assert!(checkpoint_of(&quiet.client, &third_id).tensors != other.tensors, "two seeds give the same policy");
 }
 
+/// Nothing half is among the checkpoints of a folder; their number.
+fn n_whole_files(dir: &Path) -> usize {
+    let paths = std::fs::read_dir(dir.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    let checkpoints: Vec<_> = paths.filter(|path| path.extension().is_some_and(|ext| ext == "beckon")).collect();
+    for path in &checkpoints {
+        assert!(Checkpoint::decode(&std::fs::read(path).unwrap()).is_ok(), "half: {}", path.display());
+    }
+    checkpoints.len()
+}
+
 /// Everything that can be seen is whole: each listed checkpoint decodes to what it says it is, and nothing half is left in
 /// their folder.
 fn everything_is_whole(server: &Server, dir: &Path) {
@@ -96,111 +109,127 @@ fn everything_is_whole(server: &Server, dir: &Path) {
         let checkpoint = Checkpoint::decode(&file.body).expect("a listed checkpoint is whole");
         assert_eq!(checkpoint.id, info.id);
     }
-    for entry in std::fs::read_dir(dir.join("checkpoints")).unwrap() {
-        let path = entry.unwrap().path();
-        let bytes = std::fs::read(&path).unwrap();
-        let is_whole = Checkpoint::decode(&bytes).is_ok();
-        assert!(is_whole || path.extension().is_none_or(|extension| extension != "beckon"), "half: {}", path.display());
-    }
+    n_whole_files(dir);
 }
 
-/// Kills the server as soon as an event says that the run is in `stage`; whether it was caught there.
-fn kill_in(server: Server, run: &str, stage: Stage) -> bool {
-    let events = server.client.events();
-    let end = Instant::now() + RUN_LIMIT;
-    let is_there = |server: &Server| server.client.run(run).stage.is_some_and(|now| now >= stage);
-    while !is_there(&server) && Instant::now() < end {
-        // told by an event, or found by a look in between
-        let told = events
-            .drain()
-            .into_iter()
-            .any(|event| matches!(event, Event::Run(status) if status.id == run && status.stage == Some(stage)));
-        if told {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let status = server.client.run(run);
-    server.kill();
-    status.stage == Some(stage) && !status.state.is_final()
+/// Value of the variable by which a server dies when it comes to `point` for the `nth` time, as by kill -9.
+fn at(point: Point, nth: usize) -> String {
+    format!("{}:{nth}", point.name())
+}
+
+/// Waits until a server has died at `point`.
+fn died(mut server: Server, point: Point) {
+    let status = server.ended(RUN_LIMIT);
+    assert!(!status.success(), "{status}");
+    let line = format!("the crash point {} is reached", point.name());
+    // its last line may come behind its end
+    beckon_tests::wait_for(&line, Duration::from_secs(10), || server.log().contains(&line).then_some(()));
+}
+
+/// The store of a server that is gone.
+fn left_behind(dir: &Path) -> Store {
+    Store::open(&dir.join(FILE_NAME)).unwrap()
+}
+
+fn status_of(dir: &Path, run: &str) -> RunStatus {
+    left_behind(dir).run(run).unwrap().expect("it is stored").status
 }
 
 #[test]
 fn killed_in_every_state_a_run_comes_back_as_it_was_and_ends_once() {
     let dir = tempfile::tempdir().unwrap();
-    let start = || Server::start(dir.path(), &[]);
-    let server = start();
+    let dir = dir.path();
+    // queued: the first begins, the second is stored and its answer does not come
+    let server = Server::start_with(dir, &[], &[(VARIABLE, at(Point::Queued, 2).as_str())]);
     assert_eq!(server.client.import("log.jsonl", &simulated_log(400)).0, 200);
-    // the first starts and the second waits
-    let more = json!({"sft": {"n_steps": 40}});
-    let ids = [21, 22].map(|seed| server.client.start_run(&tiny_config(seed, more.clone())).id);
-    assert_eq!(server.client.run(&ids[1]).state, RunState::Queued);
-    server.kill();
-    let server = start();
-    let states = ids.clone().map(|id| server.client.run(&id).state);
-    assert_eq!(states[1], RunState::Queued, "the order of the queue changed");
-    assert!(matches!(states[0], RunState::Queued | RunState::Running), "{states:?}");
-    everything_is_whole(&server, dir.path());
-    let mut server = server;
-    let mut caught = Vec::new();
-    for stage in [Stage::Sft, Stage::Eval, Stage::Export] {
-        // the first run in each stage; evaluation and export are short, so the second has another try
-        for id in &ids {
-            if server.client.run(id).state.is_final() || caught.contains(&stage) {
-                continue;
-            }
-            if kill_in(server, id, stage) {
-                caught.push(stage);
-            }
-            server = start();
-            everything_is_whole(&server, dir.path());
-        }
+    let first = server.client.start_run(&tiny_config(21, json!({}))).id;
+    let asked = tiny_config(22, json!({})).to_string();
+    assert!(!server.client.try_post("/api/runs", asked.as_bytes()), "it was answered");
+    died(server, Point::Queued);
+    let is_next = |state: RunState| matches!(state, RunState::Queued | RunState::Running);
+    assert!(is_next(status_of(dir, &first).state), "{:?}", status_of(dir, &first));
+    let ids = [first, "r2".to_owned()];
+
+    let states = [
+        (Point::Starting, 1),
+        (Point::Training, 10),
+        (Point::Evaluating, 1),
+        (Point::Checkpointing, 1),
+        (Point::Delivered, 1),
+        (Point::Recorded, 1),
+    ];
+    for (point, nth) in states {
+        died(Server::spawn(dir, &[], &[(VARIABLE, at(point, nth).as_str())]), point);
+        let [run, waiting] = ids.each_ref().map(|id| status_of(dir, id));
+        assert_eq!(waiting.state, RunState::Queued, "{point:?}: the order of the queue changed");
+        let is_recorded = point == Point::Recorded;
+        assert_eq!(run.state, if is_recorded { RunState::Finished } else { RunState::Running }, "{point:?}");
+        let makers: Vec<_> = left_behind(dir).checkpoints().unwrap().into_iter().map(|info| info.run_id).collect();
+        let has_file = is_recorded || point == Point::Delivered;
+        assert_eq!(makers, if is_recorded { vec![Some(ids[0].clone())] } else { vec![] }, "{point:?}");
+        assert_eq!(n_whole_files(dir), usize::from(has_file), "{point:?}");
     }
-    assert!(caught.contains(&Stage::Sft) && caught.contains(&Stage::Eval), "only caught in {caught:?}");
+
+    let server = Server::start(dir, &[]);
     for id in &ids {
         server.client.wait_for_state(id, RunState::Finished, RUN_LIMIT);
     }
-    everything_is_whole(&server, dir.path());
+    everything_is_whole(&server, dir);
     let made: Vec<_> = server.client.checkpoints().into_iter().filter_map(|info| info.run_id).collect();
-    for id in &ids {
-        assert_eq!(made.iter().filter(|run| *run == id).count(), 1, "checkpoints of {id}: {made:?}");
-    }
+    assert_eq!(made, [ids[1].as_str(), &ids[0]], "each made one, the newest first");
+}
+
+/// Puts a checkpoint of our own into the folder of a data folder; its id.
+fn copy_in(dir: &Path) -> String {
+    let folder = dir.join("checkpoints");
+    std::fs::create_dir_all(&folder).unwrap();
+    let bytes = &crate::trained::trained().checkpoint_bytes;
+    let id = Checkpoint::decode(bytes).unwrap().id;
+    std::fs::write(folder.join(format!("{id}.beckon")), bytes).unwrap();
+    id
 }
 
 #[test]
 fn killed_while_promoting_the_tag_is_where_the_same_request_says() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("checkpoints");
-    std::fs::create_dir_all(&folder).unwrap();
-    let bytes = &crate::trained::trained().checkpoint_bytes;
-    let own = Checkpoint::decode(bytes).unwrap().id;
-    std::fs::write(folder.join(format!("{own}.beckon")), bytes).unwrap();
-    let mut server = Server::start(dir.path(), &[]);
-    let others = server.client.checkpoints().into_iter().map(|info| info.id).filter(|id| *id != own);
-    let ids: Vec<String> = std::iter::once(own.clone()).chain(others).collect();
-    assert!(ids.len() >= 2, "the built-in checkpoint is the second");
-    let n_rounds = 12;
-    for round in 0..n_rounds {
-        let (id, key) = (ids[round % 2].clone(), format!("promote-{round}"));
-        let path = format!("/api/checkpoints/{id}/promote");
-        let (client, first_path, first_key) = (server.client.clone(), path.clone(), key.clone());
-        let asked = std::thread::spawn(move || client.try_post_once(&first_path, &first_key));
-        // somewhere within the request: it takes a few milliseconds
-        std::thread::sleep(Duration::from_micros(700 * round as u64));
-        server.kill();
-        let _ = asked.join();
-        server = Server::start(dir.path(), &[]);
+    let dir = dir.path();
+    let own = copy_in(dir);
+    // before and after the moment from which it counts
+    for (round, point) in [Point::Promoting, Point::Promoted].into_iter().enumerate() {
+        let server = Server::start_with(dir, &[], &[(VARIABLE, point.name())]);
+        let built_in = server.client.checkpoints().into_iter().find(|info| info.built_in);
+        let other = built_in.expect("a built-in checkpoint").id;
+        let (id, before) = if round == 0 { (&own, None) } else { (&other, Some(&own)) };
+        let (path, key) = (format!("/api/checkpoints/{id}/promote"), format!("promote-{round}"));
+        assert!(!server.client.try_post_once(&path, &key), "it was answered");
+        died(server, point);
+        let tags = left_behind(dir).tags().unwrap();
+        let now = tags.get("production").map(|promotion| &promotion.checkpoint);
+        assert_eq!(now, if point == Point::Promoted { Some(id) } else { before }, "{point:?}");
+        let server = Server::start(dir, &[]);
         let reply = server.client.post_once(&path, &key);
         assert_eq!(reply.status, 200, "{}", reply.text());
-        let entry: RegistryEntry = server
-            .client
-            .get("/api/registry")
-            .json::<Vec<RegistryEntry>>()
-            .into_iter()
-            .find(|entry| entry.info.id == id)
-            .expect("it is listed");
-        assert_eq!(entry.tags, ["production"], "round {round}");
+        let entries: Vec<RegistryEntry> = server.client.get("/api/registry").json();
+        let entry = entries.into_iter().find(|entry| entry.info.id == *id).expect("it is listed");
+        assert_eq!(entry.tags, ["production"], "{point:?}");
+        let history: Vec<Promotion> = server.client.get("/api/promotions").json();
+        assert_eq!(history.len(), round + 1, "a promotion was done twice or not at all: {history:?}");
     }
-    let history: Vec<Promotion> = server.client.get("/api/promotions").json();
-    assert_eq!(history.len(), n_rounds, "a promotion was done twice or not at all: {history:?}");
+}
+
+#[test]
+fn killed_while_deleting_nothing_is_left_of_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let own = copy_in(dir);
+    let server = Server::start_with(dir, &[], &[(VARIABLE, Point::Deleting.name())]);
+    assert!(server.client.checkpoints().iter().any(|info| info.id == own));
+    let answer = ureq::delete(&format!("{}/api/checkpoints/{own}", server.client.url)).call();
+    assert!(answer.is_err(), "it was answered");
+    died(server, Point::Deleting);
+    assert!(!left_behind(dir).has_checkpoint(&own).unwrap());
+    assert_eq!(n_whole_files(dir), 1, "the file went first");
+    let server = Server::start(dir, &[]);
+    assert!(server.client.checkpoints().iter().all(|info| info.built_in), "it came back");
+    assert_eq!(n_whole_files(dir), 0);
 }

@@ -1,19 +1,23 @@
 //! A real pretrained model, SmolLM2-135M-Instruct from its GGUF file, against implementations that share no code with
 //! ours: token ids of llama.cpp, logits and log-probabilities of PyTorch transformers, as committed in
-//! `tests/fixture/smollm2.json` by the script beside it. And the two executors against each other.
+//! `tests/fixture/smollm2.json` by the script beside it. And the executors against each other: the CPU's in f32, which is the
+//! reference, its integer path, which users get, and WGSL, natively and in the page.
 
+use crate::parity::parity_of_report;
 use beckon_server::model::device::block_on;
 use beckon_server::model::llama::Llama;
 use beckon_server::model::pretrained::{Options, import, write_folder, write_gguf};
 use beckon_shaders::{GpuContext, Variant};
 use beckon_shared::checkpoint::Checkpoint;
-use beckon_shared::engine::{Engine, Limits, Network, Output, Row, SuggestRequest, parity};
+use beckon_shared::engine::{Engine, GreedyStep, KernelPath, Limits, Network, Output, Row, SuggestRequest, parity};
 use beckon_shared::prompt::{Prompt, Role, Turn};
 use beckon_shared::quant::BlockFormat;
 use beckon_shared::sampling::Sampling;
-use beckon_tests::process::root;
+use beckon_tests::browser::{Page, WebGpu};
+use beckon_tests::process::{Server, root};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::Deserialize;
+use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -22,6 +26,13 @@ use std::sync::OnceLock;
 const TOLERANCE: f32 = 2e-4;
 /// The same between the two executors.
 const EXECUTOR_TOLERANCE: f32 = 5e-4;
+/// The same with the page's WGSL on SwiftShader, whose square roots and exponentials are less exact; as for the other
+/// checkpoints, whose logits are smaller (`parity::`).
+const PAGE_TOLERANCE: f32 = 5e-3;
+/// The same between f32 and 8-bit activations: 5% of the largest logit, as the 0.5 at logits of order 10 in `parity::`.
+const INT8_TOLERANCE: f32 = 1.5;
+/// Share of steps in which 8-bit activations find the same best token.
+const INT8_AGREEMENT: f64 = 0.9;
 /// Greedy tokens compared.
 const N_TOKENS: usize = 24;
 
@@ -78,9 +89,13 @@ fn checkpoint() -> &'static Checkpoint {
     CHECKPOINT.get_or_init(|| import(&model_file(), &Options::default()).expect("SmolLM2 is imported"))
 }
 
-/// An engine with a small cache: the tests' texts are short.
+/// An engine in f32 with a small cache: the tests' texts are short.
 fn engine() -> Engine {
-    let limits = Limits { prompt_tokens: 128, n_seqs: 2, ..Limits::of(&checkpoint().manifest.model) };
+    engine_on(KernelPath::F32)
+}
+
+fn engine_on(kernel_path: KernelPath) -> Engine {
+    let limits = Limits { prompt_tokens: 128, n_seqs: 2, kernel_path, ..Limits::of(&checkpoint().manifest.model) };
     Engine::cpu_within(checkpoint(), limits).expect("an engine")
 }
 
@@ -251,6 +266,86 @@ fn prompts() -> Vec<Prompt> {
     let long = Turn { role: Role::Assistant, text: "and then ".repeat(45) };
     prompts.push(Prompt { turns: vec![long] });
     prompts
+}
+
+/// Logits of an engine behind the prompt and behind each token of `written` but the last: what it says of a text that another
+/// one wrote `[T, V]`.
+fn forced_logits(engine: &mut Engine, prompt: &Prompt, written: &[GreedyStep]) -> Vec<f32> {
+    let ids = engine.tokenizer().encode_prompt(prompt, engine.config().max_seq_len - N_TOKENS);
+    let n_prompt = ids.len();
+    let row = |(i, token): (usize, u32), seq| Row { token, seq, pos: i as u32 };
+    let of_prompt: Vec<Row> = ids.into_iter().enumerate().map(|at| row(at, None)).collect();
+    let tokens = written[..written.len() - 1].iter().map(|step| step.token);
+    let of_text: Vec<Row> = (n_prompt..).zip(tokens).map(|at| row(at, Some(0))).collect();
+    let mut logits =
+        block_on(engine.executor_mut().forward(Network::Policy, &of_prompt, Output::Logits(&[n_prompt - 1]))).unwrap();
+    let all: Vec<usize> = (0..of_text.len()).collect();
+    logits.extend(block_on(engine.executor_mut().forward(Network::Policy, &of_text, Output::Logits(&all))).unwrap());
+    logits
+}
+
+fn best(logits: &[f32]) -> usize {
+    let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map(|(token, _)| token).expect("logits")
+}
+
+/// What f32 writes greedily, word for word before both: the fastest path of this machine has the same logits but for the
+/// rounding of activations to 8 bits.
+#[test]
+#[ignore = "needs SmolLM2 (cargo xtask model)"]
+fn eight_bit_activations_stay_near_f32() {
+    let (mut exact, mut fast) = (engine(), engine_on(KernelPath::fastest()));
+    let (prompts, v) = (prompts(), checkpoint().manifest.model.vocab_size);
+    assert_eq!(prompts.len(), 20);
+    let (mut largest, mut max_logit, mut n_steps, mut n_agreeing) = (0.0f32, 0.0f32, 0, 0);
+    for prompt in &prompts {
+        let written = block_on(exact.greedy(prompt, N_TOKENS)).unwrap();
+        let forced = forced_logits(&mut fast, prompt, &written);
+        assert_eq!(forced.len(), written.len() * v);
+        for (step, logits) in written.iter().zip(forced.chunks_exact(v)) {
+            for (a, b) in step.logits.iter().zip(logits) {
+                let difference = (a - b).abs();
+                largest = if difference.is_nan() { f32::INFINITY } else { largest.max(difference) };
+                max_logit = max_logit.max(a.abs());
+            }
+            n_agreeing += usize::from(best(logits) == step.token as usize);
+            n_steps += 1;
+        }
+    }
+    let device = fast.executor().device_name();
+    eprintln!(
+        "SmolLM2: f32 and {device}: the same best token in {n_agreeing} of {n_steps} steps, logits within {largest:.3}, the \
+         largest is {max_logit:.1}"
+    );
+    assert!(largest <= INT8_TOLERANCE, "{largest}");
+    assert!(largest > EXECUTOR_TOLERANCE, "8 bits were used: {largest}");
+    assert!(n_agreeing as f64 >= INT8_AGREEMENT * n_steps as f64, "{n_agreeing} of {n_steps}");
+}
+
+#[test]
+#[ignore = "needs SmolLM2 (cargo xtask model) and Chromium"]
+fn wgsl_in_the_browser_writes_what_the_cpu_executor_writes() {
+    const N_TOKENS: usize = 8;
+    let prompts = &prompts()[..3];
+    let mut engine = engine();
+    let written: Vec<_> = prompts.iter().map(|prompt| block_on(engine.greedy(prompt, N_TOKENS)).unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("checkpoints");
+    std::fs::create_dir_all(&folder).unwrap();
+    let id = &checkpoint().id;
+    std::fs::write(folder.join(format!("{id}.beckon")), checkpoint().encode().unwrap()).unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let page = Page::open(&server.client.url, WebGpu::On);
+    page.wait("window.beckon", 60, || (page.eval("typeof window.beckon?.greedy") == "function").then_some(()));
+    let texts = Value::from(serde_json::to_string(prompts).unwrap());
+    let report = page.eval(&format!("window.beckon.greedy({id:?}, {texts}, {N_TOKENS}, \"gpu\")"));
+    let report: Value = serde_json::from_str(report.as_str().expect("JSON text")).unwrap();
+    let adapter = report["adapter"].as_str().expect("an adapter");
+    assert!(adapter.contains("BrowserWebGpu"), "{adapter}");
+    let found = parity_of_report(&report, &written, PAGE_TOLERANCE);
+    eprintln!("SmolLM2: browser ({adapter}) and native CPU executor: {found:?}, {} s", report["secs"]);
+    assert!(found.holds(PAGE_TOLERANCE), "{found:?}");
+    assert_eq!(page.errors(), Vec::<String>::new());
 }
 
 #[test]

@@ -1,14 +1,27 @@
 //! What goes wrong in a page from outside: each ends in a clear state, and what can come back does.
 
-use crate::page::suggestions_with_scores;
+use crate::page::{install, suggestions_with_scores};
+use beckon_shared::checkpoint::Checkpoint;
 use beckon_tests::browser::{Page, WebGpu};
 use beckon_tests::cutting::{self, Cuts};
-use beckon_tests::process::Server;
+use beckon_tests::process::{Server, root};
 use serde_json::Value;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 fn open(url: &str, web_gpu: WebGpu) -> Page {
     Page::open(&format!("{url}/#/preview"), web_gpu)
+}
+
+/// Puts a copy of the built-in checkpoint with an id of its own among the files; id and length.
+fn another(dir: &Path) -> (String, usize) {
+    let bytes = std::fs::read(root().join("server/assets/nano.beckon")).unwrap();
+    let mut other = Checkpoint::decode(&bytes).unwrap();
+    other.manifest.name = "another".to_owned();
+    let bytes = other.encode().unwrap();
+    let other = Checkpoint::decode(&bytes).unwrap();
+    install(dir, &other, &bytes);
+    (other.id, bytes.len())
 }
 
 fn loaded(page: &Page) {
@@ -72,6 +85,28 @@ fn an_exhausted_quota_costs_the_cache_and_nothing_else() {
 
 #[test]
 #[ignore = "needs Chromium"]
+fn an_old_checkpoint_makes_room_for_a_new_one_where_the_quota_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (other, n_bytes) = another(dir.path());
+    let server = Server::start(dir.path(), &[]);
+    let url = &server.client.url;
+    let page = Page::open(&format!("{url}/#/data"), WebGpu::Off);
+    page.limit_quota(url, 1.6 * n_bytes as f64);
+    page.go(&format!("{url}/?first#/preview"));
+    loaded(&page);
+    let picks: Vec<String> = server.client.checkpoints().into_iter().map(|info| info.id).collect();
+    assert!(picks.len() == 2 && picks.contains(&other), "{picks:?}");
+    for id in &picks {
+        page.fill("checkpoint-pick", id);
+        let shown = || page.attribute("engine-status", "data-checkpoint").filter(|shown| shown == id);
+        page.wait("the picked checkpoint", 120, shown);
+        let notice = page.text("engine-notice").unwrap_or_default();
+        assert!(!notice.contains("not kept for offline use"), "{notice}");
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium"]
 fn a_server_that_goes_away_half_way_is_named_and_the_rest_comes_later() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
@@ -94,6 +129,46 @@ fn a_server_that_goes_away_half_way_is_named_and_the_rest_comes_later() {
     assert!(rest < n_bytes * 2 / 3, "{rest} of {n_bytes} bytes came again after {before}");
     assert_eq!(page.text("engine-failure"), None);
     suggestions_with_scores(&page);
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn what_came_damaged_comes_again_past_the_browsers_own_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let n_bytes = server.client.checkpoints().remove(0).n_bytes as usize;
+    let cuts = Arc::new(Mutex::new(Cuts { damaged: vec![n_bytes / 2], ..Cuts::default() }));
+    let page = open(&cutting::start(&server.client.url, &cuts).unwrap(), WebGpu::Off);
+    loaded(&page);
+    assert_eq!(page.text("engine-failure"), None);
+    let cuts = cuts.lock().unwrap();
+    assert!(cuts.damaged.is_empty() && cuts.n_requests == 2, "{} requests", cuts.n_requests);
+}
+
+#[test]
+#[ignore = "needs Chromium"]
+fn a_download_in_which_nothing_comes_any_more_goes_on_by_itself_and_the_old_engine_writes_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, n_bytes) = another(dir.path());
+    let server = Server::start(dir.path(), &[]);
+    let cuts = Arc::new(Mutex::new(Cuts { stalls: true, ..Cuts::default() }));
+    let page = open(&cutting::start(&server.client.url, &cuts).unwrap(), WebGpu::Off);
+    let shown = |id: &str| page.attribute("engine-status", "data-checkpoint").filter(|shown| shown == id);
+    let old = page.wait("an engine", 120, || page.attribute("engine-status", "data-checkpoint"));
+    let other = server.client.checkpoints().into_iter().find(|info| info.id != old).unwrap().id;
+    let before = {
+        let mut cuts = cuts.lock().unwrap();
+        cuts.after.push(n_bytes / 2);
+        (cuts.n_requests, cuts.n_bytes)
+    };
+    page.fill("checkpoint-pick", &other);
+    page.wait("the download", 30, || cuts.lock().unwrap().after.is_empty().then_some(()));
+    suggestions_with_scores(&page);
+    assert!(shown(&old).is_some() && cuts.lock().unwrap().n_requests == before.0 + 1, "it was over too soon");
+    page.wait("the other checkpoint", 60, || shown(&other));
+    let cuts = cuts.lock().unwrap();
+    let n_fetched = cuts.n_bytes - before.1;
+    assert!(cuts.n_requests == before.0 + 2 && n_fetched < n_bytes + n_bytes / 4, "{n_fetched} of {n_bytes}: {cuts:?}");
 }
 
 #[test]

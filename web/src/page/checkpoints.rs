@@ -1,5 +1,7 @@
 //! Checkpoints: what was trained from what, how it measured, and which of it is in production.
 
+mod tags;
+
 use crate::api::{self, ApiError};
 use crate::component::confirm::ConfirmButton;
 use crate::component::field::failed;
@@ -7,13 +9,15 @@ use crate::component::simulated::SimulatedBadge;
 use crate::component::table::table;
 use crate::format;
 use crate::live::{Fetched, Live};
-use crate::platform::http::Body;
+use crate::page::train::form::run_form;
+use crate::platform::http::{Body, encoded};
 use crate::platform::{clock, spawn};
 use beckon_shared::control::RunStatus;
 use beckon_shared::control::command::Command;
 use beckon_shared::control::registry::{PRODUCTION, Promotion, RegistryEntry, TagState};
 use leptos::prelude::*;
 use serde_json::Value;
+use tags::tags_card;
 
 /// The page.
 #[component]
@@ -35,9 +39,7 @@ pub fn CheckpointsPage() -> impl IntoView {
             let answer = api::promotions().await;
             history.update(|history| history.take(answer));
         });
-        api::call("GET", "/api/lineage".into(), Body::None, move |answer| {
-            lineage.set(Some(answer.map(|answer| answer.value)));
-        });
+        api::call_list("/api/lineage", move |answer| lineage.set(Some(answer)));
     });
     let done = move |answer: Result<(), ApiError>, text: String| match answer {
         Ok(()) => {
@@ -71,7 +73,7 @@ pub fn CheckpointsPage() -> impl IntoView {
                 <p class="error" role="alert" data-testid="checkpoints-error">{text}</p>
             })}
             {move || said.get().map(|text| view! { <p class="result" data-testid="checkpoints-said">{text}</p> })}
-            <Production tags=tags history=history entries=entries act=act/>
+            {tags_card(tags, history, entries, act)}
             <Entries entries=entries act=act/>
             {move || lineage.get().map(|lineage| match lineage {
                 Ok(lineage) => descent(&lineage),
@@ -109,79 +111,10 @@ fn Entries(entries: RwSignal<Fetched<Vec<RegistryEntry>>>, act: Callback<(Comman
     }
 }
 
-/// What is in production, since when and by whom, the way back, and where every tag pointed before.
-#[component]
-fn Production(
-    tags: RwSignal<Fetched<Vec<TagState>>>,
-    history: RwSignal<Fetched<Vec<Promotion>>>,
-    entries: RwSignal<Fetched<Vec<RegistryEntry>>>,
-    act: Callback<(Command, String)>,
-) -> impl IntoView {
-    let name_of = move |id: &str| {
-        let name = entries.with(|list| {
-            list.value().into_iter().flatten().find(|entry| entry.info.id == id).map(|entry| entry.info.name.clone())
-        });
-        format!("{} ({})", name.unwrap_or_else(|| "not here".into()), short(id))
-    };
-    let state =
-        Memo::new(move |_| tags.with(|tags| tags.value()?.iter().find(|tag| tag.now.tag == PRODUCTION).cloned()));
-    let now = move || match (state.get(), &*tags.read()) {
-        (Some(TagState { now, .. }), _) => format!(
-            "{} since {} ({}), by {}.",
-            name_of(&now.checkpoint),
-            clock::local_time(now.time_millis),
-            format::ago(now.time_millis, clock::now_millis()),
-            now.by
-        ),
-        (None, Fetched::Waiting) => "Reading what is in production…".to_owned(),
-        (None, Fetched::Failed(reason)) => reason.clone(),
-        (None, Fetched::Here(_)) => {
-            "Nothing is in production yet. Promote a checkpoint: the tag says which one your site should use."
-                .to_owned()
-        }
-    };
-    let back_to = Memo::new(move |_| state.get().and_then(|state| state.back_to));
-    let title = Signal::derive(move || match back_to.get() {
-        Some(id) => format!("Back to {}", name_of(&id)),
-        None => "There is nothing before it to go back to".to_owned(),
-    });
-    let roll_back = Callback::new(move |()| {
-        act.run((Command::RollBack { tag: PRODUCTION.into() }, "Production is rolled back".into()));
-    });
-    let move_of = move |moved: Promotion| {
-        let then = if moved.undone { ", rolled back since" } else { "" };
-        let time = clock::local_time(moved.time_millis);
-        [time, moved.tag, name_of(&moved.checkpoint) + then, moved.by].map(IntoAny::into_any).into()
-    };
-    let moves = move || {
-        if let Some(reason) = history.read().failure() {
-            return failed("promotions-failed", reason.to_owned());
-        }
-        let rows = history.get().value().into_iter().flatten().rev().cloned().map(move_of).collect();
-        table("promotions", &["when", "tag", "to", "by"], rows)
-    };
-    view! {
-        <section class="card" data-testid="production">
-            <h2>"In production"</h2>
-            <p>{now}</p>
-            <div class="form-row">
-                <ConfirmButton label="Roll production back" question="Roll back now?" testid="roll-back"
-                    disabled=Signal::derive(move || back_to.get().is_none()) title=title act=roll_back/>
-                <span class="muted">{move || title.get()}</span>
-            </div>
-            <details>
-                <summary>"Every time that a tag was moved"</summary>
-                {moves}
-            </details>
-        </section>
-    }
-}
-
 #[component]
 fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoView {
     let RegistryEntry { info, parent, adapter, data_hash, evaluation, tags, note } = entry;
     let id = StoredValue::new(info.id.clone());
-    let text = RwSignal::new(note);
     let in_production = tags.iter().any(|tag| tag == PRODUCTION);
     let send = move |command: fn(String) -> Command, said: &'static str| {
         move |_| act.run((command(id.get_value()), said.to_owned()))
@@ -199,17 +132,17 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
         (_, true) => "It is in production",
         _ => "Removes its file; refused while something needs it",
     };
-    let annotate = move |ev: leptos::ev::SubmitEvent| {
-        ev.prevent_default();
-        let command = Command::Annotate { checkpoint: id.get_value(), text: text.get_untracked() };
-        act.run((command, "Note kept".to_owned()));
-    };
     let made = match &info.run_id {
         Some(run) => format!("run {run}, {}", format::ago(info.created_millis, clock::now_millis())),
         None if info.built_in => "built in".to_owned(),
         None => "copied in".to_owned(),
     };
     let parent = parent.map_or_else(|| "none, from scratch".to_owned(), |parent| short(&parent));
+    let adapter_link = adapter.is_some().then(|| {
+        let href = api::adapter_url(&info.id);
+        let file = format!("{}.adapter", short(&info.id));
+        view! { <a class="button" data-testid="adapter-download" href=href download=file>"Download adapter"</a> }
+    });
     let adapter = adapter.map_or_else(String::new, |a| format!(" · adapter {}", format::bytes(a.n_bytes)));
     view! {
         <section class="card" data-testid="checkpoint-row" data-checkpoint=info.id.clone() data-tags=tags.join(" ")>
@@ -223,13 +156,7 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
                 {format!(" · {made} · {} · log {} · parent {parent}{adapter}", format::bytes(info.n_bytes), short(&data_hash))}
             </p>
             <Evaluation figures=evaluation.into_iter().collect()/>
-            <form class="form-row" on:submit=annotate>
-                <label class="grow">"Note"
-                    <input type="text" data-testid="checkpoint-note" prop:value=move || text.get()
-                        on:input=move |ev| text.set(event_target_value(&ev))/>
-                </label>
-                <button type="submit">"Keep note"</button>
-            </form>
+            {note_form(id, note, act)}
             <div class="form-row">
                 <button type="button" class="primary" data-testid="checkpoint-promote" disabled=in_production on:click=promote>
                     {if in_production { "In production" } else { "Promote to production" }}
@@ -241,10 +168,55 @@ fn Entry(entry: RegistryEntry, act: Callback<(Command, String)>) -> impl IntoVie
                 <ConfirmButton label="Delete" question="Delete its file?" testid="checkpoint-delete"
                     disabled=info.built_in || in_production title=why_kept.to_owned() act=delete/>
                 <a class="button" href=api::checkpoint_url(&info.id) download=format!("{}.beckon", short(&info.id))>"Download"</a>
+                {adapter_link}
             </div>
+            {(!info.built_in).then(|| branch_form(id))}
             <OtherTag id=id act=act/>
         </section>
     }
+}
+
+fn note_form(id: StoredValue<String>, note: String, act: Callback<(Command, String)>) -> AnyView {
+    let text = RwSignal::new(note);
+    let annotate = move |ev: leptos::ev::SubmitEvent| {
+        ev.prevent_default();
+        let command = Command::Annotate { checkpoint: id.get_value(), text: text.get_untracked() };
+        act.run((command, "Note kept".to_owned()));
+    };
+    view! {
+        <form class="form-row" on:submit=annotate>
+            <label class="grow">"Note"
+                <input type="text" data-testid="checkpoint-note" prop:value=move || text.get()
+                    on:input=move |ev| text.set(event_target_value(&ev))/>
+            </label>
+            <button type="submit">"Keep note"</button>
+        </form>
+    }
+    .into_any()
+}
+
+/// A run that starts from it with other settings; what the run that made it had is read when it is opened.
+fn branch_form(id: StoredValue<String>) -> AnyView {
+    let made_with = RwSignal::new(None::<Result<Value, String>>);
+    let read = move |_| {
+        if made_with.with_untracked(|there| matches!(there, Some(Ok(_)))) {
+            return;
+        }
+        let url = format!("/api/checkpoints/{}", encoded(&id.get_value()));
+        api::call("GET", url, Body::None, move |answer| {
+            made_with.set(Some(answer.map(|answer| answer.value["lineage"]["config"].clone())));
+        });
+    };
+    view! {
+        <details on:toggle=read data-testid="checkpoint-branch">
+            <summary>"Train on from here with other settings"</summary>
+            {move || made_with.get().map(|config| match config {
+                Ok(config) => run_form(Some((id.get_value(), config))),
+                Err(error) => failed("branch-failed", error),
+            })}
+        </details>
+    }
+    .into_any()
 }
 
 /// Any other tag, as `staging`.

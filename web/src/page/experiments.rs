@@ -1,16 +1,19 @@
 //! Experiments: two arms or more on live traffic, from a draft to a decision.
 
+mod analyze;
 mod create;
 mod plan;
 mod results;
 
 use crate::api::{self, ApiError};
+use crate::component::all_settings::all_settings;
 use crate::component::confirm::ConfirmButton;
 use crate::component::field::{failed, shown_once};
 use crate::format;
 use crate::live::{Fetched, Live};
 use crate::platform::http::{Body, encoded};
 use crate::platform::{clock, spawn};
+use analyze::analyzer;
 use beckon_shared::control::command::Command;
 use beckon_shared::control::experiment::{
     ExperimentCommand, ExperimentState, ExperimentStatus, Layout, Results, Source, next,
@@ -91,6 +94,7 @@ pub fn ExperimentsPage() -> impl IntoView {
             {move || failure.get().map(|text| failed("experiments-error", text))}
             {create_form()}
             {planner()}
+            {analyzer()}
             {note}
             <For each=move || ids.get() key=|id| id.clone() children=experiment/>
         </div>
@@ -169,30 +173,9 @@ fn Experiment(id: String, status: Memo<Option<ExperimentStatus>>, act: Callback<
                 },
             ))}
             {move || (state.get() != ExperimentState::Draft).then(|| view! { <Harvest id=stored_id/> })}
-            {all_settings(stored_id)}
+            {all_settings("experiment-settings", format!("/api/experiments/{}", encoded(&stored_id.get_value())))}
         </section>
     }
-}
-
-/// What was set when it was made, every default filled in; read when it is opened, as it cannot change.
-fn all_settings(id: StoredValue<String>) -> AnyView {
-    let text = RwSignal::new(String::new());
-    let read = move |_| {
-        if !text.with_untracked(String::is_empty) {
-            return;
-        }
-        let url = format!("/api/experiments/{}", encoded(&id.get_value()));
-        api::call("GET", url, Body::None, move |answer| {
-            text.set(answer.map_or_else(|error| error, |answer| format!("{:#}", answer.value["config"])));
-        });
-    };
-    view! {
-        <details on:toggle=read>
-            <summary>"All settings"</summary>
-            <pre class="json" tabindex="0" data-testid="experiment-settings">{move || text.get()}</pre>
-        </details>
-    }
-    .into_any()
 }
 
 fn badges(experiment: &ExperimentStatus) -> Option<Vec<String>> {

@@ -79,11 +79,7 @@ fn tokens() -> AnyView {
     let made = RwSignal::new(None::<Result<String, String>>);
     let field = |begin: &str| RwSignal::new(begin.to_owned());
     let (name, role, days) = (field(""), field("viewer"), field("90"));
-    let read = move || {
-        api::call("GET", TOKENS_URL.into(), Body::None, move |answer| {
-            list.set(Some(answer.map(|answer| answer.value)));
-        });
-    };
+    let read = move || api::call_list(TOKENS_URL, move |answer| list.set(Some(answer)));
     read();
     let make = move |ev: leptos::ev::SubmitEvent| {
         ev.prevent_default();

@@ -1,7 +1,10 @@
 //! Train: start a run, watch it, pause, resume, cancel.
 
 mod detail;
-mod form;
+pub mod form;
+mod log;
+mod samples;
+mod tune;
 
 use crate::format;
 use crate::live::{Fetched, Live, stage_progress};
@@ -9,7 +12,7 @@ use crate::platform::clock;
 use crate::route::Route;
 use beckon_shared::control::{RunState, RunStatus};
 use detail::RunDetail;
-use form::RunFormCard;
+use form::run_form;
 use leptos::prelude::*;
 
 /// For people and for `data-state`.
@@ -52,7 +55,7 @@ pub fn TrainPage(run_id: Signal<Option<String>>) -> impl IntoView {
             <h1 id="page-title" tabindex="-1">"Train"</h1>
             <p class="lead">"From the log to a new checkpoint: imitate clicks, learn what people prefer, improve on it."</p>
             {detail}
-            <RunFormCard/>
+            {run_form(None)}
             <RunList shown=shown/>
         </div>
     }

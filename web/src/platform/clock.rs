@@ -28,7 +28,20 @@ pub fn local_time(millis: i64) -> String {
 
 /// Waits.
 pub async fn sleep(millis: i32) {
-    let promise = js_sys::Promise::new(&mut |resolve, _| {
+    let _ = JsFuture::from(after(millis)).await;
+}
+
+/// What `promise` brings; `None` where it takes longer than so many milliseconds.
+pub async fn within(millis: i32, promise: js_sys::Promise) -> Option<Result<JsValue, JsValue>> {
+    let first = js_sys::Promise::race(&js_sys::Array::of2(&promise, &after(millis)));
+    let first = JsFuture::from(first).await;
+    // the timer brings nothing, a response or a piece of one is an object
+    if first == Ok(JsValue::UNDEFINED) { None } else { Some(first) }
+}
+
+/// A promise that is kept after so many milliseconds.
+fn after(millis: i32) -> js_sys::Promise {
+    js_sys::Promise::new(&mut |resolve, _| {
         let set_timeout = js_sys::Reflect::get(&js_sys::global(), &JsValue::from_str("setTimeout"))
             .ok()
             .and_then(|f| f.dyn_into::<js_sys::Function>().ok());
@@ -39,8 +52,7 @@ pub async fn sleep(millis: i32) {
             }
         }
         let _ = resolve.call0(&JsValue::UNDEFINED);
-    });
-    let _ = JsFuture::from(promise).await;
+    })
 }
 
 /// Calls `f` every `millis`, for as long as the page lives.

@@ -4,6 +4,9 @@ use wasm_bindgen::JsCast;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen_futures::JsFuture;
 
+/// Largest file that is read as text; the server takes no more at once.
+const MAX_TEXT_BYTES: f64 = 16.0 * 1024.0 * 1024.0;
+
 fn document() -> Option<web_sys::Document> {
     web_sys::window()?.document()
 }
@@ -87,6 +90,19 @@ pub fn picked_file(event: &web_sys::Event) -> Option<web_sys::File> {
     let file = input.files()?.get(0);
     input.set_value("");
     file
+}
+
+/// The file that was picked, as [`picked_file`] gives it, read whole: `then` takes its name, and its text or why there is none.
+pub fn picked_text(event: &web_sys::Event, then: impl FnOnce(String, Result<String, String>) + 'static) {
+    let Some(file) = picked_file(event) else { return };
+    super::spawn(async move {
+        let text = if file.size() > MAX_TEXT_BYTES {
+            Err("it is larger than 16 MiB".to_owned())
+        } else {
+            JsFuture::from(file.text()).await.map_err(|error| super::error_text(&error))
+        };
+        then(file.name(), text.map(|text| text.as_string().unwrap_or_default()));
+    });
 }
 
 /// First bytes of a file as text, for telling its format.

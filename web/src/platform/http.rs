@@ -1,8 +1,12 @@
 //! HTTP: small requests whose answer is text, and downloads that can be large and begin anywhere in a file.
 
-use super::error_text;
+use super::{clock, error_text};
+use beckon_shared::control::listing::next_part;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
+
+/// Milliseconds without a byte after which a download counts as broken.
+const STALL_MILLIS: i32 = 20_000;
 
 /// No answer came.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,13 +64,25 @@ pub enum Body {
     File(web_sys::File),
 }
 
-/// Sends a request and reads the answer as text, whatever its status.
+/// A key that no other request has; `None` in a browser without randomness.
+pub fn fresh_key() -> Option<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
+/// Sends a request and reads the answer as text, whatever its status. A server does what has the same `key` once.
 ///
 /// # Errors
 /// [`NetworkError::Unreachable`].
-pub async fn send(method: &str, url: &str, body: Body) -> Result<Answer, NetworkError> {
+pub async fn send(method: &str, url: &str, body: Body, key: Option<&str>) -> Result<Answer, NetworkError> {
     let init = web_sys::RequestInit::new();
     init.set_method(method);
+    if let Some(key) = key {
+        let headers = web_sys::Headers::new().map_err(|e| unreachable(&e))?;
+        headers.set("idempotency-key", key).map_err(|e| unreachable(&e))?;
+        init.set_headers(&headers);
+    }
     let content_type = match &body {
         Body::None => None,
         Body::Json(text) => {
@@ -82,7 +98,8 @@ pub async fn send(method: &str, url: &str, body: Body) -> Result<Answer, Network
             Some("application/octet-stream")
         }
     };
-    let response = respond(url, &init, content_type).await?;
+    let response = JsFuture::from(fetch(url, &init, content_type)?).await.map_err(|e| unreachable(&e))?;
+    let response: web_sys::Response = response.unchecked_into();
     let status = response.status();
     let text = match response.text() {
         Ok(promise) => JsFuture::from(promise).await,
@@ -90,7 +107,7 @@ pub async fn send(method: &str, url: &str, body: Body) -> Result<Answer, Network
     }
     .map_err(|e| unreachable(&e))?;
     let link = response.headers().get("link").ok().flatten();
-    let next = link.and_then(|link| Some(link.strip_prefix('<')?.split_once('>')?.0.to_owned()));
+    let next = link.and_then(|link| next_part(&link).map(str::to_owned));
     Ok(Answer { status, text: text.as_string().unwrap_or_default(), next })
 }
 
@@ -106,17 +123,22 @@ pub struct Download {
 
 impl Download {
     /// Asks for everything from byte `first` on; with `None` for the whole file, which the server may compress on the way.
+    /// `afresh` passes by the answers that the browser keeps.
     ///
     /// # Errors
     /// [`NetworkError`]; an answer that is not that part.
-    pub async fn open(url: &str, first: Option<u64>) -> Result<Self, NetworkError> {
+    pub async fn open(url: &str, first: Option<u64>, afresh: bool) -> Result<Self, NetworkError> {
         let init = web_sys::RequestInit::new();
+        if afresh {
+            init.set_cache(web_sys::RequestCache::Reload);
+        }
         if let Some(first) = first {
             let headers = web_sys::Headers::new().map_err(|e| unreachable(&e))?;
             headers.set("range", &format!("bytes={first}-")).map_err(|e| unreachable(&e))?;
             init.set_headers(&headers);
         }
-        let response = respond(url, &init, None).await?;
+        let response = clock::within(STALL_MILLIS, fetch(url, &init, None)?).await;
+        let response: web_sys::Response = response.ok_or_else(stalled)?.map_err(|e| unreachable(&e))?.unchecked_into();
         let status = response.status();
         let body = response.body().filter(|_| status == 206 || status == 200 && first.unwrap_or(0) == 0);
         let Some(body) = body else { return Err(NetworkError::Status { status, url: url.to_owned() }) };
@@ -135,10 +157,12 @@ impl Download {
     /// 1 to `max` further bytes.
     ///
     /// # Errors
-    /// [`NetworkError::Unreachable`] where the connection broke, [`NetworkError::TooShort`] at the end of the file.
+    /// [`NetworkError::Unreachable`] where the connection broke or nothing came for 20 seconds, [`NetworkError::TooShort`] at
+    /// the end of the file.
     pub async fn next(&mut self, max: usize) -> Result<Vec<u8>, NetworkError> {
         if self.rest.is_empty() {
-            let part = JsFuture::from(self.reader.read()).await.map_err(|e| unreachable(&e))?;
+            let part = clock::within(STALL_MILLIS, self.reader.read()).await;
+            let part = part.ok_or_else(stalled)?.map_err(|e| unreachable(&e))?;
             let field = |name| js_sys::Reflect::get(&part, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED);
             if field("done").is_truthy() {
                 return Err(NetworkError::TooShort { url: self.url.clone() });
@@ -160,24 +184,23 @@ impl Drop for Download {
     }
 }
 
-async fn respond(
-    url: &str,
-    init: &web_sys::RequestInit,
-    content_type: Option<&str>,
-) -> Result<web_sys::Response, NetworkError> {
+/// A promise of a response.
+fn fetch(url: &str, init: &web_sys::RequestInit, content_type: Option<&str>) -> Result<js_sys::Promise, NetworkError> {
     let request = web_sys::Request::new_with_str_and_init(url, init).map_err(|e| unreachable(&e))?;
     let set = |name, value| request.headers().set(name, value).map_err(|e| unreachable(&e));
     if let Some(content_type) = content_type {
         set("content-type", content_type)?;
     }
     let global = js_sys::global();
-    let promise = if let Some(window) = global.dyn_ref::<web_sys::Window>() {
+    Ok(if let Some(window) = global.dyn_ref::<web_sys::Window>() {
         window.fetch_with_request(&request)
     } else {
         global.unchecked_ref::<web_sys::WorkerGlobalScope>().fetch_with_request(&request)
-    };
-    let response = JsFuture::from(promise).await.map_err(|e| unreachable(&e))?;
-    Ok(response.unchecked_into())
+    })
+}
+
+fn stalled() -> NetworkError {
+    NetworkError::Unreachable { reason: format!("nothing came for {} seconds", STALL_MILLIS / 1_000) }
 }
 
 fn unreachable(error: &JsValue) -> NetworkError {

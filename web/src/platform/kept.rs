@@ -81,11 +81,21 @@ async fn handle(name: &str, options: &JsValue) -> Result<Kept, JsValue> {
     Ok(Kept(call(&file, "createSyncAccessHandle", &[shared]).await?.unchecked_into()))
 }
 
+/// Removes the oldest other file of the kind of `name`; whether there was one that could be removed.
+pub async fn evict(name: &str) -> bool {
+    drop_oldest(name, None).await == Ok(true)
+}
+
 async fn make_room(name: &str) -> Result<(), JsValue> {
     for old in OLD_CACHES {
         let caches = js_sys::Reflect::get(&js_sys::global(), &"caches".into())?;
         call(&caches, "delete", &[old.into()]).await?;
     }
+    drop_oldest(name, Some(MAX_FILES)).await.map(drop)
+}
+
+/// Removes the oldest other files of the kind of `name` until with it there are at most `limit`, without a limit one; whether any went.
+async fn drop_oldest(name: &str, limit: Option<usize>) -> Result<bool, JsValue> {
     let folder = folder().await?;
     let ending = name.rsplit('.').next();
     let mut others: Vec<(f64, String)> = Vec::new();
@@ -100,12 +110,13 @@ async fn make_room(name: &str) -> Result<(), JsValue> {
         }
     }
     others.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let n_gone = (others.len() + 1).saturating_sub(MAX_FILES);
+    let mut any = false;
+    let n_gone = limit.map_or(others.len().min(1), |limit| (others.len() + 1).saturating_sub(limit));
     for (_, other) in &others[..n_gone] {
         // one that another tab reads at the moment stays
-        let _ = call(&folder, "removeEntry", &[JsValue::from_str(other)]).await;
+        any |= call(&folder, "removeEntry", &[JsValue::from_str(other)]).await.is_ok();
     }
-    Ok(())
+    Ok(any)
 }
 
 async fn folder() -> Result<JsValue, JsValue> {

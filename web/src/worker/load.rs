@@ -1,14 +1,15 @@
 //! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it, or a GGUF file. What
 //! is new is made and tested beside the old one and then exchanged; after a failure the old one goes on.
 
-use super::{Host, Hosted, Order, Progress, cpu_engine, faster, measure};
+use super::{Host, Hosted, Order, Progress, cpu_engine, faster, fault, measure};
 use crate::fetch::{self, Fetched, Unannounced};
 use crate::platform::picked::Picked;
 use crate::platform::{clock, kept};
 use crate::wire::{ExecutorChoice, ExecutorKind, Gguf, LoadStep, Loaded, Over};
-use beckon_shared::adapter::AdapterFile;
+use beckon_shared::adapter::{AdapterError, AdapterFile};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
+use beckon_shared::engine::EngineError;
 use beckon_shared::gguf::Ranges;
 use beckon_shared::gguf::llama::checkpoint_of_page;
 
@@ -37,7 +38,7 @@ impl Host {
         {
             return Ok(loaded);
         }
-        let files = self.files(&order, &progress).await?;
+        let files = self.meanwhile(files(&order, &progress)).await?;
         let over = order.over.filter(|_| files.adapter.is_some());
         let (n_fetched_bytes, notice) = (files.n_bytes, files.notice.clone());
         let mut info = order.info;
@@ -54,7 +55,8 @@ impl Host {
             "This checkpoint has no reward model yet: suggestions are not scored."
         };
         let unscored = unscored.to_owned();
-        let returned = self.lost.take_if(|_| hosted.gpu.is_some());
+        // a device that is back need not be the faster executor
+        let returned = self.lost.take_if(|_| self.gpu.is_some());
         let returned = returned.map(|why| format!("The GPU was lost ({why}) and is back."));
         let notices = [notice, returned, (!hosted.cpu.has_reward()).then_some(unscored)];
         let notices = notices.into_iter().flatten().collect::<Vec<_>>();
@@ -73,7 +75,8 @@ impl Host {
         self.sides[order.side.index()].as_ref().is_some_and(|hosted| {
             let base = hosted.adapter.as_ref().map(|adapter| &adapter.manifest.base);
             // a GPU that was lost comes back with engines of its own
-            base == Some(&over.base.id) && hosted.choice == order.choice && self.lost.is_none()
+            let may_return = order.choice != ExecutorChoice::Cpu && self.lost.is_some();
+            base == Some(&over.base.id) && hosted.choice == order.choice && !may_return
         })
     }
 
@@ -97,8 +100,13 @@ impl Host {
         if let Some(gpu) = &mut hosted.gpu
             && let Err(error) = file.apply(gpu, old).await
         {
-            hosted.cpu.set_adapter(old.map(|old| &old.adapter)).await.map_err(|e| e.to_string())?;
-            return Err(error.to_string());
+            let AdapterError::Engine(error @ EngineError::Gpu(_)) = error else {
+                hosted.cpu.set_adapter(old.map(|old| &old.adapter)).await.map_err(|e| e.to_string())?;
+                return Err(error.to_string());
+            };
+            let why = fault(&mut self.gpu, &error).await;
+            hosted.drop_gpu(&why);
+            self.lost = Some(why);
         }
         hosted.adapter = Some(file);
         let loaded = &mut hosted.loaded;
@@ -109,29 +117,6 @@ impl Host {
         loaded.load_secs = clock::now_secs() - begun;
         loaded.quota = kept::quota().await;
         Ok(Some(loaded.clone()))
-    }
-
-    /// The adapter over its base where that one is here, else the whole checkpoint.
-    async fn files(&self, order: &Order, progress: &Progress<'_>) -> Result<Files, String> {
-        if let Some(gguf) = &order.gguf {
-            return files_of_gguf(gguf, order.file.as_ref(), progress).await;
-        }
-        if let Some(over) = &order.over
-            && let Some(base) = Self::base(&over.base, progress).await
-        {
-            let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
-            let checkpoint = file.frame(base).map_err(|e| e.to_string())?;
-            return Ok(Files { checkpoint, adapter: Some(file), n_bytes, n_file_bytes: None, notice });
-        }
-        let on_share = |share| progress.share(LoadStep::Download, Some(share));
-        let Fetched { file, n_bytes, notice } = fetch::checkpoint(&order.info, &on_share).await?;
-        Ok(Files { checkpoint: file, adapter: None, n_bytes, n_file_bytes: None, notice })
-    }
-
-    /// A base that needs no server, because the browser keeps it.
-    async fn base(info: &CheckpointInfo, progress: &Progress<'_>) -> Option<Checkpoint> {
-        let on_share = |share| progress.share(LoadStep::Download, Some(share));
-        fetch::kept_checkpoint(info, &on_share).await
     }
 
     /// Engines of `files`, tested and measured.
@@ -169,8 +154,17 @@ impl Host {
                     (ExecutorKind::Gpu, "you chose the GPU, and it passed the self-test".to_owned())
                 } else {
                     progress.at(LoadStep::Measure).await;
-                    measured = measure(&mut cpu, gpu).await?;
-                    faster(&measured)
+                    measured.push(measure(ExecutorKind::Cpu, &mut cpu).await.map_err(|e| e.to_string())?);
+                    match measure(ExecutorKind::Gpu, gpu).await {
+                        Ok(of_gpu) => {
+                            measured.push(of_gpu);
+                            faster(&measured)
+                        }
+                        Err(error) => {
+                            let why = fault(&mut self.gpu, &error).await;
+                            (ExecutorKind::Cpu, format!("the GPU failed while it was measured: {why}"))
+                        }
+                    }
                 }
             }
         };
@@ -195,6 +189,23 @@ impl Host {
         };
         Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter })
     }
+}
+
+/// The adapter over its base where the browser keeps that one, else the whole checkpoint.
+async fn files(order: &Order, progress: &Progress<'_>) -> Result<Files, String> {
+    if let Some(gguf) = &order.gguf {
+        return files_of_gguf(gguf, order.file.as_ref(), progress).await;
+    }
+    let on_share = |share| progress.share(LoadStep::Download, Some(share));
+    if let Some(over) = &order.over
+        && let Some(base) = fetch::kept_checkpoint(&over.base, &on_share).await
+    {
+        let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
+        let checkpoint = file.frame(base).map_err(|e| e.to_string())?;
+        return Ok(Files { checkpoint, adapter: Some(file), n_bytes, n_file_bytes: None, notice });
+    }
+    let Fetched { file, n_bytes, notice } = fetch::checkpoint(&order.info, &on_share).await?;
+    Ok(Files { checkpoint: file, adapter: None, n_bytes, n_file_bytes: None, notice })
 }
 
 /// A GGUF file as a checkpoint; what is in memory at any time are its weights and one part of the file.

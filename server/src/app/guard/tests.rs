@@ -5,11 +5,13 @@ use crate::app::tests::{Bench, bench_with, json, open_doors, request, text};
 use crate::app::{Doors, Rule, rules};
 use crate::limit::{Limiter, Rate};
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Method, Request, StatusCode};
 use axum::routing::MethodFilter;
 use beckon_shared::control::RunStatus;
 use beckon_shared::control::access::Role;
 use beckon_shared::control::audit::AuditRecord;
+use std::net::SocketAddr;
 
 pub(crate) fn method(rule: &Rule) -> Method {
     let known = [
@@ -42,7 +44,8 @@ fn signed(method: Method, path: &str, body: &str, token: &str) -> Request<Body> 
     with(request(method, path, body.to_owned()), "authorization", &format!("Bearer {token}"))
 }
 
-/// Every route and who may: `n`obody's token needed, `i`ngest key of the experiment or operator, `v`iewer, `o`perator, `a`dmin and those above.
+/// Every route and who may: `n`obody's token needed, `i`ngest key of the experiment or operator, `v`iewer, `o`perator, `a`dmin and
+/// those above. An ingest key opens nothing else, and nothing of another experiment.
 const TABLE: &[(&str, char)] = &[
     ("GET /health", 'n'),
     ("GET /ready", 'n'),
@@ -61,6 +64,8 @@ const TABLE: &[(&str, char)] = &[
     ("PATCH /runs/{id}", 'o'),
     ("DELETE /runs/{id}", 'o'),
     ("GET /runs/{id}/metrics", 'v'),
+    ("GET /runs/{id}/samples", 'v'),
+    ("GET /runs/{id}/log", 'v'),
     ("GET /runs/{id}/report", 'v'),
     ("POST /runs/{id}/{command}", 'o'),
     ("GET /checkpoints", 'v'),
@@ -77,6 +82,7 @@ const TABLE: &[(&str, char)] = &[
     ("POST /tags/{tag}/roll-back", 'o'),
     ("GET /promotions", 'v'),
     ("GET /plan", 'v'),
+    ("POST /analyze", 'v'),
     ("GET /experiments", 'v'),
     ("POST /experiments", 'o'),
     ("GET /experiments/{id}", 'v'),
@@ -100,6 +106,7 @@ const TABLE: &[(&str, char)] = &[
 async fn every_cell_of_roles_and_routes_is_as_written_down() {
     let bench = closed();
     let tokens = Role::ALL.map(|role| (role, add_token(&bench, role, None)));
+    let (own_key, other_key) = (ingest_key(&bench, &tokens[2].1).await, ingest_key(&bench, &tokens[2].1).await);
     let all = rules(&bench.app);
     assert_eq!(
         all.iter().map(|rule| format!("{} {}", method(rule), rule.path)).collect::<Vec<_>>(),
@@ -123,7 +130,25 @@ async fn every_cell_of_roles_and_routes_is_as_written_down() {
             assert_eq!(!wrong_in, may, "{route} as {}: {status}", role.name());
             assert!(!status.is_server_error() || status == StatusCode::NOT_IMPLEMENTED, "{route}: {status}");
         }
+        let path = path.replace("x1", "e1");
+        for (key, whose, may) in [(&own_key, "its", "ni".contains(*letter)), (&other_key, "another's", *letter == 'n')]
+        {
+            let status = bench.send(signed(method(rule), &path, "", key)).await.status();
+            assert_eq!(status != StatusCode::FORBIDDEN, may, "{route} with {whose} ingest key: {status}");
+            assert!(status != StatusCode::UNAUTHORIZED && !status.is_server_error(), "{route}: {status}");
+        }
     }
+}
+
+/// The ingest key of a new experiment; they are numbered from `e1` on.
+async fn ingest_key(bench: &Bench, admin: &str) -> String {
+    let arm = |name: &str| serde_json::json!({"name": name, "source": {"template": name}});
+    let config = serde_json::json!({"name": "test", "arms": [arm("a"), arm("b")]}).to_string();
+    let made = bench.send(signed(Method::POST, "/api/experiments", &config, admin)).await;
+    let made: beckon_shared::control::experiment::ExperimentStatus = json(made).await;
+    let path = format!("/api/experiments/{}/key", made.id);
+    let key: crate::route::experiments::NewKey = json(bench.send(signed(Method::POST, &path, "", admin)).await).await;
+    key.key
 }
 
 #[tokio::test]
@@ -159,6 +184,82 @@ async fn guessing_tokens_is_slowed_down() {
     let response = bench.send(signed(Method::GET, "/api/runs", "", "bk_00_11")).await;
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(response.headers()["retry-after"].to_str().expect("text").parse::<u64>().expect("seconds") > 1);
+}
+
+#[tokio::test]
+async fn guessing_at_the_sign_in_is_slowed_down_too() {
+    let bench = closed();
+    let guess = || request(Method::POST, "/api/session", r#"{"token": "bk_00_11"}"#);
+    for _ in 0..5 {
+        bench.problem(guess(), 401).await;
+    }
+    let response = bench.send(guess()).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(response.headers().contains_key("retry-after"));
+    bench.problem(signed(Method::GET, "/api/runs", "", "bk_00_11"), 429).await;
+    let right = format!(r#"{{"token": "{}"}}"#, add_token(&bench, Role::Viewer, None));
+    assert_eq!(bench.post("/api/session", &right).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn methods_that_are_made_up_make_no_series_of_their_own() {
+    let bench = bench_with(open_doors());
+    for name in ["BREW", "BREW2", "get"] {
+        bench.send(request(Method::from_bytes(name.as_bytes()).expect("a method"), "/api/runs", "")).await;
+    }
+    let figures = text(bench.get("/api/metrics").await).await;
+    assert!(!figures.contains("BREW") && !figures.contains("\"get\""), "{figures}");
+    let line = figures.lines().find(|line| line.contains("method=\"other\""));
+    assert!(line.is_some_and(|line| line.ends_with(" 3")), "{figures}");
+}
+
+#[tokio::test]
+async fn who_comes_through_a_proxy_is_not_the_person_at_the_machine() {
+    let bench = bench_with(open_doors());
+    let token = add_token(&bench, Role::Admin, None);
+    for (name, value) in [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-host", "beckon.example"),
+        ("x-forwarded-proto", "https"),
+        ("x-real-ip", "203.0.113.9"),
+        ("via", "1.1 proxy"),
+        ("forwarded", "for=203.0.113.9"),
+    ] {
+        for path in ["/api/runs", "/api/tokens", "/api/events", "/api/control"] {
+            let detail = bench.problem(with(request(Method::GET, path, ""), name, value), 401).await;
+            assert!(detail.contains("--require-token") && detail.contains("beckon token add"), "{name}: {detail}");
+        }
+        // with a token it comes in, and so does who looks whether the server is there
+        let with_token = with(signed(Method::GET, "/api/tokens", "", &token), name, value);
+        assert_eq!(bench.send(with_token).await.status(), StatusCode::OK, "{name}");
+        for path in ["/api/health", "/api/session", "/sign-in"] {
+            let open = bench.send(with(request(Method::GET, path, ""), name, value)).await;
+            assert_eq!(open.status(), StatusCode::OK, "{name}: {path}");
+        }
+    }
+    let sign_in = request(Method::POST, "/api/session", format!(r#"{{"token": "{token}"}}"#));
+    assert_eq!(bench.send(with(sign_in, "x-forwarded-for", "203.0.113.9")).await.status(), StatusCode::OK);
+    assert_eq!(bench.get("/api/tokens").await.status(), StatusCode::OK, "the person at the machine is out");
+}
+
+#[tokio::test]
+async fn one_visitor_does_not_use_up_what_all_with_the_same_ingest_key_may_ask() {
+    let slow = Limiter::new(Rate { per_sec: 0.001, burst: 3.0 });
+    let bench = bench_with(Doors { requests: slow, ..open_doors() });
+    let arm = |name: &str| serde_json::json!({"name": name, "source": {"template": name}});
+    let config = serde_json::json!({"name": "test", "arms": [arm("a"), arm("b")]});
+    assert_eq!(bench.post("/api/experiments", &config.to_string()).await.status(), StatusCode::CREATED);
+    let key: crate::route::experiments::NewKey = json(bench.post("/api/experiments/e1/key", "").await).await;
+    let visit = |last: u8| {
+        let mut request = signed(Method::GET, "/api/experiments/e1/assignment?unit=u", "", &key.key);
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([203, 0, 113, last], 40_000))));
+        request
+    };
+    for _ in 0..3 {
+        assert_eq!(bench.send(visit(1)).await.status(), StatusCode::OK);
+    }
+    bench.problem(visit(1), 429).await;
+    assert_eq!(bench.send(visit(2)).await.status(), StatusCode::OK, "one visitor held up another");
 }
 
 #[tokio::test]

@@ -85,3 +85,28 @@ fn a_broken_line_is_named_with_its_file() {
     let error = table(b"{}", &analyze_args(&["--format", "log"])).unwrap_err().to_string();
     assert!(error.contains("--experiment"), "{error}");
 }
+
+#[test]
+fn a_log_can_be_analysed_by_a_window_and_rows_cannot() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (input, looks) = (dir.path().join("log.jsonl"), dir.path().join("looks.json"));
+    let shown = |n: usize, user: &str, arm: &str, hours: i64| {
+        let slate = serde_json::json!([{"text": "t", "clicked": true}]);
+        let line = serde_json::json!({
+            "impression_id": format!("i{n}"), "user_hash": user, "time_millis": hours * 3_600_000,
+            "prompt": [{"role": "user", "text": "q"}], "slate": slate, "experiment": "e1", "arm": arm
+        });
+        line.to_string()
+    };
+    let log = [shown(1, "u", "a", 0), shown(2, "u", "a", 30), shown(3, "v", "b", 1)].join("\n");
+    std::fs::write(&input, &log).expect("writes");
+    let words = ["--format", "log", "--experiment", "e1", "--observation-hours", "24"];
+    let args = AnalyzeArgs { input, looks: Some(looks.clone()), json: true, ..analyze_args(&words) };
+    analyze_file(&args).expect("a report");
+    assert_eq!(read_looks(&looks).expect("reads").expect("is there").settings.observation_hours, Some(24.0));
+    let Table::Users(users) = table(log.as_bytes(), &args).expect("reads") else { panic!("users of a log") };
+    let n_shown: Vec<f64> = users.users.iter().map(|user| user.clicks.denominator).collect();
+    assert_eq!(n_shown, [1.0, 1.0], "the second slate of `u` came after the window");
+    let rows = AnalyzeArgs { format: FormatArg::Table, ..args };
+    assert!(analyze_file(&rows).unwrap_err().to_string().starts_with("--observation-hours is for --format log"));
+}

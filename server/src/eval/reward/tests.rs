@@ -1,9 +1,8 @@
 //! Figures checked by hand, and against data whose truth is known.
 
 use super::*;
+use beckon_shared::engine::Score;
 use beckon_shared::metrics::assert_close;
-use beckon_shared::preference::PairKind;
-use beckon_shared::prompt::Prompt;
 
 fn pair(group: &str, chosen: &str, rejected: &str, label: f32) -> Pair {
     Pair {
@@ -39,6 +38,8 @@ fn figures_of_a_constant_are_those_of_chance() {
     assert_close("accuracy", m.accuracy, 0.5, 0.0);
     assert_close("nll", m.nll, std::f64::consts::LN_2, 1e-12);
     assert_close("ece", m.ece, 0.0, 1e-12);
+    assert_close("adaptive ece", m.adaptive_ece, 0.0, 1e-12);
+    assert_close("aurc", m.aurc, 0.5, 0.0);
     let entropy = |y: f64| if y == 1.0 { 0.0 } else { -y * y.ln() - (1.0 - y) * (1.0 - y).ln() };
     let want = [0.9f32, 0.6, 1.0].map(|y| entropy(f64::from(y))).iter().sum::<f64>() / 3.0;
     assert_close("floor", figures.label_entropy, want, 1e-9);
@@ -79,6 +80,10 @@ fn a_calibrated_model_has_a_small_ece_and_its_interval_holds_the_truth() {
     let (good, bad) = (&figures.models[0], &figures.models[1]);
     assert!(good.ece < 0.02, "{}", good.ece);
     assert!(bad.ece > 0.2, "{}", bad.ece);
+    assert!(good.adaptive_ece < 0.025 && bad.adaptive_ece > 0.2, "{} and {}", good.adaptive_ece, bad.adaptive_ece);
+    // surest first, c = max(q, 1-q) falls from 1: of the surest share s the mean error is s/4, and its mean over s 1/8
+    assert_close("risk that falls with confidence", good.aurc, 0.125, 0.02);
+    assert_close("risk that confidence tells nothing of", bad.aurc, 0.25, 0.05);
     // E max(q, 1-q) = 3/4, E H(q) = 1/2 for uniform q
     assert!(good.accuracy_interval.0 < 0.75 && 0.75 < good.accuracy_interval.1, "{:?}", good.accuracy_interval);
     assert!(good.nll_interval.0 < 0.5 && 0.5 < good.nll_interval.1, "{:?}", good.nll_interval);
@@ -87,36 +92,48 @@ fn a_calibrated_model_has_a_small_ece_and_its_interval_holds_the_truth() {
 }
 
 #[test]
-fn dispersion_sees_variance_that_is_there_and_none_that_is_not() {
-    let mut rng = ChaCha8Rng::seed_from_u64(8);
-    let mut normal = || {
-        let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+fn case_v_has_one_spread_and_says_nothing_of_it() {
+    let scores = [score(0.3, 1.0), score(-0.2, 1.0)];
+    let p = Predictions::case_v(&scores);
+    assert_close("p", p.p[0], normal_cdf(0.5 / 2f64.sqrt()), 1e-7);
+    assert_eq!((p.model.as_str(), p.std), ("Case V", None));
+}
+
+#[test]
+fn clicks_of_single_texts_order_pairs_and_need_both_outcomes() {
+    let anchor = |text: String, level: u8| Anchor {
+        source: "s".into(),
+        group: "g".into(),
+        prompt: Prompt::from_query("q"),
+        suggestion: text,
+        level,
+        weight: 1.0,
     };
-    let mut true_std = Vec::new();
-    let counts: Vec<Counts> = (0..600)
-        .map(|i| {
-            let std = if i % 2 == 0 { 0.05 } else { 0.8 };
-            true_std.push(std);
-            let p = 1.0 / (1.0 + (2.0 - std * normal()).exp());
-            let n = 20_000.0;
-            Counts {
-                group: (i / 4).to_string(),
-                prompt: Prompt::from_query("q"),
-                text: i.to_string(),
-                n_impressions: n as u64,
-                n_clicks: (n * p + (n * p * (1.0 - p)).sqrt() * normal()).round() as u64,
-            }
-        })
-        .collect();
-    let scored = |std: &dyn Fn(usize) -> f32| -> Vec<(&Counts, Score)> {
-        counts.iter().enumerate().map(|(i, c)| (c, score((i % 7) as f32 * 0.1, std(i)))).collect()
-    };
-    let right = dispersion(&scored(&|i| true_std[i] as f32)).expect("enough texts").spearman;
-    let blind = dispersion(&scored(&|i| (i % 5) as f32)).expect("enough texts").spearman;
-    // a single squared residual says little of its variance, so even the truth ranks only about 0.4
-    assert!(right > 0.3, "{right}");
-    // 3.5 standard errors of a rank correlation of 600
-    assert!(blind.abs() < 0.15, "{blind}");
-    assert!(dispersion(&scored(&|_| 1.0)[..10]).is_none());
+    // half of those with "best" are clicked, one in ten of those with "dull"
+    let best = (0..100).map(|i| anchor(format!("best topic{i}"), (i % 2) as u8));
+    let all: Vec<Anchor> =
+        best.chain((0..100).map(|i| anchor(format!("dull topic{i}"), 2 * u8::from(i % 10 == 0)))).collect();
+    let anchors: Vec<&Anchor> = all.iter().collect();
+    let pairs = [pair("g", "best rice", "dull rice", 0.9), pair("g", "dull rice", "best rice", 0.9)];
+    let pairs: Vec<&Pair> = pairs.iter().collect();
+    let p = Predictions::pointwise(&anchors, &pairs).expect("both outcomes").p;
+    assert!(p[0] > 0.65, "odds of one against a ninth: {}", p[0]);
+    assert_close("the other way round", p[0] + p[1], 1.0, 1e-12);
+    let clicked: Vec<&Anchor> = anchors.iter().copied().filter(|a| a.level > 0).collect();
+    assert!(Predictions::pointwise(&clicked, &pairs).is_none() && Predictions::pointwise(&[], &pairs).is_none());
+}
+
+#[test]
+fn figures_of_an_earlier_version_are_read() {
+    let pairs = [pair("a", "x", "y", 0.9)];
+    let refs: Vec<&Pair> = pairs.iter().collect();
+    let mut json = serde_json::to_value(source_figures("s", &refs, &[Predictions::constant(1)], 0)).expect("json");
+    let model = json["models"][0].as_object_mut().expect("a model");
+    model.remove("aurc");
+    model.remove("adaptive_ece");
+    json["dispersion"] = serde_json::json!({ "spearman": 0.1, "n_texts": 30 });
+    let back: SourceFigures = serde_json::from_value(json).expect("reads");
+    assert!(back.models[0].aurc.is_nan() && back.models[0].adaptive_ece.is_nan());
+    let dispersion = back.dispersion.expect("there");
+    assert!(dispersion.n_texts == 30 && dispersion.z_score_variance.is_nan() && dispersion.crps.is_nan());
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::model::batch::{Batch, Sequence};
+use crate::model::micro;
+use crate::model::parallel::Replicas;
 use crate::stage::sft;
 use beckon_shared::config::Preset;
 use beckon_shared::metrics::assert_close;
@@ -245,6 +247,32 @@ fn the_gradient_of_the_loss_equals_finite_differences() {
             assert_close(&format!("d loss / d {name}[{i}]"), grads[&name].data[i], want, 2e-5 + 1e-3 * want.abs());
         }
     }
+}
+
+/// Layers that are computed again on the way back, against a graph over all of them.
+#[test]
+fn recomputed_layers_give_the_gradient_of_kept_ones() {
+    let config = small_config();
+    let device = Device::flex().autodiff();
+    let model = Llama::from_tensors(&config, &lively_tensors(&config), &device).expect("model");
+    let replicas = Replicas::new(&model, &device, &[]);
+    let gradient = |recompute| {
+        let (loss, grads) =
+            micro::summed(&model, &replicas, recompute, [Batch::pack(&rows())], |model, device, tape, batch| {
+                sft::token_logps_on(model, &batch, device, tape).square().mean()
+            });
+        (loss, gradients_by_name(&model, grads))
+    };
+    let (kept, again) = (gradient(false), gradient(true));
+    assert_close("loss", again.0, kept.0, 1e-6);
+    for (name, want) in &kept.1 {
+        for (got, want) in again.1[name].data.iter().zip(&want.data) {
+            assert_close(name, *got, f64::from(*want), 1e-5 * (1.0 + f64::from(want.abs())));
+        }
+    }
+    let (_, pass) = model.pass(int_tensor(&[1, 9, 17], &device));
+    assert_eq!(pass.inputs.len(), config.n_layers + 1, "an input a layer and one of the norm");
+    assert!(pass.inputs.iter().all(|x| x.dims() == [3, 32] && !x.is_autodiff()), "no graph");
 }
 
 /// Gradients in the layout of [`Llama::to_tensors`].

@@ -51,6 +51,20 @@ pub fn token_logps(hidden: Tensor<2>, embed: Tensor<2>, targets: Tensor<1, Int>)
     activation::log_softmax(logits, 1).gather(1, targets.reshape([n, 1])).reshape([n])
 }
 
+pub fn soft_target_losses(
+    student: Tensor<2>,
+    teacher: Tensor<2>,
+    targets: Tensor<1, Int>,
+    weight: f64,
+    temperature: f64,
+) -> Tensor<1> {
+    let [n, _] = student.dims();
+    let logps = activation::log_softmax(student.clone(), 1).gather(1, targets.reshape([n, 1])).reshape([n]);
+    let [p, q] = [teacher, student].map(|logits| activation::log_softmax(logits.div_scalar(temperature), 1)); // [N, V]
+    let kl = (p.clone().exp() * (p - q)).sum_dim(1).reshape([n]);
+    kl.mul_scalar(weight * temperature * temperature) - logps.mul_scalar(1.0 - weight)
+}
+
 pub fn rows(matrix: Tensor<2>, picked: Tensor<1, Int>) -> Tensor<2> {
     matrix.select(0, picked)
 }

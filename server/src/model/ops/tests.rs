@@ -2,6 +2,7 @@
 //! no multiple of any block; and against central finite differences of itself.
 
 use super::*;
+use beckon_shared::distill::soft_target::{mixed_loss, soft_target_loss};
 use beckon_shared::metrics::assert_close;
 
 /// A float operand: values and shape.
@@ -119,6 +120,11 @@ fn norm() {
     }
 }
 
+/// base^(-2i/K).
+fn frequencies(head_dim: usize, base: f64) -> Vec<f64> {
+    (0..head_dim / 2).map(|i| base.powf(-2.0 * i as f64 / head_dim as f64)).collect()
+}
+
 #[test]
 fn causal_attention() {
     for (batch, tokens, heads, kv_heads, head_dim) in
@@ -126,7 +132,7 @@ fn causal_attention() {
     {
         let shape = Shape { batch, tokens, heads, kv_heads, head_dim };
         let (n, q, kv) = (batch * tokens, heads * head_dim, kv_heads * head_dim);
-        let rotary = move |device: &Device| Rotary::new(tokens + 3, head_dim, 100.0, device);
+        let rotary = move |device: &Device| Rotary::new(tokens + 3, &frequencies(head_dim, 100.0), device);
         check(&Case {
             name: "attention",
             operands: vec![operand(&[n, q], 0.0), operand(&[n, kv], 1.0), operand(&[n, kv], 2.0)],
@@ -166,6 +172,34 @@ fn log_probabilities() {
                 column(composed::token_logps(x[0].clone(), x[1].clone(), for_composed(&x[0].device())))
             }),
         });
+    }
+}
+
+/// Against the reference in f64, oracle C13 among the rows; the gradient by the student's logits too.
+#[test]
+fn soft_targets() {
+    let (v, temperature, weight) = (3, 2.0, 0.25);
+    let random = (operand(&[4, v], 3.0).0, operand(&[4, v], 8.0).0);
+    let teacher: Vec<f32> = [2.0, 1.0, 0.0].into_iter().chain(random.0).collect();
+    let student: Vec<f32> = [1.0, 1.0, 0.5].into_iter().chain(random.1).collect();
+    let targets = [0, 2, 1, 0, 2];
+    let device = Device::flex().autodiff();
+    let logits = tensor::<2>(&(student.clone(), vec![5, v]), &device).require_grad();
+    let teacher_logits = tensor::<2>(&(teacher.clone(), vec![5, v]), &device);
+    let losses = soft_target_losses(logits.clone(), teacher_logits, picked(&targets)(&device), weight, temperature);
+    let gradient = host(logits.grad(&losses.clone().sum().backward()).expect("the student learns"));
+    for (row, (loss, target)) in host(losses).into_iter().zip(targets).enumerate() {
+        let of = |all: &[f32]| -> Vec<f64> { all[row * v..(row + 1) * v].iter().map(|x| f64::from(*x)).collect() };
+        let (p, q) = (of(&teacher), of(&student));
+        let soft = soft_target_loss(&p, &q, temperature);
+        let total: f64 = q.iter().map(|x| x.exp()).sum();
+        let entropy = total.ln() - q[target as usize];
+        assert_close("loss", loss, mixed_loss(entropy, soft.loss, weight), 2e-6);
+        for (i, x) in q.iter().enumerate() {
+            let hard = x.exp() / total - f64::from(u8::from(i == target as usize));
+            let want = (1.0 - weight) * hard + weight * soft.d_student[i];
+            assert_close("gradient", gradient[row * v + i], want, 2e-6);
+        }
     }
 }
 
@@ -214,7 +248,7 @@ fn operands_may_lie_strided() {
 #[test]
 fn rotary_positions_turn_halves_against_each_other() {
     let device = Device::flex();
-    let rotary = Rotary::new(4, 8, 10_000.0, &device);
+    let rotary = Rotary::new(4, &frequencies(8, 10_000.0), &device);
     let mut x = vec![0.0f32; 2 * 8];
     (x[0], x[8]) = (1.0, 1.0);
     let x = Tensor::<4>::from_data(TensorData::new(x, [1, 2, 1, 8]), &device);

@@ -1,7 +1,7 @@
 //! `config.json` of a Hugging Face Llama.
 
 use super::PretrainedError;
-use beckon_shared::config::ModelConfig;
+use beckon_shared::config::{ModelConfig, RopeScaling};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -52,11 +52,9 @@ pub fn parse(text: &[u8], path: &Path, max_seq_len: usize) -> Result<(ModelConfi
         return refuse(format!("the activation {act:?}"));
     }
     let parameters = c.rope_parameters.unwrap_or_default();
+    let mut rope_scaling = None;
     for (field, value) in [("rope_scaling", &c.rope_scaling.unwrap_or_default()), ("rope_parameters", &parameters)] {
-        let kind = value["rope_type"].as_str().or_else(|| value["type"].as_str());
-        if let Some(kind) = kind.filter(|kind| *kind != "default") {
-            return refuse(format!("stretched rotary positions ({field} {kind:?})"));
-        }
+        rope_scaling = scaling(field, value, path)?.or(rope_scaling);
     }
     let theta = parameters["rope_theta"].as_f64().map(|theta| theta as f32).or(c.rope_theta);
     let config = ModelConfig {
@@ -68,6 +66,7 @@ pub fn parse(text: &[u8], path: &Path, max_seq_len: usize) -> Result<(ModelConfi
         head_dim: c.head_dim.unwrap_or_else(|| c.hidden_size.checked_div(c.num_attention_heads).unwrap_or(0)),
         d_ff: c.intermediate_size,
         rope_base: theta.unwrap_or(10_000.0),
+        rope_scaling,
         norm_eps: c.rms_norm_eps,
         max_seq_len: c.max_position_embeddings.min(max_seq_len),
     };
@@ -75,13 +74,43 @@ pub fn parse(text: &[u8], path: &Path, max_seq_len: usize) -> Result<(ModelConfi
     Ok((config, c.tie_word_embeddings))
 }
 
+/// What `field` says of stretched rotary positions: "linear" and "llama3" are read, in the old spelling of the kind too.
+fn scaling(field: &'static str, value: &Value, path: &Path) -> Result<Option<RopeScaling>, PretrainedError> {
+    let kind = value["rope_type"].as_str().or_else(|| value["type"].as_str());
+    match kind {
+        None | Some("default") => Ok(None),
+        Some(kind @ ("linear" | "llama3")) => {
+            let mut named = value.clone();
+            named["rope_type"] = kind.into();
+            let read = serde_json::from_value(named);
+            read.map(Some).map_err(|e| PretrainedError::Json { reason: format!("{field}: {e}"), path: path.to_owned() })
+        }
+        Some(kind) => {
+            let what = format!("stretched rotary positions ({field} {kind:?}; \"linear\" and \"llama3\" are read)");
+            Err(PretrainedError::Feature { what, path: path.to_owned() })
+        }
+    }
+}
+
 fn malformed(path: &Path, error: &serde_json::Error) -> PretrainedError {
     PretrainedError::Json { reason: format!("not the configuration of a Llama: {error}"), path: path.to_owned() }
 }
 
 /// The `config.json` of our network; `end` is the token that ends a suggestion.
-pub fn write(c: &ModelConfig, end: u32) -> Value {
-    json!({
+///
+/// # Errors
+/// [`PretrainedError::ToFolder`] for frequencies that transformers has no words for.
+pub fn write(c: &ModelConfig, end: u32) -> Result<Value, PretrainedError> {
+    let rope_scaling = match &c.rope_scaling {
+        Some(RopeScaling::Factors { .. }) => {
+            let reason =
+                "each of its rotary frequencies has a factor of its own, as GGUF files say it; write a .gguf file";
+            return Err(PretrainedError::ToFolder { reason });
+        }
+        // numbers and names alone have a JSON form
+        other => serde_json::to_value(other).unwrap_or_default(),
+    };
+    Ok(json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": c.vocab_size,
@@ -94,6 +123,7 @@ pub fn write(c: &ModelConfig, end: u32) -> Value {
         "max_position_embeddings": c.max_seq_len,
         "rms_norm_eps": c.norm_eps,
         "rope_theta": c.rope_base,
+        "rope_scaling": rope_scaling,
         "hidden_act": "silu",
         "attention_bias": false,
         "mlp_bias": false,
@@ -101,5 +131,5 @@ pub fn write(c: &ModelConfig, end: u32) -> Value {
         "bos_token_id": end,
         "eos_token_id": end,
         "torch_dtype": "float32"
-    })
+    }))
 }

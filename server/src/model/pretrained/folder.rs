@@ -195,7 +195,7 @@ fn read_tokenizer_config(dir: &Path) -> Result<(String, String, Option<String>),
 /// Writes the policy of a checkpoint as a folder, its tensors dequantized to f32.
 ///
 /// # Errors
-/// [`PretrainedError::Write`].
+/// [`PretrainedError::Write`], [`PretrainedError::ToFolder`].
 pub fn write_folder(checkpoint: &Checkpoint, dir: &Path) -> Result<(), PretrainedError> {
     std::fs::create_dir_all(dir).map_err(|source| StateError::Io { action: "create", source, path: dir.to_owned() })?;
     let tokenizer = checkpoint.tokenizer().map_err(|source| {
@@ -210,7 +210,7 @@ pub fn write_folder(checkpoint: &Checkpoint, dir: &Path) -> Result<(), Pretraine
         "model_max_length": checkpoint.manifest.model.max_seq_len,
         "chat_template": tokenizer.format().to_chat_template(),
     });
-    let config = config_json::write(&checkpoint.manifest.model, tokenizer.end());
+    let config = config_json::write(&checkpoint.manifest.model, tokenizer.end())?;
     for (file, json) in [(CONFIG, config), (TOKENIZER_CONFIG, tokenizer_config)] {
         write_atomic(&dir.join(file), format!("{json:#}\n").as_bytes())?;
     }

@@ -3,7 +3,8 @@ use super::hub::Hub;
 use super::*;
 use crate::model::llama::Llama;
 use beckon_shared::checkpoint::PolicyParts;
-use beckon_shared::config::{ModelConfig, Preset, tensor_names};
+use beckon_shared::config::{ModelConfig, Preset, RopeScaling, tensor_names};
+use beckon_shared::engine::Engine;
 use beckon_shared::prompt::{Prompt, PromptFormat};
 use beckon_shared::quant::{Matrix, f16_from_f32};
 use beckon_shared::tensor::DenseTensor;
@@ -167,7 +168,9 @@ fn other_networks_are_refused_by_what_differs() {
     let of = |field: &'static str, value: Value| refusal(CONFIG, move |json| json[field] = value);
     assert!(of("attention_bias", true.into()).contains("biases"));
     assert!(of("hidden_act", "gelu".into()).contains("\"gelu\""));
-    assert!(of("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})).contains("rope_scaling \"llama3\""));
+    let partial = of("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}));
+    assert!(partial.contains("rope_scaling: missing field `low_freq_factor`"), "{partial}");
+    assert!(of("rope_scaling", json!({"type": "linear", "factor": 0.0})).contains("rope_scaling.factor is 0"));
     assert!(of("rope_parameters", json!({"rope_type": "yarn"})).contains("rope_parameters \"yarn\""));
     assert!(of("hidden_size", 48.into()).contains("d_model is 48"));
     assert!(of("num_key_value_heads", 3.into()).contains("n_kv_heads is 3"));
@@ -191,6 +194,68 @@ fn new_and_old_spellings_of_the_rotary_base_are_read() {
     json["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 1234.0});
     std::fs::write(&path, json.to_string()).expect("writes");
     assert_eq!(import(dir.path(), &exact()).expect("imports").manifest.model.rope_base, 1234.0);
+}
+
+/// Stretched positions, in both spellings, through a folder, the network of training and the engine of the page; and
+/// through a GGUF file, which knows them as a factor a frequency.
+#[test]
+fn stretched_rotary_positions_are_read_computed_with_and_written() {
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    let linear = json!({"type": "linear", "factor": 4.0});
+    let plain = last_logits(&checkpoint());
+    for (field, value) in [("rope_scaling", &llama3), ("rope_parameters", &llama3), ("rope_scaling", &linear)] {
+        let dir = folder();
+        let path = dir.path().join(CONFIG);
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
+        json[field] = value.clone();
+        std::fs::write(&path, json.to_string()).expect("writes");
+        let read = import(dir.path(), &exact()).expect("imports");
+        let logits = last_logits(&read);
+        assert!(logits.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-3), "{field} {value} matters");
+        assert_close("the engine", &engine_logits(&read), &logits);
+
+        let again = tempfile::tempdir().expect("a folder");
+        write_folder(&read, again.path()).expect("writes");
+        assert_eq!(import(again.path(), &exact()).expect("imports").manifest.model, read.manifest.model);
+        let gguf = dir.path().join("stretched.gguf");
+        write_gguf(&read, &gguf).expect("writes");
+        let of_file = import(&gguf, &exact()).expect("imports");
+        assert_close("of a GGUF file", &last_logits(&of_file), &logits);
+        let factors = matches!(of_file.manifest.model.rope_scaling, Some(RopeScaling::Factors { .. }));
+        let refused = write_folder(&of_file, again.path()).map_err(|error| error.to_string());
+        assert_eq!(factors, *value == llama3);
+        assert_eq!(refused.is_err_and(|text| text.contains("GGUF")), factors);
+    }
+}
+
+fn prompt() -> Prompt {
+    Prompt::from_query("how to cook rice and how to cook brown rice")
+}
+
+/// Logits after a prompt by the network of training.
+fn last_logits(checkpoint: &Checkpoint) -> Vec<f32> {
+    let tokens = checkpoint.tokenizer().expect("a tokenizer").encode_prompt(&prompt(), 100);
+    let llama = Llama::from_tensors(&checkpoint.manifest.model, &checkpoint.dense("policy"), &Device::flex());
+    let (llama, n) = (llama.expect("a network"), tokens.len());
+    let tokens = tokens.into_iter().map(|token| token as i32).collect();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new::<i32, _>(tokens, [1, n]), &llama.device());
+    let logits = llama.logits(llama.hidden(tokens)).into_data().try_into_vec::<f32>().expect("f32");
+    logits[(n - 1) * checkpoint.manifest.model.vocab_size..].to_vec()
+}
+
+/// The same by the engine.
+fn engine_logits(checkpoint: &Checkpoint) -> Vec<f32> {
+    let mut engine = Engine::cpu(checkpoint).expect("an engine");
+    let mut steps = beckon_shaders::ready(engine.greedy(&prompt(), 1)).expect("no waiting").expect("runs");
+    steps.remove(0).logits
+}
+
+#[track_caller]
+fn assert_close(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-3, "{what}: logits differ by {worst}");
 }
 
 #[test]

@@ -66,6 +66,22 @@ async fn shown_and_clicked_slates_come_in_once_and_are_analysed() {
 }
 
 #[tokio::test]
+async fn an_experiment_that_could_never_be_analysed_is_refused_with_the_field() {
+    let bench = bench_with(open_doors());
+    let arm = |name: &str| json!({"name": name, "source": {"template": name}});
+    let usual = serde_json::to_value(beckon_shared::ab::report::Settings::default()).expect("plain data");
+    for (field, value) in [("cuped", json!(true)), ("design", json!("fixed")), ("observation_hours", json!(0.0))] {
+        let mut settings = usual.clone();
+        settings[field] = value;
+        let config = json!({"name": "test", "arms": [arm("a"), arm("b")], "settings": settings}).to_string();
+        let why = bench.problem(request(Method::POST, "/api/experiments", config), 422).await;
+        let named = if field == "design" { "planned_users_per_arm" } else { field };
+        assert!(why.contains(&format!("settings.{named}: ")), "{why}");
+    }
+    assert_eq!(bench.app.store.experiments().expect("read"), [], "a refused one was made");
+}
+
+#[tokio::test]
 async fn events_that_cannot_be_are_refused_one_by_one() {
     let bench = bench_with(open_doors());
     let key = running(&bench).await;
@@ -171,6 +187,12 @@ async fn clicks_on_interleaved_slates_are_votes_of_users() {
                 .await;
         assert_eq!((outcome.n_accepted, outcome.rejects), (2, vec![]));
     }
+    // a vote for nobody is refused by name, and counts for nobody
+    let misspelt = json!({"kind": "exposure", "impression_id": "i-u5", "unit": "u5", "arm": "a", "time_millis": 1,
+        "slate": [slot("a"), slot("B")]});
+    let outcome: IngestOutcome =
+        json(bench.post("/api/experiments/e1/events", &json!({"events": [misspelt]}).to_string()).await).await;
+    assert!(outcome.rejects[0].1.starts_with("slate[1].arm is \"B\""), "{:?}", outcome.rejects);
     let results: Results = json(bench.get("/api/experiments/e1/results").await).await;
     let preference = results.preference.expect("four users clicked");
     assert_eq!((preference.n_users, preference.net, &*preference.b), (4, 0.5, "b"));

@@ -4,16 +4,21 @@
 //! training pairs. A trunk that is trained through adapters hardly changes, and the features of its last layers, which make
 //! the next token, are not the best to judge a text by (EXPERIMENTS.md); one whose weights all learn keeps its layers.
 //!
+//! The fit is also a model of its own, Thurstone's Case V on a frozen trunk, that the evaluation compares GaRM with
+//! ([`case_v`]): what the trunk and the spread have learnt is what GaRM has beyond it.
+//!
 //! Not here: the fit ([`beckon_shared::garm::probe`]).
 
 use super::Trainer;
 use super::data::PairItem;
 use crate::model::batch::Sequence;
-use crate::model::reward::{RewardModel, batches, host_rows};
+use crate::model::reward::{RewardModel, batches, host_rows, inverse_softplus};
 use crate::stage::folder::obey;
 use crate::stage::{StageContext, StageError};
-use beckon_shared::config::ConfigError;
+use beckon_shared::checkpoint::RewardConfig;
+use beckon_shared::config::{ConfigError, ModelConfig, tensor_names};
 use beckon_shared::garm::probe::{Probe, ProbePair};
+use beckon_shared::tensor::{DenseTensor, TensorMap};
 
 /// Precisions of the prior that are tried, as a share of the pairs.
 const PRECISIONS: [f64; 5] = [0.1, 0.3, 1.0, 3.0, 10.0];
@@ -23,6 +28,8 @@ const PRECISION: f64 = 1.0;
 const N_TOLD: usize = 5;
 /// Parts of the layers after which an adapted trunk may end, in sixths.
 const SIXTHS: [usize; 4] = [3, 4, 5, 6];
+/// Name of the fit among the tensors of a state or a result.
+const CASE_V: &str = "case_v.weight";
 
 /// The start.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +48,54 @@ impl Start {
         let weight = self.theta.iter().map(|theta| (theta * scale) as f32).collect();
         (weight, (base - self.centre * scale) as f32)
     }
+
+    /// theta `[D]`.
+    pub fn direction(&self) -> Vec<f32> {
+        self.theta.iter().map(|theta| *theta as f32).collect()
+    }
+}
+
+/// Tensors with the fit among them.
+pub(super) fn with_case_v(mut tensors: TensorMap, theta: Option<&[f32]>) -> TensorMap {
+    if let Some(theta) = theta {
+        tensors.insert(CASE_V.to_owned(), DenseTensor::new(vec![theta.len()], theta.to_vec()));
+    }
+    tensors
+}
+
+/// Takes the fit out of what [`with_case_v`] made.
+pub(super) fn take_case_v(tensors: &mut TensorMap) -> Option<Vec<f32>> {
+    tensors.remove(CASE_V).map(|theta| theta.data)
+}
+
+/// Thurstone's Case V as a reward model: the first layers of `policy`, of the shape `model`, as many as the trunk of `garm` has,
+/// the mean sqrt(2) theta·f, and v = 1 for every text, so that z = (mu_a - mu_b)/sqrt(2) = theta·(f_a - f_b). It has no epistemic
+/// spread. `None` where `policy` lacks a layer, or theta is of another width.
+pub fn case_v(
+    theta: &[f32],
+    policy: &TensorMap,
+    model: &ModelConfig,
+    garm: &RewardConfig,
+) -> Option<(TensorMap, RewardConfig)> {
+    let (d, dims) = (model.d_model, garm.feature_dims);
+    if theta.len() != d {
+        return None;
+    }
+    let trunk = tensor_names(&garm.trunk(model)).into_iter();
+    let mut tensors: TensorMap =
+        trunk.map(|(name, _)| policy.get(&name).cloned().map(|tensor| (name, tensor))).collect::<Option<_>>()?;
+    let raw_variance = inverse_softplus(1.0 - f64::from(garm.variance_floor)) as f32;
+    let mean = theta.iter().map(|theta| theta * std::f32::consts::SQRT_2).collect();
+    let of_heads = [
+        ("mean_head.weight", vec![d], mean),
+        ("mean_head.bias", vec![1], vec![0.0]),
+        ("variance_head.weight", vec![d], vec![0.0; d]),
+        ("variance_head.bias", vec![1], vec![raw_variance]),
+        ("feature_mean", vec![d], vec![0.0; d]),
+        ("whitening", vec![dims, d], vec![0.0; dims * d]),
+    ];
+    tensors.extend(of_heads.map(|(name, shape, data)| (name.to_owned(), DenseTensor::new(shape, data))));
+    Some((tensors, RewardConfig { kappa: 0.0, ..garm.clone() }))
 }
 
 /// Depths that are compared.

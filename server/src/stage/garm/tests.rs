@@ -47,7 +47,6 @@ fn split(n: usize, seed: u64) -> Split {
             suggestion: text(a),
             level,
             weight: 1.0,
-            rate: None,
         });
         if a != b {
             let (chosen, rejected) = if u_a > u_b { (a, b) } else { (b, a) };
@@ -117,6 +116,7 @@ fn context<'a>(dir: &Path, save_every: usize, observer: &'a mut Watcher) -> Stag
         seed: 5,
         save_every,
         micro_batch_tokens: None,
+        checkpoint_activations: false,
         observer,
     }
 }
@@ -292,6 +292,17 @@ fn the_trunk_may_end_before_the_policy_and_no_later() {
     assert!(short.reward.keys().all(|name| !name.starts_with("model.layers.1.")));
     let scorer = Scorer::new(&model, &short.reward, &short.config, &tokenizer, &Device::flex()).expect("a scorer");
     assert!(scorer.score(&[(Prompt::from_query("rice"), "rice cooker".to_owned())])[0].reward_mean.is_finite());
+
+    // the fit that it started from is a model of its own
+    let theta = short.case_v.as_deref().expect("kept");
+    let (tensors, constants) = start::case_v(theta, &init, &model, &short.config).expect("the policy has the layer");
+    let case_v = Scorer::new(&model, &tensors, &constants, &tokenizer, &Device::flex()).expect("a scorer");
+    let margins: Vec<f64> = case_v.pair_probabilities(&unseen.pairs).iter().map(|p| p - 0.5).collect();
+    assert!(pair_accuracy(&margins) > 0.6, "{}", pair_accuracy(&margins));
+    let score = case_v.score(&[(Prompt::from_query("rice"), "rice cooker".to_owned())])[0];
+    assert_close("one spread for all", score.aleatoric_std, 1.0, 1e-6);
+    assert_close("and none of distance", score.epistemic_std, 0.0, 0.0);
+    assert!(start::case_v(&theta[1..], &init, &model, &short.config).is_none(), "another width");
 
     assert_eq!(train(None, None).expect("training").config.n_layers, None, "all weights learn: all layers");
     // through adapters one of the two depths is chosen; which, the features say

@@ -183,6 +183,7 @@ mod tests {
     use crate::model::batch::Sequence;
     use beckon_shared::metrics::assert_close;
     use beckon_shared::prompt::Prompt;
+    use beckon_shared::reward::fusion::Fusion;
 
     fn group(texts: &[&str]) -> Group {
         Group {
@@ -218,6 +219,13 @@ mod tests {
         assert!(lead(&before) > 1.0, "{}", lead(&before));
         assert!(lead(&after) < lead(&before) - 1.0, "its praise was taken away: {}", lead(&after));
         assert_close("component 0", after.components[0][0][0], 3.0 - 0.25 * 0.4 - 0.9, 1e-6);
+        // an ablation of the fusion is one of the fusion alone
+        for fusion in [Fusion::SumThenNormalise, Fusion::NormaliseThenSum, Fusion::SoftGate] {
+            let config = RlConfig { fusion, ..config() };
+            let fused = |scores: &[Vec<Score>]| calibration.fuse(&groups, scores, &config.weights.to_array(), &config);
+            assert_close("one of four", fused(&far).veto_rate(), 0.25, 0.0);
+            assert!(lead(&fused(&far)) < lead(&fused(&near)), "{fusion:?}: a better reward and no more praise");
+        }
     }
 
     #[test]
@@ -257,7 +265,6 @@ mod tests {
     fn every_rule_and_algorithm_prefers_the_better_rollout() {
         use beckon_shared::garm::effective::EffectiveReward;
         use beckon_shared::reward::advantage::Advantage;
-        use beckon_shared::reward::fusion::Fusion;
         let groups = [group(&["aloe vera gel", "aloe vera juice", "aloe vera hair", "aloe vera plant"])];
         let scores = vec![vec![score(2.0, 0.1), score(0.0, 0.1), score(0.1, 0.1), score(-0.1, 0.1)]];
         let rewards = [

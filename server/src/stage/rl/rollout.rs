@@ -10,7 +10,8 @@ use crate::model::batch::Sequence;
 use beckon_shared::control::RlConfig;
 use beckon_shared::engine::{Engine, EngineError, Rollout};
 use beckon_shared::prompt::Prompt;
-use beckon_shared::sampling::Sampling;
+use beckon_shared::quant::QuantError;
+use beckon_shared::sampling::{Sampling, SamplingError};
 use beckon_shared::tensor::TensorMap;
 use std::num::NonZero;
 use std::thread;
@@ -60,6 +61,18 @@ pub fn rollouts(
         groups.extend(part?);
     }
     Ok(prompts.iter().zip(groups).map(|(prompt, rollouts)| group(inputs, prompt, rollouts, config)).collect())
+}
+
+/// Whether the policy's weights are to blame: they, or the logits that they give, are no numbers.
+pub fn is_not_finite(error: &EngineError) -> bool {
+    match error {
+        EngineError::Sampling(error) => {
+            matches!(error, SamplingError::Logit { .. } | SamplingError::NothingLeft { .. })
+        }
+        EngineError::Tensor { source, .. } => matches!(source, QuantError::Value { .. }),
+        EngineError::NotFinite { .. } => true,
+        _ => false,
+    }
 }
 
 fn group(inputs: &RlInputs, prompt: &Prompt, rollouts: Vec<Rollout>, config: &RlConfig) -> Group {

@@ -7,7 +7,10 @@ use crate::stage::sft::{self, SftInputs};
 use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
 use beckon_shared::control::SftConfig;
+use beckon_shared::control::sample::SampledPrompt;
+use beckon_shared::control::tuning::Tuned;
 use beckon_shared::metrics::assert_close;
+use beckon_shared::reward::advantage::Advantage;
 use beckon_shared::tensor::DenseTensor;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -19,17 +22,36 @@ const ENDINGS: [&str; 4] = ["near me", "for beginners", "history facts", "price 
 struct Watcher {
     metrics: Vec<(usize, String, f64)>,
     alarms: Vec<String>,
+    logs: Vec<String>,
+    samples: Vec<(usize, Vec<SampledPrompt>)>,
     n_asked: usize,
     cancel_at: Option<usize>,
+    /// Step that gets an absurd learning rate, once.
+    wild_at: Option<usize>,
+    /// A KL budget and the step from which it holds.
+    budget_from: Option<(usize, f64)>,
 }
 
 impl Observer for Watcher {
     fn metric(&mut self, _stage: Stage, step: usize, _n_steps: usize, name: &str, value: f64) {
         self.metrics.push((step, name.to_owned(), value));
     }
-    fn log(&mut self, _text: &str) {}
+    fn log(&mut self, text: &str) {
+        self.logs.push(text.to_owned());
+    }
     fn alarm(&mut self, text: &str) {
         self.alarms.push(text.to_owned());
+    }
+    fn sample(&mut self, stage: Stage, step: usize, prompts: &[SampledPrompt]) {
+        // the policy of this world comes from SFT, which has a test of its own
+        if stage == Stage::Rl {
+            self.samples.push((step, prompts.to_vec()));
+        }
+    }
+    fn tuned(&mut self, _stage: Stage, step: usize) -> Tuned {
+        let learning_rate = self.wild_at.take_if(|at| *at == step).map(|_| 1e30);
+        let kl_budget_nats = self.budget_from.filter(|(from, _)| step >= *from).map(|(_, budget)| budget);
+        Tuned { learning_rate, kl_budget_nats, ..Tuned::default() }
     }
     fn control(&mut self) -> Control {
         self.n_asked += 1;
@@ -83,6 +105,7 @@ fn context<'a>(dir: &Path, observer: &'a mut Watcher) -> StageContext<'a> {
         seed: 11,
         save_every: 3,
         micro_batch_tokens: None,
+        checkpoint_activations: false,
         observer,
     }
 }
@@ -104,8 +127,15 @@ fn world() -> &'static World {
         let bc: Vec<SftExample> = TOPICS.iter().flat_map(|t| ENDINGS.map(|e| example(t, e))).collect();
         let dir = tempfile::tempdir().expect("folder");
         let mut watcher = Watcher::default();
-        let inputs =
-            SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &bc, held_out: &[] };
+        let inputs = SftInputs {
+            tokenizer: &tokenizer,
+            model: &model,
+            init: None,
+            lora: None,
+            train: &bc,
+            held_out: &[],
+            soft_targets: None,
+        };
         let config = SftConfig {
             n_steps: 120,
             batch_tokens: 256,
@@ -154,31 +184,117 @@ fn rl_raises_a_hand_made_reward_within_its_budget() {
     let first = outcome.curve[0];
     assert_close("the policy starts at the reference", first.kl_nats, 0.0, 1e-6);
     assert!(first.entropy > 0.05 && first.n_tokens_mean > 2.0 && first.distinct_2 > 0.0);
+    people_see_what_was_learnt(&watcher.samples);
 
     let again = train(&mut context(dir.path(), &mut Watcher::default()), &world.inputs(), &config, &|_| Vec::new());
     assert_eq!(again.expect("result is there"), outcome);
 }
 
+/// At every look the same three prompts, with GaRM's belief: from all endings to the one that is liked.
+#[track_caller]
+fn people_see_what_was_learnt(samples: &[(usize, Vec<SampledPrompt>)]) {
+    assert_eq!(samples.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 25, 50]);
+    let asked = |at: usize| samples[at].1.iter().map(|p| p.prompt.as_str()).collect::<Vec<_>>();
+    assert!(asked(1) == asked(0) && asked(2) == asked(0), "{:?} and {:?}", asked(1), asked(2));
+    let mut distinct = asked(0);
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 3, "{:?}", asked(0));
+    let liked = |at: usize| {
+        let suggestions = samples[at].1.iter().flat_map(|p| &p.suggestions);
+        let means: Vec<f32> = suggestions.map(|s| s.score.expect("GaRM is there").reward_mean).collect();
+        assert_eq!(means.len(), 9);
+        means.iter().sum::<f32>()
+    };
+    assert!(liked(2) > liked(0), "from {} to {}", liked(0), liked(2));
+}
+
 #[test]
 fn resuming_is_bit_equal_to_never_having_stopped() {
+    resume_is_bit_equal(&config(8), None);
+}
+
+#[test]
+fn resuming_is_bit_equal_with_several_updates_a_batch_and_a_changed_budget() {
+    let config = RlConfig { updates_per_batch: 3, advantage: Advantage::Dapo, ..config(8) };
+    resume_is_bit_equal(&config, Some((4, 1e-3)));
+}
+
+fn resume_is_bit_equal(config: &RlConfig, budget_from: Option<(usize, f64)>) {
     let world = world();
+    let watcher = || Watcher { budget_from, ..Watcher::default() };
     let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
-    let config = config(8);
-    let whole =
-        run(&mut context(straight.path(), &mut Watcher::default()), &world.inputs(), &config).expect("training");
+    let whole = run(&mut context(straight.path(), &mut watcher()), &world.inputs(), config).expect("training");
     for cancel_at in [3, 4] {
-        let mut watcher = Watcher { cancel_at: Some(cancel_at), ..Watcher::default() };
-        let stopped = run(&mut context(broken.path(), &mut watcher), &world.inputs(), &config);
+        let mut watcher = Watcher { cancel_at: Some(cancel_at), ..watcher() };
+        let stopped = run(&mut context(broken.path(), &mut watcher), &world.inputs(), config);
         assert!(matches!(stopped, Err(StageError::Cancelled)));
     }
-    let mut watcher = Watcher::default();
-    let resumed = run(&mut context(broken.path(), &mut watcher), &world.inputs(), &config).expect("training");
+    let mut watcher = watcher();
+    let resumed = run(&mut context(broken.path(), &mut watcher), &world.inputs(), config).expect("training");
     let steps: Vec<usize> = watcher.metrics.iter().filter(|m| m.1 == "loss").map(|m| m.0).collect();
     assert_eq!(steps, [6, 7, 8], "only the missing steps are done");
     let bits =
         |o: &RlOutcome| -> Vec<u32> { o.policy.values().flat_map(|t| t.data.iter().map(|x| x.to_bits())).collect() };
     assert_eq!(bits(&resumed), bits(&whole));
     assert_eq!(resumed, whole);
+}
+
+/// The update right before a save goes wild: that state is none to go back to.
+#[test]
+fn a_wild_update_that_was_saved_is_taken_back() {
+    let (world, dir) = (world(), tempfile::tempdir().expect("folder"));
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let mut watcher = Watcher { wild_at: Some(5), ..Watcher::default() };
+    let outcome = train(&mut context(dir.path(), &mut watcher), &world.inputs(), &config(8), &score).expect("goes on");
+    assert!(outcome.policy.values().all(|t| t.data.iter().all(|x| x.is_finite())));
+    assert_eq!(outcome.curve.len(), 8);
+    let taken_back = watcher.alarms.iter().filter(|text| text.contains("is not finite")).count();
+    assert_eq!(taken_back, 1, "{:?}", watcher.alarms);
+    assert!(watcher.logs.iter().any(|line| line.contains("going on after step 3")), "{:?}", watcher.logs);
+    let version = reward_version(&world.reward, &world.reward_config);
+    let told = format!("against reward model {version}");
+    assert_eq!(watcher.logs.iter().filter(|line| line.contains(&told)).count(), 2, "at the start and when going on");
+}
+
+/// On-policy the two have the same gradient; used again, a batch meets their different clips.
+#[test]
+fn gspo_is_grpo_until_a_batch_is_used_again() {
+    let world = world();
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let outcome = |advantage, updates_per_batch| {
+        let dir = tempfile::tempdir().expect("folder");
+        let config = RlConfig { advantage, updates_per_batch, ..config(3) };
+        let mut watcher = Watcher::default();
+        let outcome = train(&mut context(dir.path(), &mut watcher), &world.inputs(), &config, &score);
+        let clipped: Vec<f64> = watcher.metrics.iter().filter(|m| m.1 == "clipped_share").map(|m| m.2).collect();
+        (outcome.expect("training"), clipped)
+    };
+    let ((grpo, none), (gspo, _)) = (outcome(Advantage::Grpo, 1), outcome(Advantage::Gspo, 1));
+    assert_eq!((&grpo, none), (&gspo, Vec::new()));
+    let ((grpo_again, grpo_clipped), (gspo_again, gspo_clipped)) =
+        (outcome(Advantage::Grpo, 2), outcome(Advantage::Gspo, 2));
+    assert_eq!((grpo_again.curve.len(), grpo_clipped.len()), (3, 3), "a point a batch");
+    assert_ne!(grpo_again.policy, gspo_again.policy);
+    assert_ne!(grpo_again.policy, grpo.policy);
+    let sum = |shares: &[f64]| shares.iter().sum::<f64>();
+    // half of what moves moves in the direction that its clip stops; GRPO's lies further away
+    assert!(sum(&gspo_clipped) > sum(&grpo_clipped), "{gspo_clipped:?} {grpo_clipped:?}");
+}
+
+#[test]
+fn a_budget_that_is_changed_holds_from_its_step_on() {
+    let world = world();
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let betas = |budget_from| {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut watcher = Watcher { budget_from, ..Watcher::default() };
+        train(&mut context(dir.path(), &mut watcher), &world.inputs(), &config(6), &score).expect("training");
+        watcher.metrics.iter().filter(|m| m.1 == "kl_beta").map(|m| m.2).collect::<Vec<f64>>()
+    };
+    let (kept, tightened) = (betas(None), betas(Some((4, 1e-6))));
+    assert_eq!(kept[..4], tightened[..4]);
+    assert!(tightened[4] > 2.0 * kept[4], "{kept:?} {tightened:?}");
 }
 
 #[test]
@@ -216,12 +332,12 @@ fn the_budget_moves_beta_and_no_prompts_is_an_error() {
         let kl_state = (Exact(0.03), Exact(0.0), 0);
         let mut progress = Progress { step: 0, kl: kl_state, calibration, looks: Looks::default(), curve: Vec::new() };
         let zero = RlStep::from_exact([Exact(0.0); 10]);
-        for _ in 0..beckon_shared::reward::kl_controller::EVERY {
-            trainer.advance(&mut progress, RlStep { kl_nats: kl, ..zero });
+        for _ in 0..40 {
+            trainer.advance(&mut progress, RlStep { kl_nats: kl, ..zero }, config.kl_budget_nats);
         }
-        progress.kl().beta
+        progress.kl().parts().0
     };
-    assert_close("far above", beta_after(7.0), 0.045, 1e-12);
+    assert_close("far above", beta_after(6.0), 0.03 * 1.1_f64.powi(40), 1e-9);
     assert_close("inside", beta_after(3.0), 0.03, 0.0);
     assert_close("far below", beta_after(0.5), 0.02, 1e-12);
 
@@ -255,6 +371,9 @@ fn a_judge_who_dislikes_what_is_learnt_raises_an_alarm_and_gets_an_earlier_polic
     let (disliked, loud) = outcome(-1.0);
     let gold: Vec<f64> = quiet.metrics.iter().filter(|m| m.1 == "watched_gold").map(|m| m.2).collect();
     assert_eq!(gold.len(), 4, "at 0, 25, 50, 75: {gold:?}");
+    for name in ["watched_opening_share", "watched_copy_rate"] {
+        assert_eq!(quiet.metrics.iter().filter(|m| m.1 == name).count(), 4, "{name}");
+    }
     assert!(gold[3] > gold[0] + 0.2, "{gold:?}");
     assert!(quiet.alarms.iter().all(|a| !a.contains("judge prefers")), "{:?}", quiet.alarms);
     assert!(loud.alarms.iter().any(|a| a.contains("judge prefers the policy of step 25")), "{:?}", loud.alarms);

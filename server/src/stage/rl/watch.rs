@@ -1,21 +1,25 @@
 //! Looks for reward hacking while the policy trains (method B.5.5): the same prompts with the same draws every so
 //! many steps, the training reward beside a judge's that training never sees, and alarms in words.
 
-use super::curve::RlStep;
 use super::fuse::Calibration;
 use super::rollout::Group;
 use super::{RlInputs, StageContext};
 use crate::stage::folder::Exact;
+use beckon_shared::control::sample::{N_PROMPTS, SampledPrompt};
 use beckon_shared::control::{RlConfig, Stage};
 use beckon_shared::engine::Score;
 use beckon_shared::lexical::Judge;
 use beckon_shared::metrics::diversity::distinct_n;
 use beckon_shared::metrics::{mean, mean_and_std_error};
+use beckon_shared::reward::gate::is_not_a_copy;
 use beckon_shared::reward::monitor::{Alarm, Baseline, Monitor, Reading, opening_share};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// Steps between two looks.
 pub const LOOK_EVERY: usize = 25;
+/// Fewest prompts that a look is at, where there are as many: gold is not to be decided on a handful.
+const MIN_WATCHED: usize = 32;
 /// Standard errors of a look by which the best gold must lie above the last one, for its policy to be the result.
 const N_STD_ERRORS: f64 = 2.0;
 
@@ -27,21 +31,39 @@ pub struct Look {
     /// Judge's mean for each prompt.
     gold: Option<Vec<Exact>>,
     truth: Option<Exact>,
-    kl_nats: Exact,
+    kl_share: Exact,
     distinct_2: Exact,
     n_tokens_mean: Exact,
     opening_share: Exact,
+    copy_rate: Exact,
     epistemic_std_mean: Exact,
     epistemic_std_p99: Exact,
 }
 
+/// Prompts that a look is at: two batches of a step, or where that is few at least 32 of the `n_prompts` that there
+/// are.
+pub fn n_watched(batch_prompts: usize, n_prompts: usize) -> usize {
+    (2 * batch_prompts).max(MIN_WATCHED.min(n_prompts))
+}
+
+/// What people see of a look: the first suggestions for the first prompts that they can tell apart.
+pub fn shown(groups: &[Group], scores: &[Vec<Score>]) -> Vec<SampledPrompt> {
+    let mut queries = HashSet::new();
+    let both = groups.iter().zip(scores).filter(|(group, _)| queries.insert(group.prompt.query())).take(N_PROMPTS);
+    let sampled = |(group, scores): (&Group, &Vec<Score>)| {
+        let texts = group.texts.iter().map(String::as_str);
+        SampledPrompt::new(&group.prompt, texts.zip(scores.iter().copied().map(Some)))
+    };
+    both.map(sampled).collect()
+}
+
 impl Look {
-    /// Figures of suggestions for the watched prompts; `last` is the step before, whose KL stands in.
+    /// Figures of suggestions for the watched prompts; `kl_share` is that of the steps before.
     pub fn at(
         step: usize,
         groups: &[Group],
         scores: &[Vec<Score>],
-        last: Option<RlStep>,
+        kl_share: f64,
         inputs: &RlInputs,
         (calibration, config): (&Calibration, &RlConfig),
     ) -> Self {
@@ -51,6 +73,8 @@ impl Look {
         let mut spreads: Vec<f64> = scores.iter().flatten().map(|s| f64::from(s.epistemic_std)).collect();
         spreads.sort_by(f64::total_cmp);
         let p99 = spreads.get(spreads.len() * 99 / 100).copied().unwrap_or(f64::INFINITY);
+        let n_copies =
+            groups.iter().flat_map(|g| g.texts.iter().filter(move |text| !is_not_a_copy(text, &g.prompt))).count();
         // draws of one prompt are alike: a prompt's mean is one observation
         let judged = |judge: &dyn Judge| -> Vec<Exact> {
             groups.iter().map(|g| Exact(mean(&judge.values(&g.prompt, &g.texts)))).collect()
@@ -60,10 +84,11 @@ impl Look {
             proxy: Exact(fused.mean_of_component(0)),
             gold: inputs.judge.map(judged),
             truth: inputs.truth.map(|truth| Exact(mean(&plain(&judged(truth))))),
-            kl_nats: Exact(last.map_or(0.0, |l| l.kl_nats)),
+            kl_share: Exact(kl_share),
             distinct_2: Exact(distinct_n(&texts, 2)),
             n_tokens_mean: Exact(n_tokens as f64 / texts.len() as f64),
             opening_share: Exact(opening_share(&texts)),
+            copy_rate: Exact(n_copies as f64 / texts.len() as f64),
             epistemic_std_mean: Exact(mean(&spreads)),
             epistemic_std_p99: Exact(p99),
         }
@@ -74,7 +99,7 @@ impl Look {
             step: self.step,
             proxy: self.proxy.0,
             gold: self.gold.as_deref().map(|gold| mean_and_std_error(&plain(gold))),
-            kl_nats: self.kl_nats.0,
+            kl_share: self.kl_share.0,
             distinct_2: self.distinct_2.0,
             n_tokens_mean: self.n_tokens_mean.0,
             opening_share: self.opening_share.0,
@@ -107,6 +132,8 @@ impl Looks {
         if let Some(truth) = look.truth {
             show("watched_truth", truth.0);
         }
+        show("watched_opening_share", look.opening_share.0);
+        show("watched_copy_rate", look.copy_rate.0);
         let step = look.step;
         self.0.push(look);
         for alarm in self.alarms() {
@@ -158,14 +185,20 @@ mod tests {
             proxy: Exact(i as f64),
             gold: Some([-0.2, 0.0, 0.2].map(|of_prompt| Exact(gold + of_prompt * (1.0 + i as f64))).to_vec()),
             truth: None,
-            kl_nats: Exact(1.0),
+            kl_share: Exact(0.5),
             distinct_2: Exact(0.5),
             n_tokens_mean: Exact(6.0),
             opening_share: Exact(0.2),
+            copy_rate: Exact(0.0),
             epistemic_std_mean: Exact(0.1),
             epistemic_std_p99: Exact(0.3),
         };
         Looks(golds.iter().enumerate().map(look).collect())
+    }
+
+    #[test]
+    fn a_look_is_at_enough_prompts_where_there_are_enough() {
+        assert_eq!([(4, 500), (4, 20), (4, 6), (64, 500)].map(|(batch, n)| n_watched(batch, n)), [32, 20, 8, 128]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::*;
 use crate::model::state::{StateError, TrainState};
 use crate::stage::{Control, Observer};
 use beckon_shared::config::Preset;
+use beckon_shared::control::sample::SampledPrompt;
 use beckon_shared::control::tuning::Tuned;
 use beckon_shared::engine::Engine;
 use beckon_shared::metrics::assert_close;
@@ -52,6 +53,7 @@ struct Watcher {
     wild_at: Option<usize>,
     metrics: Vec<(usize, String, f64)>,
     logs: Vec<String>,
+    samples: Vec<(usize, Vec<SampledPrompt>)>,
     n_asked: usize,
     pause_at: Option<usize>,
     cancel_at: Option<usize>,
@@ -69,6 +71,9 @@ impl Observer for Watcher {
     }
     fn alarm(&mut self, text: &str) {
         self.alarms.push(text.to_owned());
+    }
+    fn sample(&mut self, _stage: Stage, step: usize, prompts: &[SampledPrompt]) {
+        self.samples.push((step, prompts.to_vec()));
     }
     fn tuned(&mut self, _stage: Stage, step: usize) -> Tuned {
         let wild = self.wild_at == Some(step);
@@ -111,7 +116,15 @@ fn train_from(
     let model = network(&tokenizer);
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
     let (learn, held_out) = examples.split_at(6);
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init, lora: None, train: learn, held_out };
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init,
+        lora: None,
+        train: learn,
+        held_out,
+        soft_targets: None,
+    };
     let mut ctx = StageContext {
         device: Device::flex(),
         lent: Vec::new(),
@@ -119,6 +132,7 @@ fn train_from(
         seed: 7,
         save_every: 4,
         micro_batch_tokens: None,
+        checkpoint_activations: false,
         observer: watcher,
     };
     run(&mut ctx, &inputs, config)
@@ -153,6 +167,7 @@ fn a_chat_format_trains_like_our_own() {
         lora: None,
         train: &examples,
         held_out: &examples[..2],
+        soft_targets: None,
     };
     let folder = tempfile::tempdir().expect("folder");
     let mut watcher = Watcher::default();
@@ -164,6 +179,7 @@ fn a_chat_format_trains_like_our_own() {
         seed: 7,
         save_every: 0,
         micro_batch_tokens: None,
+        checkpoint_activations: false,
         observer: &mut watcher,
     };
     let outcome = run(&mut ctx, &inputs, &config(80)).expect("training");
@@ -188,11 +204,21 @@ fn the_policy_learns_its_examples_and_reports_curves() {
     assert!(last < 0.3 * first, "loss went from {first} to {last}");
     assert_eq!(watcher.values("held_out_loss").len(), 21, "before, nineteen between, after");
     assert_eq!(watcher.values("tokens_per_sec").len(), 60);
+    assert!(watcher.values("padding_share").iter().all(|share| (0.0..0.5).contains(share)));
+    assert_eq!(watcher.values("padding_share").len(), 60);
     assert_close("peak learning rate", watcher.values("learning_rate")[2], 1e-2, 1e-12);
     assert_close("last learning rate", watcher.values("learning_rate")[59], 1e-3, 1e-12);
     assert!(outcome.n_held_out_tokens > 10 && outcome.n_tokens_seen > 60 * 64);
     assert!(outcome.held_out_nll_before.is_finite() && outcome.held_out_nll.is_finite());
     assert!(!folder.path().join("state.safetensors").exists(), "the training state has served");
+    let steps: Vec<usize> = watcher.samples.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60]);
+    for (_, prompts) in &watcher.samples {
+        let shown: Vec<&str> = prompts.iter().map(|p| p.prompt.as_str()).collect();
+        assert_eq!(shown, [TEXTS[6].0, TEXTS[7].0], "those held out");
+        assert!(prompts.iter().all(|p| p.suggestions.len() == 3 && p.suggestions.iter().all(|s| s.score.is_none())));
+    }
+    assert_ne!(watcher.samples[0].1, watcher.samples[10].1, "what it writes changes");
 
     let mut second = Watcher::default();
     let again = train(folder.path(), &config(60), &mut second).expect("result is there");
@@ -203,7 +229,8 @@ fn the_policy_learns_its_examples_and_reports_curves() {
 #[test]
 fn resuming_is_bit_equal_to_never_having_stopped() {
     let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
-    let whole = train(straight.path(), &config(12), &mut Watcher::default()).expect("training");
+    let mut unbroken = Watcher::default();
+    let whole = train(straight.path(), &config(12), &mut unbroken).expect("training");
     let mut first = Watcher { cancel_at: Some(6), ..Watcher::default() };
     let stopped = train(broken.path(), &config(12), &mut first);
     assert!(matches!(stopped, Err(StageError::Cancelled)));
@@ -214,6 +241,9 @@ fn resuming_is_bit_equal_to_never_having_stopped() {
     assert!(second.logs.iter().any(|line| line.contains("after step 5")), "{:?}", second.logs);
     assert_eq!(bits(&resumed.policy), bits(&whole.policy));
     assert_eq!(resumed, whole);
+    // what one process drew before changes nothing of the training, nor of what another draws later
+    assert_eq!((first.samples.len(), second.samples.len()), (3, 4));
+    assert_eq!([first.samples, second.samples].concat(), unbroken.samples);
 }
 
 /// Texts in which nothing can be learnt but by heart: the policy that is kept is an early one, also over a resume.
@@ -229,8 +259,15 @@ fn the_policy_with_the_lowest_validation_loss_is_kept() {
             ..example(TEXTS[i % TEXTS.len()], 1.0)
         })
         .collect();
-    let inputs =
-        SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &examples, held_out: &[] };
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: None,
+        lora: None,
+        train: &examples,
+        held_out: &[],
+        soft_targets: None,
+    };
     let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let config = SftConfig { batch_tokens: 2_048, ..config(120) };
     let run_in = |dir: &Path, watcher: &mut Watcher| {
@@ -241,6 +278,7 @@ fn the_policy_with_the_lowest_validation_loss_is_kept() {
             seed: 7,
             save_every: 0,
             micro_batch_tokens: None,
+            checkpoint_activations: false,
             observer: watcher,
         };
         run(ctx, &inputs, &config)
@@ -312,6 +350,26 @@ fn a_step_that_is_not_finite_is_taken_back_and_the_rest_runs_at_half_the_rate() 
     assert!(before > config.learning_rate * 0.9 && (of(19) - halved).abs() < 1e-12, "{rates:?}");
 }
 
+/// The update right before a save goes wild, and no look falls between the two: that state is none to go back to.
+#[test]
+fn a_wild_update_that_was_saved_is_taken_back_too() {
+    let config = SftConfig { n_warmup_steps: 0, ..config(60) };
+    for (wild_at, cancel_at) in [(7, None), (6, Some(8))] {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut watcher = Watcher { wild_at: Some(wild_at), cancel_at, ..Watcher::default() };
+        let mut outcome = train(folder.path(), &config, &mut watcher);
+        if cancel_at.is_some() {
+            assert!(matches!(outcome, Err(StageError::Cancelled)));
+            watcher = Watcher::default();
+            outcome = train(folder.path(), &config, &mut watcher);
+        }
+        let policy = outcome.expect("goes on").policy;
+        assert!(policy.values().all(|t| t.data.iter().all(|x| x.is_finite())));
+        assert_eq!(watcher.alarms.len(), 1, "{:?}", watcher.alarms);
+        assert!(watcher.logs.iter().any(|line| line.contains("after step 4")), "{:?}", watcher.logs);
+    }
+}
+
 #[test]
 fn no_examples_and_a_small_vocabulary_are_errors() {
     let folder = tempfile::tempdir().expect("folder");
@@ -325,16 +383,32 @@ fn no_examples_and_a_small_vocabulary_are_errors() {
         seed: 0,
         save_every: 4,
         micro_batch_tokens: None,
+        checkpoint_activations: false,
         observer: &mut watcher,
     };
-    let inputs = SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &[], held_out: &[] };
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: None,
+        lora: None,
+        train: &[],
+        held_out: &[],
+        soft_targets: None,
+    };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
     assert!(matches!(error, StageError::NoData { stage: "sft", .. }), "{error}");
 
     let small = ModelConfig { vocab_size: 64, ..model.clone() };
     let examples = [example(TEXTS[0], 1.0)];
-    let inputs =
-        SftInputs { tokenizer: &tokenizer, model: &small, init: None, lora: None, train: &examples, held_out: &[] };
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &small,
+        init: None,
+        lora: None,
+        train: &examples,
+        held_out: &[],
+        soft_targets: None,
+    };
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("tokens would not fit").to_string();
     assert!(error.contains("vocab_size is 64"), "{error}");
 }
@@ -346,8 +420,15 @@ fn without_held_out_examples_the_outcome_says_so() {
     let model = network(&tokenizer);
     let mut watcher = Watcher::default();
     let examples = [example(TEXTS[0], 1.0)];
-    let inputs =
-        SftInputs { tokenizer: &tokenizer, model: &model, init: None, lora: None, train: &examples, held_out: &[] };
+    let inputs = SftInputs {
+        tokenizer: &tokenizer,
+        model: &model,
+        init: None,
+        lora: None,
+        train: &examples,
+        held_out: &[],
+        soft_targets: None,
+    };
     let mut ctx = StageContext {
         device: Device::flex(),
         lent: Vec::new(),
@@ -355,6 +436,7 @@ fn without_held_out_examples_the_outcome_says_so() {
         seed: 0,
         save_every: 0,
         micro_batch_tokens: None,
+        checkpoint_activations: false,
         observer: &mut watcher,
     };
     let outcome = run(&mut ctx, &inputs, &config(2)).expect("training");
@@ -368,6 +450,65 @@ fn training_goes_on_from_given_weights() {
     let first = train(a.path(), &config(20), &mut Watcher::default()).expect("training");
     let second = train_from(b.path(), &config(1), &mut Watcher::default(), Some(&first.policy)).expect("training");
     assert_close("starts where the first ended", second.held_out_nll_before, first.held_out_nll, 1e-9);
+}
+
+/// A teacher that has only begun to learn is unsure. Who learns from its distribution is so too, who learns from the texts
+/// alone is not; parts of a step see the same teacher as the whole, and a resumed run goes on with it.
+#[test]
+fn soft_targets_teach_a_teachers_distribution() {
+    let tokenizer = tokenizer();
+    let model = network(&tokenizer);
+    let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
+    let taught = tempfile::tempdir().expect("folder");
+    let policy = train(taught.path(), &config(12), &mut Watcher::default()).expect("training").policy;
+    let targets = |weight| SoftTargets { model: &model, policy: &policy, weight, temperature: 2.0 };
+    let run_in = |dir: &Path, weight: f64, micro_batch_tokens: Option<usize>, watcher: &mut Watcher| {
+        let inputs = SftInputs {
+            tokenizer: &tokenizer,
+            model: &model,
+            init: None,
+            lora: None,
+            train: &examples,
+            held_out: &[],
+            soft_targets: Some(targets(weight)),
+        };
+        let dir = dir.to_owned();
+        let device = Device::flex();
+        let mut ctx = StageContext {
+            device,
+            lent: Vec::new(),
+            dir,
+            seed: 7,
+            save_every: 0,
+            micro_batch_tokens,
+            checkpoint_activations: false,
+            observer: watcher,
+        };
+        run(&mut ctx, &inputs, &config(60))
+    };
+    let rows: Vec<Sequence> =
+        examples.iter().map(|e| Sequence::encode(&tokenizer, &e.prompt, &e.suggestion, 128)).collect();
+    // the soft part alone
+    let distance = |policy: &TensorMap| {
+        let student = Llama::from_tensors(&model, policy, &Device::flex()).expect("network");
+        let teacher = Teacher::new(&targets(1.0), &Device::flex()).expect("network");
+        teacher
+            .losses(&student, &Batch::pack(&rows), &Device::flex(), &mut Tape::new(false))
+            .mean()
+            .into_scalar::<f32>()
+    };
+    let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().expect("folder")).collect();
+    let of_texts = run_in(folders[0].path(), 0.0, None, &mut Watcher::default()).expect("training").policy;
+    let of_teacher = run_in(folders[1].path(), 0.9, None, &mut Watcher::default()).expect("training").policy;
+    let (texts, teacher) = (distance(&of_texts), distance(&of_teacher));
+    assert!(teacher < 0.5 * texts, "{teacher} nats from the teacher with it, {texts} without");
+    let mut first = Watcher { cancel_at: Some(31), ..Watcher::default() };
+    assert!(matches!(run_in(folders[2].path(), 0.9, None, &mut first), Err(StageError::Cancelled)));
+    let resumed = run_in(folders[2].path(), 0.9, None, &mut Watcher::default()).expect("training").policy;
+    assert_eq!(bits(&resumed), bits(&of_teacher));
+    let folder = tempfile::tempdir().expect("folder");
+    let in_parts = run_in(folder.path(), 0.9, Some(32), &mut Watcher::default()).expect("training").policy;
+    assert!(distance(&in_parts) < 0.5 * texts, "the same teacher for every part");
 }
 
 #[test]
@@ -384,6 +525,7 @@ fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
         lora: Some(LoraConfig { rank: 8, ..LoraConfig::default() }),
         train: &examples,
         held_out: &examples[..2],
+        soft_targets: None,
     };
     let run_in = |dir: &Path, watcher: &mut Watcher| {
         let ctx = &mut StageContext {
@@ -393,6 +535,7 @@ fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
             seed: 7,
             save_every: 4,
             micro_batch_tokens: None,
+            checkpoint_activations: false,
             observer: watcher,
         };
         run(ctx, &inputs, &config(40))

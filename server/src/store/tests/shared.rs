@@ -83,7 +83,7 @@ fn intake(a: &Store, b: &Store) {
         (send(b), at_a.join().expect("done"))
     });
     assert_eq!(of_a + of_b, 400);
-    let (users, n_exposures, n_clicks) = b.experiment_users(&experiment).expect("summed");
+    let (users, n_exposures, n_clicks) = b.experiment_users(&experiment, i64::MAX).expect("summed");
     assert_eq!((users.users.len(), n_exposures, n_clicks), (200, 200, 200));
 }
 

@@ -1,25 +1,44 @@
 //! Users of an experiment out of our own click log.
 
 use super::super::moments::Totals;
-use super::{Gathered, User, Users};
+use super::{Gathered, Observed, RETURNED_AFTER_MILLIS, User, Users, observation_millis};
 use crate::click::Impression;
+use std::collections::HashMap;
 
 /// The users of `experiment`: an impression counts where a slot was, or may have been, visible, and is clicked
 /// where any of its slots is (the click rate of slates). Impressions without an arm do not belong to the test.
-pub fn users_from_impressions<'a>(impressions: impl IntoIterator<Item = &'a Impression>, experiment: &str) -> Users {
-    let mut gathered = Gathered::default();
-    let mut is_simulated = false;
-    for impression in impressions {
-        let Some(arm) = &impression.arm else { continue };
+///
+/// With `observation_hours` only the impressions of that time after a user's first one count, and only users for whom
+/// it was over when the last impression of the test was shown. A log does not say when a click came, so the clicks of
+/// such an impression all count.
+pub fn users_from_impressions<'a>(
+    impressions: impl IntoIterator<Item = &'a Impression>,
+    experiment: &str,
+    observation_hours: Option<f64>,
+) -> Users {
+    let of_test = |impression: &&Impression| {
         let exposed = impression.slate.iter().any(|slot| slot.visible != Some(false));
-        if impression.experiment.as_deref() != Some(experiment) || !exposed {
+        impression.experiment.as_deref() == Some(experiment) && impression.arm.is_some() && exposed
+    };
+    let impressions: Vec<&Impression> = impressions.into_iter().filter(of_test).collect();
+    let times = times_of_users(&impressions);
+    let width = observation_hours.map(observation_millis);
+    let end = impressions.iter().map(|impression| impression.time_millis).max().unwrap_or_default();
+    let is_over = |first: i64| width.is_none_or(|width| first <= end.saturating_sub(width));
+    let mut gathered = Gathered::default();
+    for impression in &impressions {
+        let Some(arm) = &impression.arm else { continue };
+        // an arm is there even while none of its users counts
+        let arm = gathered.arm(arm);
+        let first = times[impression.user_hash.as_str()].0;
+        let is_later = width.is_some_and(|width| impression.time_millis >= first.saturating_add(width));
+        if is_later || !is_over(first) {
             continue;
         }
-        is_simulated |= impression.simulated;
         let clicked = impression.slate.iter().any(|slot| slot.clicked);
         let clicks = Totals { numerator: f64::from(u8::from(clicked)), denominator: 1.0, ..Totals::default() };
         let user = User {
-            arm: gathered.arm(arm),
+            arm,
             clicks,
             no_suggestion: Totals::default(),
             latency_millis: Totals::default(),
@@ -28,7 +47,26 @@ pub fn users_from_impressions<'a>(impressions: impl IntoIterator<Item = &'a Impr
         };
         gathered.entry(&impression.user_hash, user);
     }
-    Users { has_days: true, is_simulated, ..gathered.finish() }
+    let count = |of: &dyn Fn(i64, i64) -> bool| times.values().filter(|(first, last)| of(*first, *last)).count() as u64;
+    let observed = match observation_hours {
+        Some(hours) => Observed::Window { hours, n_waiting: count(&|first, _| !is_over(first)) },
+        None => {
+            Observed::SoFar { n_returned: count(&|first, last| last.saturating_sub(first) > RETURNED_AFTER_MILLIS) }
+        }
+    };
+    let is_simulated = impressions.iter().any(|impression| impression.simulated);
+    Users { has_days: true, is_simulated, observed, ..gathered.finish() }
+}
+
+/// First and last time of each user.
+fn times_of_users<'a>(impressions: &[&'a Impression]) -> HashMap<&'a str, (i64, i64)> {
+    let mut times: HashMap<&str, (i64, i64)> = HashMap::new();
+    for impression in impressions {
+        let time = impression.time_millis;
+        let (first, last) = times.entry(&impression.user_hash).or_insert((time, time));
+        (*first, *last) = (time.min(*first), time.max(*last));
+    }
+    times
 }
 
 /// The date (proleptic Gregorian, UTC) of a day counted from 1970-01-01, as `2026-11-25`; by years that begin

@@ -125,17 +125,12 @@ fn upworthy_rows_become_tests() {
     assert_eq!((error.line, error.column.as_deref()), (3, Some("clicks")));
 }
 
-#[test]
-fn our_own_log_becomes_users_of_an_experiment() {
-    let slot = |clicked, visible| Slot {
-        text: "t".into(),
-        propensity: None,
-        visible,
-        clicked,
-        dwell_secs: None,
-        followed_up: None,
-    };
-    let impression = |id: &str, user: &str, arm: Option<&str>, slate: Vec<Slot>| Impression {
+fn slot(clicked: bool, visible: Option<bool>) -> Slot {
+    Slot { text: "t".into(), propensity: None, visible, clicked, dwell_secs: None, followed_up: None }
+}
+
+fn impression(id: &str, user: &str, arm: Option<&str>, slate: Vec<Slot>) -> Impression {
+    Impression {
         impression_id: id.into(),
         user_hash: user.into(),
         time_millis: 86_400_000,
@@ -146,7 +141,11 @@ fn our_own_log_becomes_users_of_an_experiment() {
         experiment: Some("e".into()),
         arm: arm.map(String::from),
         simulated: true,
-    };
+    }
+}
+
+#[test]
+fn our_own_log_becomes_users_of_an_experiment() {
     let log = [
         impression("1", "u1", Some("A"), vec![slot(false, None), slot(true, Some(true))]),
         impression("2", "u1", Some("A"), vec![slot(false, Some(true))]),
@@ -155,9 +154,38 @@ fn our_own_log_becomes_users_of_an_experiment() {
         Impression { experiment: None, ..impression("5", "u4", Some("B"), vec![slot(true, None)]) },
         impression("6", "u5", Some("B"), vec![slot(true, None), slot(true, None)]),
     ];
-    let users = users_from_impressions(&log, "e");
+    let users = users_from_impressions(&log, "e", None);
     assert_eq!(users.arms, ["A", "B"]);
     let totals: Vec<(f64, f64)> = users.users.iter().map(|u| (u.clicks.numerator, u.clicks.denominator)).collect();
     assert_eq!(totals, [(1.0, 2.0), (1.0, 1.0)], "never seen, without an arm, of another test: not counted");
     assert!(users.is_simulated && users.users[0].day.as_deref() == Some("1970-01-02"));
+}
+
+#[test]
+fn users_of_a_log_count_with_their_window_once_it_is_over() {
+    let hour = 3_600_000;
+    let at = |user: &str, arm: &str, hours: i64, clicked: bool| Impression {
+        time_millis: hours * hour,
+        ..impression(&format!("{user}{hours}"), user, Some(arm), vec![slot(clicked, None)])
+    };
+    // u1 comes back within and after 24 hours; the hours of u2 are over with the log, those of u3 are not
+    let log = [
+        at("u1", "A", 0, false),
+        at("u1", "A", 23, true),
+        at("u1", "A", 24, true),
+        at("u2", "A", 6, true),
+        at("u3", "B", 7, true),
+        at("u1", "A", 30, true),
+    ];
+    let clicks =
+        |users: &Users| users.users.iter().map(|u| (u.clicks.numerator, u.clicks.denominator)).collect::<Vec<_>>();
+    let users = users_from_impressions(&log, "e", Some(24.0));
+    assert_eq!(clicks(&users), [(1.0, 2.0), (1.0, 1.0)]);
+    assert_eq!(users.observed, Observed::Window { hours: 24.0, n_waiting: 1 });
+    assert_eq!(users.arms, ["A", "B"], "an arm is there before its users count");
+    let so_far = users_from_impressions(&log, "e", None);
+    assert_eq!(clicks(&so_far), [(3.0, 4.0), (1.0, 1.0), (1.0, 1.0)]);
+    assert_eq!(so_far.observed, Observed::SoFar { n_returned: 1 });
+    let far = [at("u1", "A", 0, false), Impression { time_millis: i64::MIN, ..at("u1", "A", 1, false) }];
+    assert_eq!(users_from_impressions(&far, "e", Some(1.0)).users[0].clicks.denominator, 1.0, "clocks may be wrong");
 }

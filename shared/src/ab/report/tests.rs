@@ -3,7 +3,7 @@ use super::verdict::Verdict;
 use super::*;
 use crate::ab::Interval;
 use crate::ab::guardrail::GuardrailVerdict;
-use crate::ab::input::{parse, upworthy};
+use crate::ab::input::{Observed, parse, upworthy};
 use crate::metrics::assert_close;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -138,7 +138,7 @@ fn the_fixed_design_waits_for_its_size_and_then_decides_alone() {
     let found = report(text, &fixed(Some(2_988.0)));
     assert_eq!(found.comparisons[0].verdict, Verdict::TreatmentBetter);
     assert!(found.comparisons[0].fixed_horizon.is_claim);
-    assert!(refused(text, &fixed(None)).contains("planned users is NaN"));
+    assert!(refused(text, &fixed(None)).starts_with("planned_users_per_arm is not given; expected a number"));
 }
 
 #[test]
@@ -184,10 +184,61 @@ fn looks_go_on_where_the_last_report_ended() {
         (Settings { alpha: 0.1, ..settings.clone() }, "alpha changed since the first look"),
         (Settings { planned_users_per_arm: None, ..settings.clone() }, "the planned number of users changed"),
         (Settings { control: Some("B".into()), ..settings.clone() }, "the control changed"),
+        (Settings { observation_hours: Some(24.0), ..settings.clone() }, "the observation window changed"),
     ] {
         let error = analyze(&later, &changed, Some(&looks)).expect_err("refused").to_string();
         assert!(error.starts_with(what), "{error}");
     }
+}
+
+/// Two viewers look at the same time: neither look takes away what the other has shown.
+#[test]
+fn looks_that_did_not_know_of_each_other_are_joined() {
+    let settings = Settings { planned_users_per_arm: Some(20_000.0), ..Settings::default() };
+    let look = |n: u64, clicks: [u64; 2], before: Option<&Looks>| {
+        let table = table(&format!("arm,users,clicks\nA,{n},{}\nB,{n},{}\n", clicks[0], clicks[1]));
+        analyze(&table, &settings, before).map(|(_, looks)| looks)
+    };
+    let first = look(10_000, [500, 510], None).expect("a look");
+    let earlier = look(12_000, [600, 800], Some(&first)).expect("a look");
+    let later = look(20_000, [1_050, 1_100], Some(&first)).expect("a look");
+    assert!(earlier.running["B"].p_value() < 0.05 && later.running["B"].p_value() > 0.05);
+    for joined in [later.clone().joined(&earlier, Some(&first)), earlier.clone().joined(&later, Some(&first))] {
+        let state = joined.running["B"];
+        assert_eq!((state.n_looks(), state.p_value()), (3, earlier.running["B"].p_value()));
+        assert_eq!(state.crossed_at(), Some(24_000.0));
+        let (a, b) = (earlier.running["B"].interval().expect("taken"), later.running["B"].interval().expect("taken"));
+        let both = Interval { low: a.low.max(b.low), high: a.high.min(b.high) };
+        assert_eq!(state.interval(), Some(both));
+        let shrunk = look(19_000, [900, 900], Some(&joined)).expect_err("fewer users than the later look had");
+        assert!(shrunk.to_string().starts_with("38000 units, fewer than the 40000"), "{shrunk}");
+    }
+    // the same look twice over the same start adds nothing
+    assert_eq!(first.clone().joined(&first, None), first);
+}
+
+#[test]
+fn what_the_totals_of_users_are_of_is_said_and_doubted() {
+    let said = |observed: Observed, design: Design| {
+        let Table::Users(users) = table("user,arm,impressions,clicks\nu,A,3,1\nv,B,2,1\n") else {
+            panic!("rows of users")
+        };
+        let settings = Settings { design, planned_users_per_arm: Some(10.0), ..Settings::default() };
+        let report = analyze(&Table::Users(Users { observed, ..users }), &settings, None).expect("a report").0;
+        (report.assumptions.join("\n"), report.warnings.join("\n"))
+    };
+    let (assumed, warned) = said(Observed::SoFar { n_returned: 2 }, Design::Sequential);
+    assert!(assumed.contains("only if nobody comes back"), "{assumed}");
+    assert!(warned.starts_with("2 of 2 users came back") && warned.contains("more likely than 0.05"), "{warned}");
+    let (assumed, warned) = said(Observed::SoFar { n_returned: 0 }, Design::Sequential);
+    assert!(assumed.contains("only if nobody comes back") && warned.is_empty(), "{assumed} {warned}");
+    // one look needs no totals that stay as they are
+    let (assumed, warned) = said(Observed::SoFar { n_returned: 2 }, Design::Fixed);
+    assert!(!assumed.contains("comes back") && warned.is_empty(), "{assumed} {warned}");
+    let (assumed, warned) = said(Observed::Window { hours: 24.0, n_waiting: 7 }, Design::Sequential);
+    assert!(assumed.contains("the 24 hours after") && assumed.contains("7 users whose hours"), "{assumed}");
+    assert!(!assumed.contains("comes back") && warned.is_empty(), "{warned}");
+    assert!(said(Observed::AsGiven, Design::Sequential).0.contains("those of a fixed time"));
 }
 
 #[test]

@@ -10,6 +10,19 @@ fn c8_corrected_labels() {
 }
 
 #[test]
+fn a_showing_weighs_its_items_attraction_in_every_slot() {
+    for (alpha, beta) in [(1.0, 0.0), (0.65, 0.1), (0.2, 0.7)] {
+        for gamma in [0.02, 0.3, 1.0] {
+            let rate = alpha * gamma + beta;
+            assert_close("mean weight", rate * click_weight(gamma, alpha, beta), gamma, 1e-12);
+        }
+    }
+    assert_close("no trust: inverse propensity", click_weight(0.3, 0.4, 0.0), 2.5, 1e-12);
+    assert!(click_weight(0.05, 0.65, 0.1) < 0.5 * click_weight(0.6, 0.65, 0.1), "likely for the place");
+    assert_close("clicks that tell nothing", click_weight(0.3, -0.1, 0.4), 0.0, 0.0);
+}
+
+#[test]
 fn known_channels_are_found_again() {
     let gamma = [0.05, 0.2, 0.4, 0.6];
     let (good, other) = ([1.0, 0.8, 0.5], [0.0, 0.1, 0.04]);

@@ -17,6 +17,7 @@ fn numbers_that_no_stage_can_work_with_are_refused_by_name() {
         (r#"{"rl": {"learning_rate": 0}}"#, "rl.learning_rate is 0"),
         (r#"{"sft": {"learning_rate": 2}}"#, "sft.learning_rate is 2"),
         (r#"{"rl": {"kl_beta": -1}}"#, "rl.kl_beta is -1"),
+        (r#"{"rl": {"kl_budget_nats": 0}}"#, "rl.kl_budget_nats is 0"),
         (r#"{"rl": {"fusion_weights": [1]}}"#, "has 1 values"),
     ] {
         let error = parse(json).check(None).expect_err(json).to_string();
@@ -49,6 +50,19 @@ fn a_change_holds_from_its_step_on() {
     let (before, first, second) = (None, Some(0.5), Some(0.25));
     assert_eq!(rates, [before, before, first, first, first, first, first, second, second]);
     assert_eq!(tuned(&changes, at(Stage::Garm, 0)), Tuned::default());
+}
+
+#[test]
+fn a_budget_holds_from_its_step_on() {
+    let change = |at, json| Change { at: Some(at), tuning: parse(json) };
+    let changes = [
+        change(at(Stage::Garm, 3), r#"{"rl": {"kl_budget_nats": 2}}"#),
+        change(at(Stage::Rl, 5), r#"{"rl": {"kl_budget_nats": 0.5}}"#),
+        change(at(Stage::Rl, 6), r#"{"rl": {"kl_beta": 0.7}}"#),
+    ];
+    let budget = |step| tuned(&changes, at(Stage::Rl, step)).kl_budget_nats;
+    assert_eq!([0, 4, 5, 6, 9].map(budget), [Some(2.0), Some(2.0), Some(0.5), Some(0.5), Some(0.5)]);
+    assert_eq!(tuned(&changes, at(Stage::Sft, 9)).kl_budget_nats, None);
 }
 
 #[test]

@@ -170,7 +170,7 @@ impl Binder<'_> {
         let b = self.buffers;
         let table = &uploaded.embedding;
         GpuNetwork {
-            plan: Plan::new(limits, config.vocab_size, config.head_dim, config.rope_base),
+            plan: Plan::new(limits, config.vocab_size, config.rope_frequencies()),
             embed: self.bind(self.kernels.embed(table.format), &[&table.quants, &table.scales, &b.ids, &b.x]),
             layers: uploaded.layers.iter().map(|layer| self.layer(layer)).collect(),
             norm: self.bind(&self.kernels.norm_rows, &[&b.select, &b.x, &uploaded.norm, &b.normed]),

@@ -22,6 +22,17 @@ const MEASURED_SPAN: [usize; 2] = [64, 8];
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Variants([Variant; VARIED.len()]);
 
+impl Variants {
+    /// Those that the name of a device lists, as [`Display`](std::fmt::Display) writes them.
+    fn of_device(name: &str) -> Self {
+        let of_kernel = |spec: &KernelSpec| {
+            let is_named = |variant: &Variant| name.split(", ").any(|part| part == written(spec, *variant));
+            spec.variants().find(is_named).unwrap_or_default()
+        };
+        Self(VARIED.map(of_kernel))
+    }
+}
+
 impl std::fmt::Display for Variants {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if *self == Self::default() {
@@ -29,11 +40,16 @@ impl std::fmt::Display for Variants {
         }
         let mut before = "";
         for (spec, variant) in VARIED.iter().zip(self.0).filter(|(_, variant)| *variant != Variant::PLAIN) {
-            write!(f, "{before}{} with {variant}", spec.name)?;
+            write!(f, "{before}{}", written(spec, variant))?;
             before = ", ";
         }
         Ok(())
     }
+}
+
+/// A kernel in a variant, in words.
+fn written(spec: &KernelSpec, variant: Variant) -> String {
+    format!("{} with {variant}", spec.name)
 }
 
 impl GpuExecutor {
@@ -44,19 +60,27 @@ impl GpuExecutor {
 
     /// As [`crate::engine::Engine::set_variant`].
     pub(in crate::engine) async fn set_variant(&mut self, variant: Variant) -> Result<bool, EngineError> {
-        if variant == Variant::PLAIN && self.variants == Variants::default() {
+        self.set_variants(Variants(VARIED.map(|spec| spec.reduced(variant)))).await
+    }
+
+    /// As [`crate::engine::Engine::set_variants_of`].
+    pub(in crate::engine) async fn set_variants_of(&mut self, device_name: &str) -> Result<bool, EngineError> {
+        self.set_variants(Variants::of_device(device_name)).await
+    }
+
+    async fn set_variants(&mut self, variants: Variants) -> Result<bool, EngineError> {
+        if variants == Variants::default() && self.variants == variants {
             return Ok(true);
         }
-        let of_kernels = VARIED.map(|spec| (spec, spec.reduced(variant)));
+        let of_kernels: Vec<_> = VARIED.into_iter().zip(variants.0).collect();
         if !of_kernels.iter().all(|(spec, variant)| self.has(spec, *variant)) {
             return Ok(false);
         }
         let mut kernels = self.kernels.clone();
-        for (spec, variant) in &of_kernels {
-            kernels.set_variant(&self.gpu, (spec.name, *variant), None).await?;
+        for (spec, variant) in of_kernels {
+            kernels.set_variant(&self.gpu, (spec.name, variant), None).await?;
         }
-        self.variants = Variants(of_kernels.map(|(_, variant)| variant));
-        self.kernels = kernels;
+        (self.variants, self.kernels) = (variants, kernels);
         Ok(true)
     }
 
@@ -185,5 +209,22 @@ impl Forward<'_> {
                 _ => self.matmul(&layer.down, n_rows, true),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_are_read_from_a_name_as_they_are_written() {
+        let f16 = Variant { f16: true, subgroups: false };
+        let of = |variant: Variant| Variants(VARIED.map(|spec| spec.reduced(variant)));
+        // attention has no f16; a name that is a part of another is not taken for it
+        let some = Variants([Variant::PLAIN, Variant::PLAIN, f16, f16]);
+        for variants in Variant::ALL.map(of).into_iter().chain([some]) {
+            assert_eq!(Variants::of_device(&format!("Some, Inc. GPU (Vulkan), {variants}")), variants, "{variants}");
+        }
+        assert_eq!(Variants::of_device("Some, Inc. GPU (Vulkan)"), Variants::default());
     }
 }

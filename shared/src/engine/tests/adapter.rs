@@ -148,6 +148,8 @@ mod on_a_gpu {
             Executor::Cpu(_) => 0,
         };
         let (before, plain) = (n_bytes(&device), answers(&mut device));
+        let allocated_before = n_allocations(&context);
+        let mut allocated_with = None;
         for swap in 0..20 {
             let mut part = adapter();
             // other matrices stay without a side path each time
@@ -158,9 +160,21 @@ mod on_a_gpu {
             if swap < 5 {
                 assert_all_close("host and device", &answers(&mut device), &answers(&mut host), 5e-3);
             }
+            if swap % 5 == 4 {
+                // the same adapter each time: an old one that is not given back would be counted
+                let allocated = n_allocations(&context);
+                let first = *allocated_with.get_or_insert(allocated);
+                assert!(allocated <= first + STAGING, "{first} allocations became {allocated} by swap {}", swap + 1);
+                assert!(
+                    allocated > allocated_before + STAGING,
+                    "{allocated} with an adapter, {allocated_before} without"
+                );
+            }
         }
         assert!(n_bytes(&device) > before);
         now(device.set_adapter(None));
         assert_eq!((n_bytes(&device), answers(&mut device)), (before, plain));
+        let allocated = n_allocations(&context);
+        assert!(allocated <= allocated_before + STAGING, "{allocated_before} allocations became {allocated}");
     }
 }

@@ -2,21 +2,35 @@
 //! of threads, and what happens where they cannot run.
 
 use super::*;
+use crate::replay::{Arithmetic, Recording};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 /// Largest difference of a logit between f32 and 8-bit activations on the random network. Its logits reach 8; the
 /// differences reached 0.59 (Q8) and 0.52 (Q4).
 const INT8_TOLERANCE: f32 = 0.75;
 
-/// Threads that are started for each loop and take its pieces from the end.
+/// Threads that are started for each loop, however short, and take its pieces from the end.
 #[derive(Debug)]
-struct Backwards(usize);
+struct Backwards {
+    n_threads: usize,
+    /// Loops that were cut, by the number of their values.
+    cut: Mutex<BTreeSet<usize>>,
+}
 
 impl Parallel for Backwards {
     fn n_threads(&self) -> usize {
-        self.0
+        self.n_threads
+    }
+
+    fn least_products(&self) -> usize {
+        1
     }
 
     fn for_chunks(&self, values: &mut [f32], chunk_len: usize, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        if values.len() > chunk_len {
+            self.cut.lock().unwrap().insert(values.len());
+        }
         std::thread::scope(|scope| {
             for (idx, chunk) in values.chunks_mut(chunk_len).enumerate().rev() {
                 scope.spawn(move || work(idx, chunk));
@@ -65,6 +79,19 @@ fn every_path_writes_and_scores_the_same_bits() {
 }
 
 #[test]
+fn a_recording_names_the_arithmetic_of_its_engine() {
+    for path in KernelPath::ALL.into_iter().filter(|path| path.is_available()) {
+        let mut engine = on_path(BlockFormat::Q4, path);
+        let outcome = suggest(&mut engine, &request(1, 3));
+        let recording = Recording::of("", engine.executor().device_name(), &request(1, 3), &outcome);
+        let of_path = if path == KernelPath::F32 { Arithmetic::F32 } else { Arithmetic::Int8 };
+        assert_eq!(recording.arithmetic(), of_path, "{}", recording.device);
+        let mut again = on_path(BlockFormat::Q4, recording.arithmetic().kernel_path());
+        assert_eq!(suggest(&mut again, &request(1, 3)), outcome, "{}", recording.device);
+    }
+}
+
+#[test]
 fn exact_is_f32_to_the_bit_and_ends() {
     for format in [BlockFormat::Q8, BlockFormat::Q4] {
         let (mut exact, path) = (on_path(format, KernelPath::F32), KernelPath::fastest());
@@ -82,12 +109,26 @@ fn exact_is_f32_to_the_bit_and_ends() {
 
 #[test]
 fn threads_change_nothing() {
-    for path in [KernelPath::F32, KernelPath::fastest()] {
-        let want = suggest(&mut on_path(BlockFormat::Q4, path), &request(9, 3));
-        for n_threads in [1, 2, 3] {
-            let threads = Arc::new(Backwards(n_threads));
-            let mut engine = Engine::cpu_on(&checkpoint(BlockFormat::Q4), limits(path), threads).unwrap();
-            assert_eq!(suggest(&mut engine, &request(9, 3)), want, "{path}, {n_threads} threads");
+    let request = SuggestRequest { n_candidates: 3, max_new_tokens: 4, ..request(3, 3) };
+    // products of all candidates' logits, in rows of 283 or in panels of 16, and the attention of all of them
+    let (in_f32, in_panels, attended) = (3 * 283, 3 * 18 * 16, 3 * 6 * 16);
+    for (format, path, products) in [
+        (BlockFormat::F32, KernelPath::F32, in_f32),
+        (BlockFormat::Q8, KernelPath::F32, in_f32),
+        (BlockFormat::Q4, KernelPath::F32, in_f32),
+        (BlockFormat::Q8, KernelPath::fastest(), in_panels),
+        (BlockFormat::Q4, KernelPath::fastest(), in_panels),
+    ] {
+        let want = suggest(&mut on_path(format, path), &request);
+        for n_threads in [1, 2, 5] {
+            let threads = Arc::new(Backwards { n_threads, cut: Mutex::default() });
+            // weights in blocks too
+            let limits = Limits { plain_bytes: 0, ..limits(path) };
+            let mut engine = Engine::cpu_on(&checkpoint(format), limits, threads.clone()).unwrap();
+            assert_eq!(suggest(&mut engine, &request), want, "{format:?} on {path}, {n_threads} threads");
+            let cut = threads.cut.lock().unwrap();
+            let all_cut = [products, attended].iter().all(|n_values| cut.contains(n_values));
+            assert_eq!(all_cut, n_threads > 1, "{format:?} on {path}, {n_threads} threads: {cut:?}");
         }
     }
 }

@@ -48,6 +48,11 @@ fn every_variant_writes_and_scores_as_the_cpu() {
             assert_eq!(name.contains("plain kernels"), variant == Variant::PLAIN, "{name}");
             assert_eq!(name.contains("f16"), variant.f16, "{name}");
             assert_eq!(name.contains("attention with subgroups"), variant.subgroups, "{name}");
+            if format == BlockFormat::Q4 {
+                let mut again = now(Engine::gpu(&checkpoint, &context));
+                assert!(now(again.set_variants_of(&name)), "{name}");
+                assert_eq!(again.executor().device_name(), name);
+            }
             let written = now(device.greedy(&prompts()[0], 3)).remove(2).logits;
             let differs = *exact.get_or_insert_with(|| written.clone()) != written;
             assert!(differs || !variant.f16, "{variant} computes as the plain kernels do");

@@ -34,8 +34,9 @@ fn oracle_f2() {
     ];
     for (first, second, sum_first, normalised_first) in rows {
         let components = [first.to_vec(), second.to_vec()];
-        assert_all("sum first", &sum_then_normalise(&components, &[1.0, 1.0]), &[-sum_first, sum_first], 1e-6);
-        let got = normalise_then_sum(&components, &[1.0, 1.0]);
+        let got = sum_then_normalise(&components, &[1.0, 1.0], |_, _| {});
+        assert_all("sum first", &got, &[-sum_first, sum_first], 1e-6);
+        let got = normalise_then_sum(&components, &[1.0, 1.0], |_, _| {});
         assert_all("normalise first", &got, &[-normalised_first, normalised_first], 1e-6);
     }
 }
@@ -45,14 +46,15 @@ fn oracle_f3() {
     let w = [1.0, 0.5];
     let one = [vec![0.9, 0.4, 0.1, 0.6], vec![0.2, 0.8, 0.5, 0.5]];
     let two = [vec![0.3, 0.35, 0.2, 0.25], vec![0.9, 0.1, 0.4, 0.6]];
-    let u = [normalise_then_sum(&one, &w), normalise_then_sum(&two, &w)];
+    let u = [&one, &two].map(|group| normalise_then_sum(group, &w, |_, _| {}));
+    let sums = [&one, &two].map(|group| sum_then_normalise(group, &w, |_, _| {}));
     assert_all("u1", &u[0], &[0.575702, 0.315166, -1.187824, 0.296956], 1e-6);
     assert_all("u2", &u[1], &[0.980611, 0.566186, -1.308576, -0.238221], 1e-6);
     let a = batch_normalise(&u);
     assert_all("A1", &a[0], &[0.682386, 0.373570, -1.407942, 0.351985], 1e-6);
     assert_all("A2", &a[1], &[1.162330, 0.671106, -1.551070, -0.282366], 1e-6);
-    assert_all("sum 1", &sum_then_normalise(&one, &w), &[0.892918, 0.178584, -1.428669, 0.357167], 1e-6);
-    assert_all("sum 2", &sum_then_normalise(&two, &w), &[1.355983, -0.753324, -0.753324, 0.150665], 1e-6);
+    assert_all("sum 1", &sums[0], &[0.892918, 0.178584, -1.428669, 0.357167], 1e-6);
+    assert_all("sum 2", &sums[1], &[1.355983, -0.753324, -0.753324, 0.150665], 1e-6);
 }
 
 #[test]
@@ -133,6 +135,50 @@ fn clips_and_ratios_belong_together() {
     assert_eq!((Advantage::Gspo.ratio(), Advantage::Gspo.clip()), (RatioOf::SequencePerToken, (3e-4, 4e-4)));
     assert_eq!((Advantage::Dapo.ratio(), Advantage::Dapo.clip()), (RatioOf::Token, (0.2, 0.28)));
     assert_eq!((Advantage::Grpo.clip(), Advantage::LeaveOneOut.ratio()), ((0.2, 0.2), RatioOf::Sequence));
+}
+
+#[test]
+fn a_batch_used_again_is_weighed_by_the_slope_of_the_clipped_objective() {
+    let old = [-1.0, -2.0, -0.5];
+    // within every clip but GSPO's, above them, far above, below
+    for moved in [1e-4, 0.1, 0.3, 1.6, -0.4] {
+        let now = [old[0] + moved, old[1] - 0.5 * moved, old[2] + moved];
+        for (a, advantage) in Advantage::ALL.into_iter().flat_map(|a| [1.5, -0.5].map(|advantage| (a, advantage))) {
+            let (low, high) = a.clip();
+            let clipped = |ratio: f64| clipped_objective(ratio, advantage, low, high, Some(4.0));
+            let objective = |now: &[f64]| -> f64 {
+                match a.ratio() {
+                    RatioOf::Token => token_ratios(now, &old).into_iter().map(clipped).sum(),
+                    RatioOf::Sequence => clipped(sequence_ratio(now, &old, false)),
+                    // the normaliser divides by the length
+                    RatioOf::SequencePerToken => 3.0 * clipped(sequence_ratio(now, &old, true)),
+                }
+            };
+            let weights = a.off_policy_weights(&now, &old, advantage);
+            for t in 0..3 {
+                let mut around = [now, now];
+                around[0][t] += 1e-6;
+                around[1][t] -= 1e-6;
+                let slope = (objective(&around[0][..]) - objective(&around[1][..])) / 2e-6;
+                assert_close(&format!("{a:?} {moved} {advantage} {t}"), weights[t] * advantage, slope, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clipped_ratio_stops_the_gradient_and_algorithms_clip_different_ratios() {
+    let (now, old) = ([-0.5, -2.0], [-1.0, -2.0]);
+    let of = |a: Advantage, advantage: f64| a.off_policy_weights(&now, &old, advantage);
+    // the first token went up by 1.65, past every clip; the second did not move
+    assert_all("GRPO, praised", &of(Advantage::Grpo, 1.0), &[0.0, 1.0], 0.0);
+    assert_all("GRPO, blamed", &of(Advantage::Grpo, -1.0), &[0.5f64.exp(), 1.0], 1e-12);
+    assert_all("GSPO, praised", &of(Advantage::Gspo, 1.0), &[0.0, 0.0], 0.0);
+    assert_all("GSPO, blamed", &of(Advantage::Gspo, -1.0), &[0.25f64.exp(); 2], 1e-12);
+    assert_all("RLOO, praised", &of(Advantage::LeaveOneOut, 1.0), &[0.0, 0.0], 0.0);
+    let far = Advantage::Grpo.off_policy_weights(&[-0.1, 900.0], &[-2.0, -2.0], -1.0);
+    assert_all("dual clip, and an overflow", &far, &[0.0, 0.0], 0.0);
+    assert_all("not yet moved", &Advantage::Gspo.off_policy_weights(&old, &old, 1.0), &[1.0, 1.0], 0.0);
 }
 
 #[test]

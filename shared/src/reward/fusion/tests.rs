@@ -120,6 +120,26 @@ fn only_the_two_stage_rule_is_a_veto() {
     assert_eq!(Fusion::TwoStage.utilities(&constants, &components, &[false; 3], |_, _| {}), None);
 }
 
+/// The veto belongs to no rule: what is compared with the two-stage rule differs from it in the fusion alone.
+#[test]
+fn praise_can_be_taken_away_under_every_rule() {
+    let (constants, _) = oracle_fusion();
+    let components = vec![vec![3.0, 0.0, 0.2, 0.1], vec![0.5; 4], vec![0.4; 4]];
+    let lead = |rule: Fusion, veto: bool| {
+        let adjust = |m: usize, z: &mut [f64]| {
+            if veto && m == 0 {
+                z[0] = z[0].min(0.0);
+            }
+        };
+        let u = rule.utilities(&constants, &components, &[true; 4], adjust).expect("all pass");
+        u[0] - u[2]
+    };
+    for rule in [Fusion::TwoStage, Fusion::SumThenNormalise, Fusion::NormaliseThenSum, Fusion::SoftGate] {
+        let (before, after) = (lead(rule, false), lead(rule, true));
+        assert!(after < 0.6 * before, "{rule:?}: from {before} to {after}");
+    }
+}
+
 #[test]
 fn single_stage_rules_are_the_published_ones_with_the_gate_as_a_component() {
     let constants = TwoStage { weights: vec![1.0, 0.5], std_floors: vec![0.1; 2], clip: 3.0, margin: 1.0 };

@@ -10,7 +10,7 @@ fn reading(step: usize) -> Reading {
         step,
         proxy: 0.0,
         gold: None,
-        kl_nats: 1.0,
+        kl_share: 1.0,
         distinct_2: 0.5,
         n_tokens_mean: 8.0,
         opening_share: 0.2,
@@ -42,6 +42,8 @@ fn each_drift_has_its_alarm_at_its_threshold() {
     assert_eq!(of(&|r| r.opening_share = 0.39), []);
     assert_eq!(of(&|r| r.opening_share = 0.41), [Alarm::OpeningsRepeat]);
     assert_eq!(of(&|r| r.epistemic_std_mean = 0.61), [Alarm::OutOfDistribution]);
+    assert_eq!(of(&|r| r.kl_share = 1.4), []);
+    assert_eq!(of(&|r| r.kl_share = 1.6), [Alarm::FarFromReference]);
     assert_eq!(of(&|r| r.proxy = f64::NAN), [Alarm::NotFinite]);
     assert_eq!(of(&|r| r.gold = Some((0.1, f64::INFINITY))), [Alarm::NotFinite]);
 }

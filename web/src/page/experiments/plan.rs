@@ -35,9 +35,10 @@ impl Field {
     }
 }
 
-const FIELDS: [Field; 8] = [
+const FIELDS: [Field; 9] = [
     Field::percent("base_rate", "plan-base-rate", "Click rate of the control, %", "").required(),
-    Field::percent("lift", "plan-lift", "Relative lift to detect, %", "").required(),
+    Field::percent("lift", "plan-lift", "Relative lift to detect, %", ""),
+    Field::number("users", "plan-users", "Or the users in each arm that there will be", ""),
     Field::number("users_per_day", "plan-users-per-day", "Users a day", ""),
     Field::number("treatments", "plan-treatments", "Arms besides the control", "1"),
     Field::percent("power", "plan-power", "Chance to detect it, %", "80"),
@@ -67,7 +68,22 @@ fn whole(value: &Value) -> String {
     value.as_f64().map_or_else(|| "–".to_owned(), |value| format::count(value.ceil() as u64))
 }
 
+/// The smallest lifts that some users detect.
+fn detectable(lifts: &Value) -> AnyView {
+    let lift = |key: &str| lifts[key].as_f64().map_or_else(|| "none".to_owned(), |lift| format::percent(lift, 1));
+    let said = format!(
+        "{} users in each arm detect a relative lift of {} with one look, at the end, and of {} with any number of looks.",
+        whole(&lifts["n_users_per_arm"]),
+        lift("fixed_horizon_lift"),
+        lift("always_valid_lift")
+    );
+    view! { <p class="result" role="status" data-testid="plan-lifts">{said}</p> }.into_any()
+}
+
 fn answer(plan: &Value) -> AnyView {
+    if !plan["n_users_per_arm"].is_null() {
+        return detectable(plan);
+    }
     let row = |name: &str, size: &Value| {
         let figure = |key: &str| whole(&size[key]).into_any();
         vec![name.to_owned().into_any(), figure("n_users_per_arm"), figure("n_users"), figure("days")]

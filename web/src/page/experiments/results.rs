@@ -54,20 +54,29 @@ pub fn ResultsView(results: Results) -> impl IntoView {
     }
 }
 
+/// A report; of an experiment, or of a test that ran elsewhere.
 #[component]
-fn ReportView(report: Report) -> impl IntoView {
-    let Report { arms, sample_ratio, sample_ratio_by, comparisons, assumptions, warnings, .. } = report;
+pub fn ReportView(
+    /// As the server made it.
+    report: Report,
+) -> impl IntoView {
+    let Report { unit, arms, sample_ratio, sample_ratio_by, comparisons, assumptions, warnings, .. } = report;
+    let (units, of_users) = (format!("{unit}s"), unit == "user");
     let clicked = arms.iter().any(|arm| arm.n_clicks > 0.0);
     // without a click there is no difference to draw
     let comparisons = if clicked { comparisons } else { Vec::new() };
-    let split = match sample_ratio.is_mismatch() {
-        true => view! { <p class="error" role="alert" data-testid="sample-ratio" data-state="mismatch">
+    let split = match (sample_ratio.is_mismatch(), of_users) {
+        (true, true) => view! { <p class="error" role="alert" data-testid="sample-ratio" data-state="mismatch">
         "Users are missing from an arm, so nothing can be claimed: find out where they are lost." </p> }
         .into_any(),
-        false => {
+        // impressions may differ for good reasons
+        (true, false) => view! { <p class="notice" data-testid="sample-ratio" data-state="uneven">
+        "Impressions are not split between the arms as planned." </p> }
+        .into_any(),
+        (false, _) => {
             let p = format::value(sample_ratio.always_valid_p_value);
             view! { <p class="muted" data-testid="sample-ratio" data-state="ok">
-            {format!("Users are split between the arms as planned (always-valid p {p}).")}</p> }
+            {format!("The {units} are split between the arms as planned (always-valid p {p}).")}</p> }
             .into_any()
         }
     };
@@ -79,9 +88,9 @@ fn ReportView(report: Report) -> impl IntoView {
     let suspicious = suspicious.map(|text| view! { <p class="error">{text}</p> }).collect_view();
     view! {
         <h3>"Click rate"</h3>
-        <IntervalPlot rows=arms.iter().map(arm_row).collect() tick=percent zero=false/>
+        <IntervalPlot rows=arms.iter().map(|arm| arm_row(arm, &unit, &units)).collect() tick=percent zero=false/>
         {(!clicked).then(|| view! { <p class="muted">"Nobody has clicked yet."</p> })}
-        <p class="muted">"Clicked slates per slate shown; bars are ± 1.96 standard errors over users."</p>
+        <p class="muted">{format!("Clicks per impression, a slate as one; bars are ± 1.96 standard errors over {units}.")}</p>
         {split}
         {suspicious}
         {comparisons.into_iter().map(|comparison| view! { <ComparisonView comparison=comparison/> }).collect_view()}
@@ -94,7 +103,7 @@ fn ReportView(report: Report) -> impl IntoView {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-fn arm_row(arm: &ArmFigures) -> IntervalRow {
+fn arm_row(arm: &ArmFigures, unit: &str, units: &str) -> IntervalRow {
     let rate = arm.ctr.map_or_else(|| "–".to_owned(), |ctr| format::percent(ctr, 2));
     IntervalRow {
         label: arm.arm.clone(),
@@ -103,7 +112,7 @@ fn arm_row(arm: &ArmFigures) -> IntervalRow {
         text: format!(
             "{rate} of {} · {}",
             format::count(arm.n_impressions as u64),
-            format::counted(arm.n_units, "user", "users")
+            format::counted(arm.n_units, unit, units)
         ),
         faint: false,
     }

@@ -186,6 +186,10 @@ fn Suggestions(
     let memory = format!(" · memory {}, GPU {}", format::bytes(wasm_bytes), format::bytes(device_bytes));
     let recording = json_address(&suggested.recording);
     let replay_of = suggested.engine.gguf.as_ref().map(|_| " --checkpoint MODEL.gguf");
+    let again = match suggested.engine.executor {
+        ExecutorKind::Cpu => " writes the same again.",
+        ExecutorKind::Gpu => " writes the same again, up to the rounding of the GPU.",
+    };
     let candidates = suggested.candidates;
     let lists = move || {
         let slate = slate::choose(&candidates, settings.n_shown());
@@ -222,7 +226,7 @@ fn Suggestions(
         <p class="muted num" data-testid="timings">{timings}{memory}</p>
         <p class="muted">
             <a href=recording download="replay.json" data-testid="recording">"Save for replay"</a>
-            ": " <code>"beckon replay replay.json" {replay_of}</code> " writes the same again."
+            ": " <code>"beckon replay replay.json" {replay_of}</code> {again}
         </p>
     }
 }

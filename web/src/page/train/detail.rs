@@ -1,18 +1,20 @@
-//! One run: where it stands, its curves, and what can be asked of it.
+//! One run: where it stands, what it said, its settings and curves, and what can be asked of it.
 
+use super::log::run_log;
+use super::samples::samples;
 use super::state_name;
+use super::tune::tune;
 use crate::api;
+use crate::component::all_settings::all_settings;
 use crate::component::chart::Chart;
 use crate::component::confirm::ConfirmButton;
-use crate::component::field::text_field;
 use crate::component::progress::Progress;
 use crate::curve::{self, CurveKey};
 use crate::format;
 use crate::live::{Live, stage_label, stage_progress, stage_share};
+use crate::platform::http::encoded;
 use crate::platform::spawn;
 use crate::route::Route;
-use beckon_shared::control::command::Command;
-use beckon_shared::control::tuning::{Change, Tuning};
 use beckon_shared::control::{RunCommand, RunState, RunStatus, Stage};
 use leptos::prelude::*;
 
@@ -26,6 +28,9 @@ pub fn RunDetail(id: String) -> impl IntoView {
         Memo::new(move |_| live.runs.with(|runs| runs.value()?.iter().find(|r| r.id == id).cloned()))
     };
     let shown_id = id.clone();
+    let said = run_log(&id, run);
+    let written = samples(&id);
+    let settings = all_settings("run-config", format!("/api/runs/{}", encoded(&id)));
     let text = move |f: fn(&RunStatus) -> String| move || run.with(|r| r.as_ref().map(f));
     view! {
         <section
@@ -49,10 +54,13 @@ pub fn RunDetail(id: String) -> impl IntoView {
             <Stepper run=run/>
             <Progresses run=run/>
             <Controls run=run/>
-            <Tune run=run/>
             {move || run.with(|r| r.as_ref()?.error.clone()).map(|error| view! {
                 <p class="error" role="alert" data-testid="run-failure">{error}</p>
             })}
+            {written}
+            {said}
+            {settings}
+            {tune(run)}
             <Curves id=id run=run/>
         </section>
     }
@@ -165,89 +173,6 @@ fn Controls(run: Memo<Option<RunStatus>>) -> impl IntoView {
         </div>
         {move || failure.get().map(|text| view! { <p class="error" role="alert">{text}</p> })}
     }
-}
-
-/// Values that may change while the run trains, and those that did.
-#[component]
-fn Tune(run: Memo<Option<RunStatus>>) -> impl IntoView {
-    let live = expect_context::<Live>();
-    let failure = RwSignal::new(None::<String>);
-    let values = [RwSignal::new(String::new()), RwSignal::new(String::new())];
-    let open = move || run.with(|r| r.as_ref().is_some_and(|r| !r.state.is_final()));
-    let send = move |ev: leptos::ev::SubmitEvent| {
-        ev.prevent_default();
-        let Some((id, stage)) = run.with_untracked(|r| r.as_ref().map(|r| (r.id.clone(), r.stage))) else { return };
-        let tuning = match tuning_from_text(stage, &values.map(|v| v.get_untracked())) {
-            Ok(tuning) => tuning,
-            Err(text) => return failure.set(Some(text)),
-        };
-        failure.set(None);
-        let asked_at = live.run_events();
-        spawn(async move {
-            match api::command(&Command::TuneRun { run: id, tuning }).await {
-                Ok(status) => {
-                    values.iter().for_each(|value| value.set(String::new()));
-                    live.announce("The change is kept");
-                    live.answered(asked_at, status);
-                }
-                Err(error) => failure.set(Some(error.to_string())),
-            }
-        });
-    };
-    let changes = move || {
-        run.with(|r| r.as_ref().map(|r| r.changes.iter().map(change_in_words).collect::<Vec<_>>())).unwrap_or_default()
-    };
-    view! {
-        <Show when=open>
-            <details>
-                <summary>"Change while it trains"</summary>
-                <form class="form-row" data-testid="run-tune" on:submit=send>
-                    {text_field("Learning rate of this stage", "tune-learning-rate", "decimal", values[0], false)}
-                    {text_field("KL weight of RL", "tune-kl-beta", "decimal", values[1], false)}
-                    <button type="submit">"Change from the next step"</button>
-                </form>
-                <p class="muted">"An empty field changes nothing. Each change is kept with the step from which it holds, so the run stays reproducible."</p>
-                {move || failure.get().map(|text| view! { <p class="error" role="alert">{text}</p> })}
-            </details>
-        </Show>
-        <ul class="muted">{move || changes().into_iter().map(|text| view! { <li>{text}</li> }).collect_view()}</ul>
-    }
-}
-
-/// The change that two fields describe; an empty field changes nothing.
-fn tuning_from_text(stage: Option<Stage>, [rate, beta]: &[String; 2]) -> Result<Tuning, String> {
-    let number = |name: &str, text: &str| match text.trim() {
-        "" => Ok(None),
-        text => text.parse::<f64>().map(Some).map_err(|_| format!("{name}: {text} is not a number")),
-    };
-    let mut tuning = Tuning::default();
-    tuning.rl.kl_beta = number("KL weight", beta)?;
-    if let Some(rate) = number("learning rate", rate)? {
-        match stage {
-            None | Some(Stage::Data | Stage::Sft) => tuning.sft.learning_rate = Some(rate),
-            Some(Stage::Garm) => tuning.garm.learning_rate = Some(rate),
-            Some(_) => tuning.rl.learning_rate = Some(rate),
-        }
-    }
-    tuning.check(stage).map(|()| tuning).map_err(|error| error.to_string())
-}
-
-fn change_in_words(change: &Change) -> String {
-    let Tuning { sft, garm, rl } = &change.tuning;
-    let named = [
-        ("SFT learning rate", sft.learning_rate),
-        ("GaRM learning rate", garm.learning_rate),
-        ("RL learning rate", rl.learning_rate),
-        ("KL weight", rl.kl_beta),
-    ];
-    let mut parts: Vec<String> =
-        named.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", format::value(value?)))).collect();
-    parts.extend(rl.fusion_weights.as_ref().map(|weights| format!("fusion weights {weights:?}")));
-    let when = match change.at {
-        Some(at) => format!("from {} step {} on", stage_label(at.stage), at.step),
-        None => "from the next step on".to_owned(),
-    };
-    format!("{} {when}", parts.join(", "))
 }
 
 /// Curves by stage, the newest stage first.
