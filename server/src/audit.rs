@@ -11,6 +11,7 @@ use crate::app::guard::too_slow;
 use crate::app::{App, Rule};
 use crate::route::problem::ApiError;
 use crate::store::{Asked, Begun};
+use axum::Extension;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -70,6 +71,13 @@ pub struct CommandId {
     pub id: i64,
     /// An earlier process may have done it.
     pub again: bool,
+}
+
+impl CommandId {
+    /// Whether an earlier process may have done what a handler with this extension is about to do.
+    pub fn is_again(of_request: Option<Extension<Self>>) -> bool {
+        of_request.is_some_and(|id| id.0.again)
+    }
 }
 
 /// A command as the log is told of it.

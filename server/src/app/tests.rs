@@ -75,6 +75,17 @@ pub(crate) fn request(method: Method, path: &str, body: impl Into<Body>) -> Requ
 }
 
 impl Bench {
+    /// Offers the first of the tests' checkpoints; its id.
+    pub fn offer_checkpoint(&self) -> String {
+        let (id, file) = crate::catalog::tests::checkpoint_file(1);
+        let from = self.dir.path().join("out.beckon");
+        std::fs::write(&from, &file).expect("written");
+        let info = crate::catalog::tests::info(&id, file.len());
+        self.app.catalog.install(&from, &info).expect("whole");
+        self.app.catalog.list(info);
+        id
+    }
+
     pub async fn send(&self, request: Request<Body>) -> Response {
         router(self.app.clone()).oneshot(request).await.expect("infallible")
     }
@@ -492,12 +503,7 @@ async fn a_checkpoint_is_promoted_rolled_back_noted_and_deleted_when_nothing_nee
 #[tokio::test]
 async fn a_branch_starts_from_a_checkpoint_and_keeps_it() {
     let bench = bench();
-    let (id, file) = crate::catalog::tests::checkpoint_file(1);
-    let from = bench.dir.path().join("out.beckon");
-    std::fs::write(&from, &file).expect("written");
-    let info = crate::catalog::tests::info(&id, file.len());
-    bench.app.catalog.install(&from, &info).expect("whole");
-    bench.app.catalog.list(info);
+    let id = bench.offer_checkpoint();
     let path = format!("/api/checkpoints/{id}/branch");
     let response = bench.post(&path, r#"{"preset": "tiny", "seed": 9}"#).await;
     assert_eq!(response.status(), StatusCode::CREATED);
@@ -512,12 +518,7 @@ async fn a_branch_starts_from_a_checkpoint_and_keeps_it() {
 #[tokio::test]
 async fn a_teacher_is_a_checkpoint_that_is_offered_and_stays_while_it_is_needed() {
     let bench = bench();
-    let (id, file) = crate::catalog::tests::checkpoint_file(1);
-    let from = bench.dir.path().join("out.beckon");
-    std::fs::write(&from, &file).expect("written");
-    let info = crate::catalog::tests::info(&id, file.len());
-    bench.app.catalog.install(&from, &info).expect("whole");
-    bench.app.catalog.list(info);
+    let id = bench.offer_checkpoint();
     let taught = |id: &str| format!(r#"{{"preset": "tiny", "sft": {{"teacher": {{"id": "{id}"}}}}}}"#);
     let response = bench.post("/api/runs", &taught(&id)).await;
     assert_eq!(response.status(), StatusCode::CREATED);

@@ -114,7 +114,7 @@ pub async fn delete(
     Path(id): Path<String>,
     command_id: Option<Extension<CommandId>>,
 ) -> Result<StatusCode, ApiError> {
-    let again = command_id.is_some_and(|id| id.0.again);
+    let again = CommandId::is_again(command_id);
     blocking(move || match registry::delete(&app.catalog, &app.store, &app.events, &id) {
         // it went the first time
         Err(RegistryError::Unknown { .. }) if again => Ok(()),

@@ -94,7 +94,7 @@ pub async fn delete(
     Path(id): Path<String>,
     command_id: Option<Extension<CommandId>>,
 ) -> Result<StatusCode, ApiError> {
-    let again = command_id.is_some_and(|id| id.0.again);
+    let again = CommandId::is_again(command_id);
     blocking(move || {
         let Some(status) = app.store.experiment(&id)? else {
             // where it is done again, it went the first time
@@ -139,7 +139,7 @@ pub async fn command(
         return Err(ApiError::not_found(format!("{command} is not start, stop, kill or decide")));
     };
     let decision = if body.is_empty() { Decision::default() } else { super::parsed(&body)? };
-    let again = command_id.is_some_and(|id| id.0.again);
+    let again = CommandId::is_again(command_id);
     let status = blocking(move || {
         let now = crate::now_millis();
         let changed = app.store.change_experiment(&id, |status| steer(status, command, &decision, again, now))?;

@@ -96,7 +96,7 @@ pub async fn command(
     let Some(command) = RunCommand::from_name(&command).filter(steers) else {
         return Err(ApiError::not_found(format!("{command} is not start, pause, resume or cancel")));
     };
-    let again = command_id.is_some_and(|id| id.0.again);
+    let again = CommandId::is_again(command_id);
     Ok(Json(blocking(move || app.trainer.command(&id, command, again)).await?))
 }
 
@@ -122,7 +122,7 @@ pub async fn delete(
     Path(id): Path<String>,
     command_id: Option<Extension<CommandId>>,
 ) -> Result<Response, ApiError> {
-    let again = command_id.is_some_and(|id| id.0.again);
+    let again = CommandId::is_again(command_id);
     let status = blocking(move || match app.trainer.command(&id, RunCommand::Delete, again) {
         Err(TrainerError::Unknown { .. }) if again => Ok(None),
         done => done.map(Some),

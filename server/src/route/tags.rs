@@ -76,7 +76,7 @@ pub async fn roll_back(
 ) -> Result<Json<RegistryEntry>, ApiError> {
     check_tag(&tag)?;
     // a second roll back goes a step further, so one that may have been done is not repeated
-    if command_id.is_some_and(|id| id.0.again) {
+    if CommandId::is_again(command_id) {
         let detail = "the server stopped while it did this; look where the tag points before you ask again";
         return Err(ApiError::new(StatusCode::CONFLICT, "outcome unknown", detail));
     }

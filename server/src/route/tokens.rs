@@ -114,7 +114,7 @@ pub async fn delete(
 ) -> Result<StatusCode, ApiError> {
     let shown = name.clone();
     // where it is done again, it may have been removed the first time
-    let again = command_id.is_some_and(|id| id.0.again);
+    let again = CommandId::is_again(command_id);
     if blocking(move || app.store.remove_token(&name)).await? || again {
         return Ok(StatusCode::NO_CONTENT);
     }

@@ -1,7 +1,7 @@
 //! What an operator does in the page beside the loop: plans a test, analyses the file of one, makes experiments with every setting,
 //! deletes one, moves tags, makes a draft of a run, hands out tokens, reads the audit log.
 
-use crate::page::install;
+use crate::page::{install, install_as};
 use crate::trained::trained;
 use beckon_shared::ab::plan::{Plan, Size};
 use beckon_shared::checkpoint::Checkpoint;
@@ -212,14 +212,8 @@ fn a_file_of_a_test_is_analysed_in_the_page() {
 #[ignore = "needs Chromium"]
 fn a_tag_beside_production_is_rolled_back_in_the_page() {
     let dir = tempfile::tempdir().unwrap();
-    let mut checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
-    let ids = ["first", "second"].map(|name| {
-        checkpoint.manifest.name = name.into();
-        let bytes = checkpoint.encode().unwrap();
-        let named = Checkpoint::decode(&bytes).unwrap();
-        install(dir.path(), &named, &bytes);
-        named.id
-    });
+    let checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
+    let ids = ["first", "second"].map(|name| install_as(dir.path(), &checkpoint, name).0.id);
     let server = Server::start(dir.path(), &[]);
     for id in &ids {
         let promote = server.client.post(&format!("/api/checkpoints/{id}/promote"), br#"{"tag": "staging"}"#);
@@ -241,14 +235,8 @@ fn a_tag_beside_production_is_rolled_back_in_the_page() {
 #[ignore = "needs Chromium"]
 fn a_checkpoint_is_promoted_rolled_back_and_its_tags_history_read_in_the_page() {
     let dir = tempfile::tempdir().unwrap();
-    let mut checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
-    let ids = ["first", "second"].map(|name| {
-        checkpoint.manifest.name = name.into();
-        let bytes = checkpoint.encode().unwrap();
-        let named = Checkpoint::decode(&bytes).unwrap();
-        install(dir.path(), &named, &bytes);
-        named.id
-    });
+    let checkpoint = Checkpoint::decode(&trained().checkpoint_bytes).unwrap();
+    let ids = ["first", "second"].map(|name| install_as(dir.path(), &checkpoint, name).0.id);
     let server = Server::start(dir.path(), &[]);
     let page = Page::open(&format!("{}/#/checkpoints", server.client.url), WebGpu::Off);
     let row = |id: &str| format!("checkpoint-row[data-checkpoint=\"{id}\"]");

@@ -23,6 +23,16 @@ pub fn install(dir: &Path, checkpoint: &Checkpoint, bytes: &[u8]) {
     std::fs::write(folder.join(format!("{}.beckon", checkpoint.id)), bytes).unwrap();
 }
 
+/// Puts a copy of a checkpoint with another name, and so with an id of its own, among the files; the copy and its bytes.
+pub fn install_as(dir: &Path, checkpoint: &Checkpoint, name: &str) -> (Checkpoint, Vec<u8>) {
+    let mut copy = checkpoint.clone();
+    copy.manifest.name = name.to_owned();
+    let bytes = copy.encode().unwrap();
+    let copy = Checkpoint::decode(&bytes).unwrap();
+    install(dir, &copy, &bytes);
+    (copy, bytes)
+}
+
 #[track_caller]
 fn number(page: &Page, test_id: &str, name: &str) -> f64 {
     let text = page.attribute(test_id, name).unwrap_or_else(|| panic!("no {name} on {test_id}"));
@@ -162,12 +172,8 @@ fn without_webgpu_the_page_says_so_and_works_on_the_cpu() {
 fn a_damaged_checkpoint_is_refused_by_the_page_and_the_old_one_stays() {
     let dir = tempfile::tempdir().unwrap();
     let old = folder_with_checkpoint(dir.path());
-    let mut other = old.clone();
-    other.manifest.name = "to be damaged".to_owned();
-    let mut bytes = other.encode().unwrap();
-    let other = Checkpoint::decode(&bytes).unwrap();
+    let (other, mut bytes) = install_as(dir.path(), &old, "to be damaged");
     assert_ne!(other.id, old.id);
-    install(dir.path(), &other, &bytes);
     let server = Server::start(dir.path(), &[]);
     // whole when the server listed it, damaged when the page fetches it
     *bytes.last_mut().unwrap() ^= 1;

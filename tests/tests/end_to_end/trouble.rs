@@ -1,6 +1,6 @@
 //! What goes wrong in a page from outside: each ends in a clear state, and what can come back does.
 
-use crate::page::{install, suggestions_with_scores};
+use crate::page::{install_as, suggestions_with_scores};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_tests::browser::{Page, WebGpu};
 use beckon_tests::cutting::{self, Cuts};
@@ -16,11 +16,7 @@ fn open(url: &str, web_gpu: WebGpu) -> Page {
 /// Puts a copy of the built-in checkpoint with an id of its own among the files; id and length.
 fn another(dir: &Path) -> (String, usize) {
     let bytes = std::fs::read(root().join("server/assets/nano.beckon")).unwrap();
-    let mut other = Checkpoint::decode(&bytes).unwrap();
-    other.manifest.name = "another".to_owned();
-    let bytes = other.encode().unwrap();
-    let other = Checkpoint::decode(&bytes).unwrap();
-    install(dir, &other, &bytes);
+    let (other, bytes) = install_as(dir, &Checkpoint::decode(&bytes).unwrap(), "another");
     (other.id, bytes.len())
 }
 

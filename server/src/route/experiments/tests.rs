@@ -147,12 +147,7 @@ async fn the_kill_switch_refuses_everything_at_once() {
 #[tokio::test]
 async fn a_checkpoint_under_test_cannot_be_deleted_and_a_missing_one_not_tested() {
     let bench = bench_with(open_doors());
-    let (id, file) = crate::catalog::tests::checkpoint_file(1);
-    let from = bench.dir.path().join("out.beckon");
-    std::fs::write(&from, &file).expect("written");
-    let info = crate::catalog::tests::info(&id, file.len());
-    bench.app.catalog.install(&from, &info).expect("whole");
-    bench.app.catalog.list(info);
+    let id = bench.offer_checkpoint();
     let config = |checkpoint: &str| {
         let arm = |name: &str| json!({"name": name, "source": {"checkpoint": checkpoint}});
         json!({"name": "aa", "arms": [arm("a"), arm("b")]}).to_string()

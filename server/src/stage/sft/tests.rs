@@ -106,6 +106,11 @@ fn train(folder: &std::path::Path, config: &SftConfig, watcher: &mut Watcher) ->
     train_from(folder, config, watcher, None)
 }
 
+/// From scratch, with all weights, without held-out examples and teacher.
+fn from_scratch<'a>(tokenizer: &'a Tokenizer, model: &'a ModelConfig, train: &'a [SftExample]) -> SftInputs<'a> {
+    SftInputs { tokenizer, model, init: None, lora: None, train, held_out: &[], soft_targets: None }
+}
+
 fn train_from(
     folder: &std::path::Path,
     config: &SftConfig,
@@ -116,15 +121,7 @@ fn train_from(
     let model = network(&tokenizer);
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
     let (learn, held_out) = examples.split_at(6);
-    let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &model,
-        init,
-        lora: None,
-        train: learn,
-        held_out,
-        soft_targets: None,
-    };
+    let inputs = SftInputs { init, held_out, ..from_scratch(&tokenizer, &model, learn) };
     let mut ctx = StageContext {
         device: Device::flex(),
         lent: Vec::new(),
@@ -160,15 +157,7 @@ fn a_chat_format_trains_like_our_own() {
     assert_ne!(tokenizer.end(), beckon_shared::tokenizer::END);
     let model = network(&tokenizer);
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
-    let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &model,
-        init: None,
-        lora: None,
-        train: &examples,
-        held_out: &examples[..2],
-        soft_targets: None,
-    };
+    let inputs = SftInputs { held_out: &examples[..2], ..from_scratch(&tokenizer, &model, &examples) };
     let folder = tempfile::tempdir().expect("folder");
     let mut watcher = Watcher::default();
     let dir = folder.path().to_owned();
@@ -259,15 +248,7 @@ fn the_policy_with_the_lowest_validation_loss_is_kept() {
             ..example(TEXTS[i % TEXTS.len()], 1.0)
         })
         .collect();
-    let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &model,
-        init: None,
-        lora: None,
-        train: &examples,
-        held_out: &[],
-        soft_targets: None,
-    };
+    let inputs = from_scratch(&tokenizer, &model, &examples);
     let (straight, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let config = SftConfig { batch_tokens: 2_048, ..config(120) };
     let run_in = |dir: &Path, watcher: &mut Watcher| {
@@ -386,29 +367,13 @@ fn no_examples_and_a_small_vocabulary_are_errors() {
         checkpoint_activations: false,
         observer: &mut watcher,
     };
-    let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &model,
-        init: None,
-        lora: None,
-        train: &[],
-        held_out: &[],
-        soft_targets: None,
-    };
+    let inputs = from_scratch(&tokenizer, &model, &[]);
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("nothing to learn from");
     assert!(matches!(error, StageError::NoData { stage: "sft", .. }), "{error}");
 
     let small = ModelConfig { vocab_size: 64, ..model.clone() };
     let examples = [example(TEXTS[0], 1.0)];
-    let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &small,
-        init: None,
-        lora: None,
-        train: &examples,
-        held_out: &[],
-        soft_targets: None,
-    };
+    let inputs = from_scratch(&tokenizer, &small, &examples);
     let error = run(&mut ctx, &inputs, &config(2)).expect_err("tokens would not fit").to_string();
     assert!(error.contains("vocab_size is 64"), "{error}");
 }
@@ -420,15 +385,7 @@ fn without_held_out_examples_the_outcome_says_so() {
     let model = network(&tokenizer);
     let mut watcher = Watcher::default();
     let examples = [example(TEXTS[0], 1.0)];
-    let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &model,
-        init: None,
-        lora: None,
-        train: &examples,
-        held_out: &[],
-        soft_targets: None,
-    };
+    let inputs = from_scratch(&tokenizer, &model, &examples);
     let mut ctx = StageContext {
         device: Device::flex(),
         lent: Vec::new(),
@@ -463,15 +420,7 @@ fn soft_targets_teach_a_teachers_distribution() {
     let policy = train(taught.path(), &config(12), &mut Watcher::default()).expect("training").policy;
     let targets = |weight| SoftTargets { model: &model, policy: &policy, weight, temperature: 2.0 };
     let run_in = |dir: &Path, weight: f64, micro_batch_tokens: Option<usize>, watcher: &mut Watcher| {
-        let inputs = SftInputs {
-            tokenizer: &tokenizer,
-            model: &model,
-            init: None,
-            lora: None,
-            train: &examples,
-            held_out: &[],
-            soft_targets: Some(targets(weight)),
-        };
+        let inputs = SftInputs { soft_targets: Some(targets(weight)), ..from_scratch(&tokenizer, &model, &examples) };
         let dir = dir.to_owned();
         let device = Device::flex();
         let mut ctx = StageContext {
@@ -519,13 +468,10 @@ fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
     let base = train(before.path(), &config(25), &mut Watcher::default()).expect("training").policy;
     let examples: Vec<SftExample> = TEXTS.iter().map(|t| example(*t, 1.0)).collect();
     let inputs = SftInputs {
-        tokenizer: &tokenizer,
-        model: &model,
         init: Some(&base),
         lora: Some(LoraConfig { rank: 8, ..LoraConfig::default() }),
-        train: &examples,
         held_out: &examples[..2],
-        soft_targets: None,
+        ..from_scratch(&tokenizer, &model, &examples)
     };
     let run_in = |dir: &Path, watcher: &mut Watcher| {
         let ctx = &mut StageContext {
