@@ -4,7 +4,7 @@
 //! In the loop: carries curves, run states and new checkpoints to open pages. An event is kept before anyone sees it, so
 //! its number is never given twice. Curve points come many a step: they and a run's progress wait up to [`BATCH_EVERY`] (longer
 //! where many listen), are kept together in one transaction, and wake every listener once; everything else is kept at once, with
-//! what waited before it.
+//! what waited before it, and told at once but where [`MANY_LISTENERS`] would have to be woken for it alone.
 //!
 //! In a store that several servers share, the database gives the numbers, and each server reads on from the last one that it
 //! knows, every [`BATCH_EVERY`]: events of all servers come to the listeners of each, in one order.
@@ -38,6 +38,11 @@ const MAX_WAITING: usize = 512;
 /// What it may wait more for each listener, as each is woken and written to for every batch; and at most.
 const MORE_A_LISTENER: Duration = Duration::from_micros(200);
 const BATCH_AT_MOST: Duration = Duration::from_millis(300);
+/// From so many listeners on, whatever is kept is told no oftener than that.
+const MANY_LISTENERS: usize = 128;
+/// Batches whose bytes are kept for listeners that are late, and events of one at most.
+const RECENT: usize = 8;
+const MAX_BATCH: usize = 512;
 /// Listeners at a time.
 const MAX_LISTENERS: usize = 4_096;
 /// Events read for a listener at once.
@@ -92,8 +97,10 @@ struct Board {
     /// First number that was ever given in this data folder.
     first_seq: u64,
     ring: VecDeque<Arc<Numbered>>,
-    /// The newest events of the ring.
-    newest: Arc<Batch>,
+    /// The newest events of the ring, as they became known.
+    recent: VecDeque<Arc<Batch>>,
+    /// Listeners know that the last of them is there.
+    is_told: bool,
     /// Curve points and progress that wait to be kept.
     waiting: Vec<Event>,
     /// Events that the store refused, as on a full disk; tried again with the next.
@@ -104,11 +111,14 @@ struct Board {
 impl Board {
     /// Takes in what is kept.
     fn push(&mut self, rows: impl IntoIterator<Item = Kept>) {
-        let mut events = Vec::new();
+        // what nobody knows of yet becomes known together
+        let untold = if self.is_told { None } else { self.recent.pop_back() };
+        let mut events = untold.map_or_else(Vec::new, |batch| batch.events.clone());
         for (seq, json) in rows {
             if seq != self.next_seq {
                 // the oldest were removed before they could be read here
                 self.ring.clear();
+                self.recent.clear();
                 events.clear();
             }
             if self.ring.len() == RING {
@@ -119,7 +129,16 @@ impl Board {
             events.push(event);
             self.next_seq = seq + 1;
         }
-        self.newest = Batch::new(events);
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.is_told = false;
+        self.recent.push_back(Batch::new(events));
+    }
+
+    /// The batch that begins at a number.
+    fn batch_at(&self, seq: u64) -> Option<&Arc<Batch>> {
+        self.recent.iter().find(|batch| batch.events.first().is_some_and(|event| event.seq == seq))
     }
 }
 
@@ -132,7 +151,7 @@ pub struct Events {
 struct Shared {
     store: Arc<Store>,
     board: Mutex<Board>,
-    /// Signalled when the first event waits, and at the end.
+    /// Signalled when the first event waits to be kept or told, and at the end.
     waiting: Condvar,
     /// Held while events are read from a store that is shared.
     pulling: Mutex<()>,
@@ -159,7 +178,8 @@ impl Events {
             oldest_seq,
             first_seq,
             ring: VecDeque::new(),
-            newest: Arc::default(),
+            recent: VecDeque::new(),
+            is_told: true,
             waiting: Vec::new(),
             unkept: Vec::new(),
             closed: false,
@@ -321,11 +341,30 @@ impl Shared {
         }
     }
 
-    /// Keeps what waits, and then `event`, and tells the listeners.
+    /// Keeps what waits, and then `event`, and tells the listeners: at once, or with the next batch where they are many.
     fn keep(&self, board: &mut Board, event: Option<&Event>) {
-        if board.closed || (board.waiting.is_empty() && event.is_none()) {
+        if board.closed {
             return;
         }
+        if !board.waiting.is_empty() || event.is_some() {
+            self.keep_now(board, event);
+        }
+        let n_untold = if board.is_told { 0 } else { board.recent.back().map_or(0, |batch| batch.events.len()) };
+        let may_wait = event.is_some() && n_untold < MAX_BATCH && self.n_listeners() >= MANY_LISTENERS;
+        if may_wait {
+            self.waiting.notify_one();
+        } else if n_untold > 0 {
+            self.tell(board);
+        }
+    }
+
+    fn tell(&self, board: &mut Board) {
+        board.is_told = true;
+        self.news.send_replace(Some(board.next_seq));
+    }
+
+    /// Keeps what waits, and then `event`.
+    fn keep_now(&self, board: &mut Board, event: Option<&Event>) {
         let waiting = std::mem::take(&mut board.waiting);
         let jsons = jsons(&waiting, event);
         let metrics = metrics(waiting);
@@ -346,7 +385,6 @@ impl Shared {
                 Err(error) => tracing::warn!(%error, "old events are not removed"),
             }
         }
-        self.news.send_replace(Some(board.next_seq));
     }
 
     /// Writes what waits, and then `event`, into a store that other servers write to as well, and tells what is new there.
@@ -402,11 +440,11 @@ impl Shared {
             }
             let mut board = self.board();
             board.push(rows);
+            self.tell(&mut board);
             let next = board.next_seq;
             let oldest = (next - board.oldest_seq > MAX_KEPT + MAX_OVER).then(|| next - MAX_KEPT);
             board.oldest_seq = oldest.unwrap_or(board.oldest_seq);
             drop(board);
-            self.news.send_replace(Some(next));
             if let Some(oldest) = oldest
                 && let Err(error) = self.store.forget_events_before(oldest)
             {
@@ -423,11 +461,11 @@ impl Shared {
         }
     }
 
-    /// The thread that keeps events that wait and for which nothing else came.
+    /// The thread that keeps events that wait and for which nothing else came, and tells of those that were kept meanwhile.
     fn keep_batches(&self) {
         let mut board = self.board();
         while !board.closed {
-            if board.waiting.is_empty() {
+            if board.waiting.is_empty() && board.is_told {
                 board = self.waiting.wait(board).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
@@ -444,9 +482,9 @@ impl Shared {
             let board = self.board();
             let first = board.ring.front().map_or(board.next_seq, |numbered| numbered.seq);
             if cursor.at >= first && !cursor.strange {
-                if board.newest.events.first().is_some_and(|event| event.seq == cursor.at) {
-                    cursor.at = board.next_seq;
-                    return Ok(Arc::clone(&board.newest));
+                if let Some(batch) = board.batch_at(cursor.at) {
+                    cursor.at += batch.events.len() as u64;
+                    return Ok(Arc::clone(batch));
                 }
                 let from = usize::try_from(cursor.at - first).unwrap_or(RING);
                 let page: Vec<_> = board.ring.iter().skip(from).take(PAGE).cloned().collect();

@@ -127,6 +127,15 @@ pub fn validate_shape(config: &RunConfig, model: &ModelConfig) -> Result<(), Run
             return Err(RunConfigError::Shape { field, value, most, what });
         }
     }
+    let refused =
+        |expected| Err(RunConfigError::Range { field: "garm.text_weight", value: garm.text_weight, expected });
+    if garm.text_weight > 0.0 && garm.n_layers.is_some_and(|n| n < model.n_layers) {
+        // only the last layer's states say the next token
+        return refused("0 where garm.n_layers ends the trunk before the policy's last layer: leave garm.n_layers out");
+    }
+    if garm.text_weight > 0.0 && !model.tied_embedding {
+        return refused("0 for a model with an output matrix of its own, which the trunk lacks: leave it out");
+    }
     Ok(())
 }
 
@@ -180,7 +189,8 @@ fn validate_counts(config: &RunConfig) -> Result<(), RunConfigError> {
     count("rl.batch_prompts", rl.batch_prompts, 1, 1 << 16, "1 to 65,536")?;
     // leave-one-out needs another rollout to compare with
     count("rl.group_size", rl.group_size, 2, 1 << 10, "2 to 1,024")?;
-    count("rl.max_new_tokens", rl.max_new_tokens, 1, 64, "1 to 64")
+    count("rl.max_new_tokens", rl.max_new_tokens, 1, 64, "1 to 64")?;
+    count("rl.overlong_buffer", rl.overlong_buffer, 0, rl.max_new_tokens, "0 to rl.max_new_tokens")
 }
 
 fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
@@ -195,6 +205,7 @@ fn validate_rates(config: &RunConfig) -> Result<(), RunConfigError> {
     // the head starts at v = 1, floor included
     real("garm.variance_floor", garm.variance_floor, smallest, 1.0_f64.next_down(), "above 0, below 1")?;
     real("garm.variance_warmup", garm.variance_warmup, 0.0, 1.0, "0 to 1")?;
+    real("garm.text_weight", garm.text_weight, 0.0, 1.0_f64.next_down(), "0 or more, below 1")?;
     real("rl.kl_budget_nats", rl.kl_budget_nats, smallest, 1e6, "above 0")?;
     real("rl.veto_quantile", rl.veto_quantile, smallest, 1.0, RATE)?;
     for (field, value) in [
@@ -282,6 +293,12 @@ mod tests {
         check_refused(r#"{"rl": {"group_size": 1}}"#, "rl.group_size is 1");
         check_refused(r#"{"sft": {"learning_rate": -1}}"#, "sft.learning_rate is -1");
         check_refused(r#"{"garm": {"n_layers": 0}}"#, "garm.n_layers is 0");
+        check_refused(r#"{"garm": {"text_weight": 1}}"#, "garm.text_weight is 1, expected 0 or more, below 1");
+        check_refused(r#"{"garm": {"text_weight": -0.1}}"#, "garm.text_weight is -0.1");
+        check_refused(
+            r#"{"rl": {"max_new_tokens": 8, "overlong_buffer": 9}}"#,
+            "rl.overlong_buffer is 9, expected 0 to rl.max_new_tokens",
+        );
         check_refused(r#"{"garm": {"variance_floor": 1}}"#, "garm.variance_floor is 1, expected above 0, below 1");
         check_refused(r#"{"rl": {"updates_per_batch": 0}}"#, "rl.updates_per_batch is 0");
         check_refused(r#"{"rl": {"updates_per_batch": 9}}"#, "rl.updates_per_batch is 9");
@@ -301,16 +318,20 @@ mod tests {
         // wider than a preset, as SmolLM2
         let wide = ModelConfig { d_model: 576, n_layers: 30, max_seq_len: 64, ..Preset::Nano.model() };
         let read = |json: &str| run_config_from_json(json.as_bytes()).expect(json);
-        let config = read(r#"{"parent": "abc", "garm": {"feature_dims": 576, "n_layers": 30}}"#);
+        let config = read(r#"{"parent": "abc", "garm": {"feature_dims": 576, "n_layers": 30, "text_weight": 0.5}}"#);
         assert_eq!(validate_shape(&config, &wide), Ok(()));
         for (json, needle) in [
             (r#"{"parent": "abc", "garm": {"feature_dims": 577}}"#, "garm.feature_dims is 577, expected 1 to 576"),
             (r#"{"parent": "abc", "garm": {"n_layers": 31}}"#, "garm.n_layers is 31, expected 1 to 30"),
             (r#"{"parent": "abc", "rl": {"max_new_tokens": 33}}"#, "rl.max_new_tokens is 33, expected 1 to 32"),
+            (r#"{"parent": "abc", "garm": {"text_weight": 0.5, "n_layers": 20}}"#, "leave garm.n_layers out"),
         ] {
             let error = validate_shape(&read(json), &wide).expect_err(json).to_string();
             assert!(error.contains(needle), "{json}: {error}");
         }
+        let untied = ModelConfig { tied_embedding: false, ..wide };
+        let error = validate_shape(&config, &untied).expect_err("no head over the trunk").to_string();
+        assert!(error.contains("garm.text_weight is 0.5, expected 0 for a model with an output matrix"), "{error}");
     }
 
     #[test]
@@ -333,6 +354,9 @@ mod tests {
         assert_eq!((rl.kl_placement, rl.effective), (KlPlacement::Loss, EffectiveReward::KlDro { beta: 0.5 }));
         check_refused(r#"{"lora": {"rank": 0}}"#, "lora.rank is 0");
         check_refused(r#"{"lora": {"alpha": 0}}"#, "lora.alpha is 0");
+        let (json, possible) = (r#"{"lora": {"base_precision": "f8"}}"#, "expected `f32` or `f16`");
+        check_refused(json, "lora.base_precision");
+        check_refused(json, possible);
         check_refused(r#"{"rl": {"veto_quantile": 0}}"#, "rl.veto_quantile is 0");
     }
 

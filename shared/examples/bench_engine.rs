@@ -62,6 +62,7 @@ fn smollm2() -> Subject {
         rope_scaling: None,
         norm_eps: 1e-5,
         max_seq_len: 512,
+        tied_embedding: true,
     };
     let format = |name: &str| if name.contains("embed") { BlockFormat::Q8 } else { BlockFormat::Q4 };
     let job = Job { prompt_tokens: 64, new_tokens: 12, candidates: 8 };

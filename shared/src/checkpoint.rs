@@ -6,7 +6,8 @@
 //! hash of each, so the hash of the header (the checkpoint's id) fixes the whole file.
 //!
 //! Version 1 holds a reward model and our own tokenizer. Version 2 may lack the reward model (an imported policy)
-//! and may hold a pretrained model's tokenizer with its prompt format; it is written only where one of the two is so.
+//! and may hold a pretrained model's tokenizer with its prompt format; it is written only where one of the two is so. Version 3
+//! has a reward model of its own depth, version 4 a policy with an output matrix of its own.
 //!
 //! In the loop: the exporter builds it ([`Checkpoint::build`]), or an import ([`Checkpoint::from_policy`]); server and page decode it whole
 //! ([`Checkpoint::decode`]) or chunk by chunk ([`decode_header`], then [`Header::verify_chunk`] and
@@ -14,7 +15,7 @@
 
 mod format;
 
-use crate::config::{ConfigError, ModelConfig, reward_head_names, tensor_names};
+use crate::config::{ConfigError, ModelConfig, OUTPUT, reward_head_names, tensor_names};
 use crate::prompt::PromptFormat;
 use crate::quant::{BlockFormat, Matrix, QuantError};
 use crate::tensor::{DenseTensor, TensorMap};
@@ -26,7 +27,7 @@ pub(crate) use format::MAX_PAYLOAD_BYTES;
 pub use format::{Chunk, Header, PREFIX_BYTES, chunks, decode_header, header_bytes};
 
 /// Latest version of the file format; every earlier one is read.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// Payload bytes per hashed chunk.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
@@ -76,7 +77,7 @@ pub struct RewardConfig {
 impl RewardConfig {
     /// Shape of the reward model's trunk, where the policy's is `model`.
     pub fn trunk(&self, model: &ModelConfig) -> ModelConfig {
-        ModelConfig { n_layers: self.n_layers.unwrap_or(model.n_layers), ..model.clone() }
+        model.trunk(self.n_layers.unwrap_or(model.n_layers))
     }
 }
 
@@ -298,9 +299,9 @@ pub fn policy_tensors(model: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     tensor_names(model).into_iter().map(|(name, shape)| (format!("policy.{name}"), shape)).collect()
 }
 
-/// Whether the block formats apply: a matrix of a trunk. Vectors and what the heads read stay F32.
-fn is_trunk_matrix(full_name: &str, shape: &[usize]) -> bool {
-    shape.len() == 2 && full_name.contains(".model.")
+/// Whether the block formats apply: a matrix of a network. Vectors and what the heads read stay F32.
+fn is_network_matrix(full_name: &str, shape: &[usize]) -> bool {
+    shape.len() == 2 && (full_name.contains(".model.") || full_name.ends_with(OUTPUT))
 }
 
 /// Whether a reward model of these constants can lie over `model`.
@@ -383,7 +384,7 @@ impl Checkpoint {
             if dense.data.iter().any(|x| !x.is_finite()) {
                 return Err(CheckpointError::NotFinite { name: name.clone() });
             }
-            let format = if is_trunk_matrix(name, shape) { format } else { BlockFormat::F32 };
+            let format = if is_network_matrix(name, shape) { format } else { BlockFormat::F32 };
             let matrix = Matrix::from_dense(dense, format)
                 .map_err(|source| CheckpointError::Quant { name: name.clone(), source })?;
             tensors.insert(name.clone(), matrix);
@@ -446,6 +447,7 @@ impl Checkpoint {
             id: String::new(),
             manifest: Manifest {
                 format_version: match &reward {
+                    _ if !parts.model.tied_embedding => 4,
                     Some(RewardConfig { n_layers: Some(_), .. }) => 3,
                     Some(_) if prompt_format.is_none() => 1,
                     _ => 2,

@@ -10,7 +10,10 @@ pub use rope::RopeScaling;
 
 use serde::{Deserialize, Serialize};
 
-/// Shape and constants of a Llama-family decoder with tied embedding.
+/// Name of the output matrix `[V, D]`, which a policy has where its embedding is not tied to it.
+pub const OUTPUT: &str = "lm_head.weight";
+
+/// Shape and constants of a Llama-family decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
@@ -37,6 +40,17 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// Longest prompt plus suggestion, in tokens.
     pub max_seq_len: usize,
+    /// Whether the embedding is the output matrix too, as where this is left out; else the policy has [`OUTPUT`] beside it.
+    #[serde(default = "tied", skip_serializing_if = "is_tied")]
+    pub tied_embedding: bool,
+}
+
+fn tied() -> bool {
+    true
+}
+
+fn is_tied(tied_embedding: &bool) -> bool {
+    *tied_embedding
 }
 
 /// Built-in model sizes.
@@ -77,6 +91,7 @@ impl Preset {
                 rope_scaling: None,
                 norm_eps: 1e-5,
                 max_seq_len: 128,
+                tied_embedding: true,
             },
             Self::Nano => ModelConfig {
                 vocab_size: 4096,
@@ -90,6 +105,7 @@ impl Preset {
                 rope_scaling: None,
                 norm_eps: 1e-5,
                 max_seq_len: 256,
+                tied_embedding: true,
             },
         }
     }
@@ -143,13 +159,18 @@ impl ModelConfig {
         (self.max_seq_len / 2).min(256)
     }
 
-    /// Number of parameters, the tied embedding counted once.
+    /// Shape of a reward model's trunk of so many of its layers; it writes no words, so it has no output matrix.
+    pub fn trunk(&self, n_layers: usize) -> Self {
+        Self { n_layers, tied_embedding: true, ..self.clone() }
+    }
+
+    /// Number of parameters; a tied embedding is counted once.
     pub fn n_params(&self) -> usize {
         tensor_names(self).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 }
 
-/// Every tensor of the trunk with its shape, in forward order; linear weights are `[out, in]`.
+/// Every tensor of the network with its shape, in forward order; linear weights are `[out, in]`.
 pub fn tensor_names(c: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (d, q, kv) = (c.d_model, c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
     let mut names = vec![("model.embed_tokens.weight".to_owned(), vec![c.vocab_size, d])];
@@ -169,6 +190,9 @@ pub fn tensor_names(c: &ModelConfig) -> Vec<(String, Vec<usize>)> {
         }
     }
     names.push(("model.norm.weight".to_owned(), vec![d]));
+    if !c.tied_embedding {
+        names.push((OUTPUT.to_owned(), vec![c.vocab_size, d]));
+    }
     names
 }
 
@@ -184,4 +208,26 @@ pub fn reward_head_names(c: &ModelConfig, feature_dims: usize) -> Vec<(String, V
         ("feature_mean".to_owned(), vec![d]),
         ("whitening".to_owned(), vec![feature_dims, d]),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tied_embedding_goes_without_saying_and_an_output_matrix_counts() {
+        let tied = Preset::Tiny.model();
+        let json = serde_json::to_string(&tied).expect("JSON");
+        assert!(!json.contains("tied_embedding"), "ids of checkpoints stay what they are: {json}");
+        assert_eq!(serde_json::from_str::<ModelConfig>(&json).expect("back"), tied);
+        let untied = ModelConfig { tied_embedding: false, ..tied.clone() };
+        let json = serde_json::to_string(&untied).expect("JSON");
+        assert_eq!(serde_json::from_str::<ModelConfig>(&json).expect("back"), untied);
+
+        let names = tensor_names(&untied);
+        assert_eq!(names.last(), Some(&(OUTPUT.to_owned(), vec![512, 64])));
+        assert_eq!(names[..names.len() - 1], tensor_names(&tied));
+        assert_eq!(untied.n_params(), tied.n_params() + 512 * 64);
+        assert_eq!(untied.trunk(1), tied.trunk(1), "a trunk has no output matrix");
+    }
 }

@@ -10,14 +10,18 @@ pub mod audit;
 pub mod command;
 mod event;
 pub mod experiment;
+mod garm;
 pub mod life;
 pub mod listing;
+mod lora;
 pub mod registry;
 pub mod sample;
 mod teacher;
 pub mod tuning;
 
+pub use garm::GarmConfig;
 pub use life::RunCommand;
+pub use lora::{BasePrecision, LoraConfig, LoraTargets};
 pub use teacher::TeacherConfig;
 
 use crate::config::Preset;
@@ -117,51 +121,6 @@ impl Default for SftConfig {
     }
 }
 
-/// Gaussian reward model, method B.2 and B.7.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct GarmConfig {
-    /// Optimiser steps.
-    pub n_steps: usize,
-    /// Pairs per step.
-    pub batch_pairs: usize,
-    /// Peak learning rate; the variance head runs at 0.3 of it.
-    pub learning_rate: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// l_anc.
-    pub anchor_weight: f64,
-    /// l_neg.
-    pub synthetic_weight: f64,
-    /// Share of steps with the variance held at 1 (Case V warm-up).
-    pub variance_warmup: f64,
-    /// v_min.
-    pub variance_floor: f64,
-    /// D_f of the whitened feature.
-    pub feature_dims: usize,
-    /// Layers of its trunk, the first ones of the policy's. Where it is left out: all, or with adapters that part whose
-    /// features explain the training pairs best.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub n_layers: Option<usize>,
-}
-
-impl Default for GarmConfig {
-    fn default() -> Self {
-        Self {
-            n_steps: 250,
-            batch_pairs: 32,
-            learning_rate: 3e-4,
-            weight_decay: 0.1,
-            anchor_weight: 0.5,
-            synthetic_weight: 0.2,
-            variance_warmup: 0.1,
-            variance_floor: 0.01,
-            feature_dims: 16,
-            n_layers: None,
-        }
-    }
-}
-
 /// Reinforcement learning, method B.4, B.5 and B.7.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -177,6 +136,10 @@ pub struct RlConfig {
     pub group_size: usize,
     /// Longest suggestion in tokens.
     pub max_new_tokens: usize,
+    /// The last of `max_new_tokens`, in which a suggestion loses up to 1 of its utility, the more the longer it is (DAPO's
+    /// soft overlong punishment, method B.5.1). 0 (the default, and left out) turns it off; at most `max_new_tokens`.
+    #[serde(skip_serializing_if = "tuning::is_default")]
+    pub overlong_buffer: usize,
     /// Learning rate.
     pub learning_rate: f64,
     /// beta: KL to the reference, per sequence-nat, as k1 in the reward.
@@ -212,6 +175,7 @@ impl Default for RlConfig {
             batch_prompts: 16,
             group_size: 8,
             max_new_tokens: 16,
+            overlong_buffer: 0,
             learning_rate: 5e-5,
             kl_beta: 0.03,
             kl_budget_nats: 4.0,
@@ -226,35 +190,6 @@ impl Default for RlConfig {
             kl_placement: KlPlacement::default(),
         }
     }
-}
-
-/// Low-rank adaptation of a parent's policy: only thin matrices beside its weights are trained (arXiv 2106.09685).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraConfig {
-    /// r: width of the matrices.
-    pub rank: usize,
-    /// What they write is multiplied by alpha / r.
-    pub alpha: f64,
-    /// Which weights have them.
-    pub targets: LoraTargets,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, targets: LoraTargets::All }
-    }
-}
-
-/// Weights that get adapters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LoraTargets {
-    /// Query, key, value and output.
-    Attention,
-    /// These and the feed-forward's three.
-    #[default]
-    All,
 }
 
 /// What a run is a function of, beside the data: configuration and seed.

@@ -68,10 +68,12 @@ impl TensorInfo {
         (rows.iter().product(), cols)
     }
 
-    /// Our format of it: that of its blocks, for a plain matrix the one that is asked for; vectors are always F32.
+    /// Our format of it: that of its blocks, for a plain matrix the one that is asked for; vectors are always F32, and
+    /// 6 bits are never brought into 4.
     fn format(&self, plain: BlockFormat) -> BlockFormat {
         match self.kind.exact_format() {
             _ if self.shape.len() == 1 => BlockFormat::F32,
+            BlockFormat::F32 if (self.kind, plain) == (TensorKind::Q6_K, BlockFormat::Q4) => BlockFormat::Q8,
             BlockFormat::F32 => plain,
             blocks => blocks,
         }
@@ -154,7 +156,7 @@ pub enum GgufError {
     },
     /// A type of tensor that Beckon does not read.
     #[error(
-        "tensor {name} has type {type_id} ({type_name}), which Beckon does not read; it reads F32, F16, BF16, Q4_0, Q4_1 and Q8_0"
+        "tensor {name} has type {type_id} ({type_name}), which Beckon does not read; it reads F32, F16, BF16, Q4_0, Q4_1, Q6_K and Q8_0"
     )]
     UnknownKind {
         /// Which tensor.
@@ -239,7 +241,7 @@ pub enum GgufError {
     Block {
         /// Which tensor.
         name: String,
-        /// Which block of 32 values.
+        /// Which block of the tensor, as large as its type makes them.
         block_idx: usize,
         /// What is wrong with it.
         reason: String,

@@ -6,23 +6,27 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+const ISOLATED: &str = "cross-origin-opener-policy: same-origin\r\ncross-origin-embedder-policy: require-corp\r\n";
+
 /// What is served: bytes by path, and files of folders below a path each.
 #[derive(Clone)]
 pub struct Site {
     files: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     /// A path that starts and ends with `/`, and what lies below it.
     folders: Vec<(&'static str, PathBuf)>,
+    is_isolated: bool,
 }
 
 impl Site {
-    /// Starts serving; gives the site and its address. Ends with the process.
+    /// Starts serving; gives the site and its address. Ends with the process. `is_isolated`: from other origins, so that workers
+    /// may share memory.
     ///
     /// # Errors
     /// No port is free.
-    pub fn start(folders: Vec<(&'static str, PathBuf)>) -> std::io::Result<(Self, String)> {
+    pub fn start(folders: Vec<(&'static str, PathBuf)>, is_isolated: bool) -> std::io::Result<(Self, String)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}/", listener.local_addr()?);
-        let site = Self { files: Arc::default(), folders };
+        let site = Self { files: Arc::default(), folders, is_isolated };
         let served = site.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -50,7 +54,7 @@ impl Site {
             first = range.or(first);
             header.clear();
         }
-        let path = request.split(' ').nth(1).unwrap_or_default();
+        let path = request.split([' ', '?']).nth(1).unwrap_or_default();
         let found = self.find(path);
         let (status, more, body) = match (found, first) {
             (Some(body), Some(first)) if first < body.len() => {
@@ -68,9 +72,10 @@ impl Site {
             _ => "application/octet-stream",
         };
         let length = body.len();
+        let isolated = if self.is_isolated { ISOLATED } else { "" };
         write!(
             stream,
-            "HTTP/1.1 {status}\r\n{more}content-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            "HTTP/1.1 {status}\r\n{more}{isolated}content-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         )?;
         stream.write_all(&body)
     }
@@ -98,7 +103,7 @@ mod tests {
             std::fs::write(dir.path().join(name), name).expect("a file");
         }
         let (site, _) =
-            Site::start(vec![("/x/", dir.path().join("in")), ("/all/", dir.path().into())]).expect("a port");
+            Site::start(vec![("/x/", dir.path().join("in")), ("/all/", dir.path().into())], true).expect("a port");
         site.put("/x/b.js", "held");
         assert_eq!(site.find("/x/a.js").as_deref(), Some(&b"in/a.js"[..]));
         assert_eq!(site.find("/all/in/a.js").as_deref(), Some(&b"in/a.js"[..]));

@@ -1,4 +1,4 @@
-//! Our CPU executor against wllama (llama.cpp in wasm) in one page of Chromium, on one thread each, with the same
+//! Our CPU executor against wllama (llama.cpp in wasm) in one page of Chromium, on as many threads each, with the same
 //! model and the same prompts: what the benches `decode` and `suggest` stand on.
 //!
 //! Our side is the worker that the page ships, file by file as `cargo xtask build-page` left it, and it is driven by
@@ -31,8 +31,6 @@ use tempfile::TempDir;
 
 /// The rival, exactly.
 pub const RIVAL: &str = "@wllama/wllama@3.8.1";
-/// What the benches' figures call it.
-pub const RIVAL_NAME: &str = "wllama 3.8.1, one thread";
 /// Tokens of a prompt, special ones included.
 pub const PROMPT_TOKENS: usize = 64;
 /// Measured rounds; a figure is their median.
@@ -54,6 +52,8 @@ pub struct Duel {
     prompts: Vec<Value>,
     /// Kernels, browser and processor, for the figures.
     pub device: String,
+    /// What figures call the rival.
+    pub rival_name: String,
     /// Keeps the rival's files.
     _dir: TempDir,
 }
@@ -81,11 +81,11 @@ pub struct Work {
 }
 
 impl Duel {
-    /// Starts both sides; `None`, with a line to standard error, where the model, the page or npm is missing.
+    /// Starts both sides on so many threads; `None`, with a line to standard error, where the model, the page or npm is missing.
     ///
     /// # Errors
     /// The rival cannot be installed, or a side cannot load the model.
-    pub fn start(bench: &str) -> Result<Option<Self>> {
+    pub fn start(bench: &str, n_threads: usize) -> Result<Option<Self>> {
         let Some(model) = std::env::var_os(MODEL).map(PathBuf::from) else {
             eprintln!("{bench} not run: {MODEL} names no model file (cargo xtask model)");
             return Ok(None);
@@ -100,7 +100,8 @@ impl Duel {
             eprintln!("{bench} not run: it needs npm to install {RIVAL}");
             return Ok(None);
         };
-        let (site, url) = Site::start(vec![("/page/", shipped), ("/wllama/", modules.join("@wllama/wllama/esm"))])?;
+        let (site, url) =
+            Site::start(vec![("/page/", shipped), ("/wllama/", modules.join("@wllama/wllama/esm"))], n_threads > 1)?;
         let file = std::fs::read(&model).with_context(|| model.display().to_string())?;
         let checkpoint = checkpoint(&file)?;
         let tokenizer = checkpoint.tokenizer()?;
@@ -113,12 +114,18 @@ impl Duel {
         site.put("/bench.js", include_str!("wllama/page.js"));
         let page = Page::open(&url, WebGpu::Off);
         page.wait("the bench page", 60, || (page.eval("window.ready === true") == true).then_some(()));
-        let job = json!({ "script": format!("/page/{script}"), "checkpoint": info, "model": "/model.gguf" });
+        let script = format!("/page/{script}?threads={n_threads}");
+        let job = json!({ "script": script, "checkpoint": info, "model": "/model.gguf", "nThreads": n_threads });
         let loaded = page.eval(&format!("load({job})"));
         let kernels = loaded["adapter"].as_str().unwrap_or("?");
+        ensure!(
+            n_threads == 1 || kernels.ends_with(&format!(", {n_threads} threads")),
+            "ours runs {kernels}, {n_threads} threads were asked for"
+        );
         let device = format!("{kernels}, {} on {}", chromium(&loaded["agent"]), crate::machine());
+        let rival_name = format!("wllama 3.8.1, {n_threads} thread{}", if n_threads == 1 { "" } else { "s" });
         let prompts = BEGINNINGS.iter().rev().map(|first| prompt(&tokenizer, first)).collect::<Result<_>>()?;
-        Ok(Some(Self { page, prompts, device, _dir: dir }))
+        Ok(Some(Self { page, prompts, device, rival_name, _dir: dir }))
     }
 
     /// Candidates by our engine, as one batch, for the prompt of a round.
@@ -183,7 +190,7 @@ fn worker_script(page: &Path) -> Option<String> {
 fn chromium(agent: &Value) -> String {
     let version = agent.as_str().and_then(|agent| agent.split_once("Chrome/")).map(|(_, rest)| rest);
     let major = version.and_then(|rest| rest.split('.').next()).unwrap_or("?");
-    format!("one thread in Chromium {major}")
+    format!("Chromium {major}")
 }
 
 /// The file's policy with another end token, and a reward model beside it; see the head of this module.

@@ -344,7 +344,7 @@ impl EngineLink {
                 return Err("the engine is busy; try again in a moment".to_owned());
             }
             if inner.worker.is_none() {
-                let url = dom::meta("beckon-worker").ok_or("index.html names no worker")?;
+                let url = dom::meta("beckon-worker").ok_or("index.html names no worker")? + &dom::search();
                 inner.worker =
                     Some(WorkerLink::start(&url, move |text| link.receive(&text), move |e| link.crashed(&e))?);
                 inner.listening = false;

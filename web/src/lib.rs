@@ -48,10 +48,11 @@ pub fn page_main() {
     leptos::mount::mount_to_body(app::App);
 }
 
-/// Starts the engine host inside a dedicated worker.
+/// Starts the engine host inside a dedicated worker, with what [`platform::kernels::install`] wants to know.
 #[cfg(target_arch = "wasm32")]
 #[wasm_bindgen::prelude::wasm_bindgen]
-pub fn worker_main() {
+pub fn worker_main(n_threads: usize, has_dot: bool) {
     console_error_panic_hook::set_once();
+    platform::kernels::install(n_threads, has_dot);
     worker::run();
 }

@@ -81,7 +81,6 @@ thread_local! {
 
 /// Listens for requests for as long as the worker lives.
 pub fn run() {
-    kernels::install();
     let host = std::rc::Rc::new(RefCell::new(Some(Host::default())));
     worker_scope::on_message(move |text, file| {
         let message: ToWorker = match json::parse(&text) {
@@ -321,7 +320,7 @@ impl Host {
         Ok(Reply::Greedy(GreedyReport {
             checkpoint: info.id.clone(),
             executor,
-            adapter: engine.executor().device_name(),
+            adapter: device_name(&engine),
             sample_stride: SAMPLE_STRIDE,
             prompts: all,
             secs: clock::now_secs() - begun,
@@ -333,8 +332,19 @@ impl Hosted {
     fn drop_gpu(&mut self, why: &str) {
         self.gpu = None;
         self.loaded.executor = ExecutorKind::Cpu;
-        self.loaded.adapter = self.cpu.executor().device_name();
+        self.loaded.adapter = device_name(&self.cpu);
         self.loaded.why = format!("the GPU failed ({why}), so the CPU goes on");
+    }
+}
+
+/// What runs, on how many threads.
+fn device_name(engine: &Engine) -> String {
+    let name = engine.executor().device_name();
+    match engine.executor() {
+        Executor::Cpu(cpu) if kernels::n_threads(cpu.kernel_path()) > 1 => {
+            format!("{name}, {} threads", kernels::n_threads(cpu.kernel_path()))
+        }
+        _ => name,
     }
 }
 

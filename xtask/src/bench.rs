@@ -3,12 +3,13 @@
 //! A bench is an example whose name starts with `bench_`, in any crate, or a verb of `beckon bench`. It prints a
 //! JSON object a line: `name, device, unit, ours, rival, rival_name, ratio`. A ratio above 1 means that ours is
 //! better, both sides measured in the same run; where no rival can run, the three are null. `bench_NAME` alone runs
-//! where there is one (`decode`, `suggest`, `q4`, `engine`), and `sft`, `garm` and `rl` are training steps alone; any
-//! other NAME is a part of a figure's name.
+//! where there is one (`decode`, `suggest`, `q4`, `engine`), `sft`, `garm` and `rl` are training steps alone, and
+//! `generate` is the native engine on a GPU against transformers there; any other NAME is a part of a figure's name.
 //!
 //! Training steps (`beckon bench`) are measured in [`N_ROUNDS`] rounds, ours and the rival's in turn, so that both
 //! see the same machine; both sides of a figure are medians over the rounds.
 
+mod generate;
 mod torch;
 
 use crate::model;
@@ -28,6 +29,12 @@ pub struct Options {
     /// One JSON object a line instead of text.
     #[arg(long)]
     json: bool,
+    /// A Python that has PyTorch and transformers, for rivals; without it they are installed once.
+    #[arg(long, value_name = "PATH", env = "BECKON_BENCH_PYTHON")]
+    python: Option<PathBuf>,
+    /// `generate` on whatever adapter there is, a software one included: two small batches without a rival.
+    #[arg(long)]
+    any_adapter: bool,
 }
 
 /// What `beckon bench` is asked for: verb and size.
@@ -43,7 +50,8 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     let name = options.name.as_deref().unwrap_or_default();
     let mut commands = Vec::new();
     let targets = project.targets()?;
-    let mut examples = if is_training_step(name) { Vec::new() } else { benches(&targets, name) };
+    let has_no_example = is_training_step(name) || generate::is_alone(name);
+    let mut examples = if has_no_example { Vec::new() } else { benches(&targets, name) };
     let model = if need_page(&examples) { page_for(&mut examples, || prepare_page(project))? } else { None };
     let mut build = project.cargo(["build", "--release", "--workspace"]);
     for example in &examples {
@@ -63,10 +71,14 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
     for command in &mut commands {
         figures(project, command)?.iter().filter(|figure| text(figure, "name").contains(name)).for_each(&mut print);
     }
+    let python = options.python.as_deref();
+    if !generate::names(name).is_empty() {
+        generate::run(project, name, options.any_adapter, python, &mut print)?;
+    }
     let steps: Vec<_> = OF_SERVER.iter().filter(|(verb, size)| format!("{verb} {size}").contains(name)).collect();
     if !steps.is_empty() {
         let server = project.build_server()?;
-        let torch = Torch::prepare();
+        let torch = Torch::at(python);
         if let Err(error) = &torch {
             eprintln!("no rival for {} training figures: {error:#}", steps.len());
         }
@@ -74,14 +86,16 @@ pub fn run(project: &Project, options: &Options) -> Result<()> {
             print(&training_step(project, &server, [verb, size], torch.as_ref().ok())?);
         }
     }
-    ensure!(n_figures > 0, "no figure is named like `{name}`");
+    ensure!(n_figures > 0, "no figure: none is named like `{name}`, or those that are were not run, as said above");
     Ok(())
 }
 
 /// Examples to run: the bench of that name alone, or all of them, which pick their figures.
 fn benches<'a>(targets: &'a [CargoTarget], name: &str) -> Vec<&'a str> {
     let examples = targets.iter().filter(|target| target.kind == "example").map(|target| &*target.name);
-    let all: Vec<&str> = examples.filter(|example| example.starts_with("bench_")).collect();
+    // that of `generate` takes turns with its rival
+    let is_bench = |example: &&str| example.starts_with("bench_") && *example != generate::EXAMPLE;
+    let all: Vec<&str> = examples.filter(is_bench).collect();
     match all.iter().find(|example| example.strip_prefix("bench_") == Some(name)) {
         Some(own) => vec![own],
         None => all,
@@ -226,6 +240,7 @@ mod tests {
             target("bin", "bench_q4"),
             target("example", "bench_decode"),
             target("example", "schema"),
+            target("example", generate::EXAMPLE),
         ];
         assert_eq!(benches(&targets, "decode"), ["bench_decode"]);
         for part in ["", "decode_8", "q4", "schema"] {

@@ -10,9 +10,11 @@ mod shrink;
 
 use crate::project::{Project, succeed};
 use crate::system;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use brotlic::{BrotliEncoderOptions, CompressorWriter, Quality, WindowSize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use wasm_bindgen_cli_support::Bindgen;
 
@@ -143,7 +145,10 @@ fn read_static(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             ensure!(path.is_file(), "{} is a folder; web/static is flat", path.display());
-            files.insert(name, std::fs::read(&path)?);
+            let bytes = std::fs::read(&path)?;
+            let is_js = name.ends_with(".js");
+            let bytes = if is_js { shrink::stripped(&String::from_utf8(bytes)?)?.into_bytes() } else { bytes };
+            files.insert(name, bytes);
         }
     }
     Ok(files)
@@ -238,10 +243,15 @@ fn write(dir: &Path, files: &BTreeMap<String, Vec<u8>>, sources: &str) -> Result
 }
 
 fn brotli(bytes: &[u8]) -> Result<Vec<u8>> {
-    let params = brotli::enc::BrotliEncoderParams { quality: 11, lgwin: 22, ..Default::default() };
-    let mut compressed = Vec::new();
-    brotli::BrotliCompress(&mut &*bytes, &mut compressed, &params).context("Brotli")?;
-    Ok(compressed)
+    let encoder = BrotliEncoderOptions::new()
+        .quality(Quality::best())
+        .window_size(WindowSize::best())
+        .size_hint(u32::try_from(bytes.len())?)
+        .build()
+        .map_err(|error| anyhow!("Brotli: {error:?}"))?;
+    let mut compressor = CompressorWriter::with_encoder(encoder, Vec::new());
+    compressor.write_all(bytes).context("Brotli")?;
+    compressor.into_inner().map_err(|error| anyhow!("Brotli: {error:?}"))
 }
 
 /// Sizes of the page that stands, if it was built from these sources and nobody removed a file.

@@ -55,7 +55,8 @@ struct ImportOptions {
     /// Longest prompt plus suggestion in tokens; memory of the cache grows with it.
     #[arg(long, default_value_t = DEFAULT_MAX_SEQ_LEN)]
     max_seq_len: usize,
-    /// Format of matrices that the model stores plain; 4-bit and 8-bit blocks of a GGUF file are kept as they are.
+    /// Format of matrices that the model stores plain, or in 6 bits (which never become 4); 4-bit and 8-bit blocks of a
+    /// GGUF file are kept as they are.
     #[arg(long, value_enum, default_value_t = Plain::Q8)]
     plain: Plain,
     /// Folder with the checkpoints' folder [default: the platform's folder for application data]

@@ -231,3 +231,43 @@ async fn the_number_of_listeners_is_limited_and_a_vanished_one_counts_no_more() 
     events.close();
     assert_eq!(events.listen(None).err(), Some(ListenError::Closed));
 }
+
+#[tokio::test]
+async fn many_listeners_are_told_once_of_what_came_within_a_moment() {
+    for (n_listeners, n_together) in [(2, 1), (MANY_LISTENERS, 3)] {
+        let bench = Bench::new();
+        let (store, events) = bench.open(0);
+        let mut streams: Vec<_> =
+            (0..n_listeners).map(|_| Box::pin(events.listen_in_batches(None).expect("there is room"))).collect();
+        let listening: Vec<_> =
+            streams.drain(..).map(|mut stream| tokio::spawn(async move { stream.next().await })).collect();
+        tokio::time::sleep(Duration::from_millis(20)).await; // all of them wait
+        let start = std::time::Instant::now();
+        for n in 0..3 {
+            events.announce(&changed(n));
+            assert_eq!(store.events_from(n, 1).expect("reads").len(), 1, "kept before anyone is told");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut batches = Vec::new();
+        for task in listening {
+            batches.push(task.await.expect("no panic").expect("a batch"));
+        }
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        for batch in &batches {
+            assert!(Arc::ptr_eq(batch, &batches[0]), "all share the bytes");
+            assert_eq!(batch.events.len(), n_together, "{n_listeners} listeners");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_is_a_few_batches_late_shares_their_bytes() {
+    let bench = Bench::new();
+    let (_store, events) = bench.open(0);
+    let [mut a, mut b] = [(); 2].map(|()| Box::pin(events.listen_in_batches(None).expect("there is room")));
+    (0..RECENT as u64).for_each(|n| events.announce(&changed(n)));
+    for n in 0..RECENT as u64 {
+        let (a, b) = (a.next().await.expect("a batch"), b.next().await.expect("a batch"));
+        assert!(Arc::ptr_eq(&a, &b) && a.events[0].seq == n && a.events.len() == 1, "batch {n}");
+    }
+}

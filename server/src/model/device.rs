@@ -5,8 +5,8 @@
 //! calls of a run stay on the thread that calls them (Burn orders work by OS thread).
 
 use super::lent::{Lent, LentError};
-use beckon_shared::control::{DeviceChoice, RunConfig};
-use burn::tensor::{Device, DeviceKind};
+use beckon_shared::control::{BasePrecision, DeviceChoice, RunConfig};
+use burn::tensor::{Device, DeviceKind, FloatDType};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,6 +28,15 @@ pub enum DeviceError {
         n_wanted: usize,
         /// How many it could have.
         n_there: usize,
+    },
+    /// A run wants its base in half precision where that cannot be.
+    #[error(
+        "lora.base_precision is f16, expected f32: {reason}; set lora.base_precision to f32 or leave it out, or train with n_devices 1 \
+         and device gpu on an adapter that computes with f16"
+    )]
+    Half {
+        /// What is missing.
+        reason: String,
     },
     /// A device is not lent.
     #[error(transparent)]
@@ -75,13 +84,40 @@ impl Adapter {
     }
 }
 
-/// How many devices a run can have: its own and those that are lent, or the latter alone.
+/// How many devices a run can have: its own and those that are lent, or the latter alone; with a base in half precision its own
+/// alone, as what lent ones compute with is known only once they are connected.
 ///
 /// # Errors
-/// [`DeviceError::TooFew`] where it wants more.
+/// [`DeviceError::TooFew`] where it wants more, [`DeviceError::Half`] where one would be lent.
 pub fn check_number(config: &RunConfig, lent: &Lent) -> Result<(), DeviceError> {
     let n_there = usize::from(config.device != DeviceChoice::Lent) + lent.n_devices();
-    if config.n_devices > n_there { Err(DeviceError::TooFew { n_wanted: config.n_devices, n_there }) } else { Ok(()) }
+    if config.n_devices > n_there {
+        return Err(DeviceError::TooFew { n_wanted: config.n_devices, n_there });
+    }
+    if is_half(config) && (config.n_devices > 1 || config.device == DeviceChoice::Lent) {
+        return Err(DeviceError::Half { reason: "lent devices hold f32 alone".into() });
+    }
+    Ok(())
+}
+
+/// Whether a run holds its base in half precision.
+fn is_half(config: &RunConfig) -> bool {
+    config.lora.is_some_and(|lora| lora.base_precision == BasePrecision::F16)
+}
+
+/// Asks a device whether it stores, converts and computes with f16. Burn's CPU backend does, but not our operations there, and
+/// slower than f32.
+///
+/// # Errors
+/// [`DeviceError::Half`] with the device's `name`.
+pub fn check_half(device: &Device, name: &str) -> Result<(), DeviceError> {
+    if *device == Device::flex() {
+        return Err(DeviceError::Half { reason: format!("the device is {name}, which trains in f32 alone") });
+    }
+    if !device.supports_dtype(FloatDType::F16) {
+        return Err(DeviceError::Half { reason: format!("{name} does not compute with f16") });
+    }
+    Ok(())
 }
 
 /// The devices of a run; those that are lent are connected.
@@ -92,7 +128,11 @@ pub fn pick_devices(config: &RunConfig, lent: &Lent) -> Result<Devices, DeviceEr
     check_number(config, lent)?;
     let mut devices = Vec::new();
     if config.device != DeviceChoice::Lent {
-        devices.push(pick_device(config.device)?);
+        let (device, name) = pick_device(config.device)?;
+        if is_half(config) {
+            check_half(&device, &name)?;
+        }
+        devices.push((device, name));
     }
     let borrowed = lent.borrow(config.n_devices - devices.len())?;
     devices.extend(borrowed.into_iter().map(|(device, url)| (device, format!("lent by {url}"))));
@@ -175,6 +215,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use beckon_shared::control::LoraConfig;
 
     fn adapter(name: &str, kind: wgpu::DeviceType) -> Adapter {
         Adapter { name: name.into(), backend: "Vulkan".into(), kind }
@@ -203,6 +244,28 @@ mod tests {
         }
         let devices = pick_devices(&config(DeviceChoice::Cpu, 1), &lent).expect("nothing is borrowed");
         assert!(devices.first == Device::flex() && devices.others.is_empty() && !devices.name.contains("lent"));
+    }
+
+    #[test]
+    fn half_precision_is_refused_where_it_cannot_be_with_what_to_do() {
+        let lent = Lent::new(&["ws://127.0.0.1:9".into()], None).expect("an address");
+        let refused = |device, n_devices| {
+            let lora = Some(LoraConfig { base_precision: BasePrecision::F16, ..LoraConfig::default() });
+            let config = RunConfig { device, n_devices, lora, ..RunConfig::default() };
+            pick_devices(&config, &lent).expect_err("no f16 there").to_string()
+        };
+        for (device, n_devices, reason) in [
+            (DeviceChoice::Cpu, 1, "the device is cpu (Burn flex"),
+            // nothing is connected to: nobody lends at that address
+            (DeviceChoice::Cpu, 2, "lent devices hold f32 alone"),
+            (DeviceChoice::Lent, 1, "lent devices hold f32 alone"),
+        ] {
+            let text = refused(device, n_devices);
+            assert!(text.starts_with("lora.base_precision is f16, expected f32: ") && text.contains(reason), "{text}");
+            assert!(text.contains("device gpu"), "{text}");
+        }
+        let plain = RunConfig { device: DeviceChoice::Cpu, lora: Some(LoraConfig::default()), ..RunConfig::default() };
+        assert!(pick_devices(&plain, &lent).is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The policy network: a Llama-family decoder with tied embedding, trained with right padding.
+//! The policy network: a Llama-family decoder, its embedding tied or not, trained with right padding.
 //!
 //! In the loop: SFT and RL train it, the reward model starts from it, the engine of the page runs
 //! the same tensors. Source: Touvron et al. 2023 (RMSNorm, rotary positions, SwiGLU), grouped-query
@@ -12,12 +12,13 @@ mod pass;
 
 use super::ops::{self, Rotary};
 use super::{ModelError, lora};
-use beckon_shared::config::{ModelConfig, tensor_names};
+use beckon_shared::config::{ModelConfig, OUTPUT, tensor_names};
 use beckon_shared::tensor::{DenseTensor, TensorMap};
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
 
 pub use pass::Pass;
 
@@ -31,6 +32,8 @@ pub struct Llama {
     embed: Param<Tensor<2>>,
     layers: Vec<Block>,
     norm: Param<Tensor<1>>,
+    /// `[V, D]`; without it the embedding makes the logits.
+    output: Option<Param<Tensor<2>>>,
     rotary: Rotary,
     n_heads: usize,
     n_kv_heads: usize,
@@ -58,6 +61,9 @@ struct Linear {
     /// `[in, out]`.
     weight: Param<Tensor<2>>,
     adapter: Option<Adapter>,
+    /// `[out, in]` as it came, where `weight` is held in half precision ([`lora::HALF`]).
+    #[module(skip)]
+    original: Option<Arc<DenseTensor>>,
 }
 
 /// See [`lora`].
@@ -83,7 +89,7 @@ impl Llama {
     }
 
     /// The network that `tensors` describe; other names in the map are ignored. Where there are adapters
-    /// ([`lora::attach`]) everything else is frozen.
+    /// ([`lora::attach`]) everything else is frozen; with [`lora::HALF`] the layers' matrices are in half precision.
     ///
     /// # Errors
     /// A configuration that cannot be, a missing tensor, a wrong shape.
@@ -93,23 +99,22 @@ impl Llama {
         let layer = |i: usize| {
             let name = |part: &str| format!("model.layers.{i}.{part}.weight");
             Block {
-                attn_norm: vector(tensors, &name("input_layernorm"), device),
+                attn_norm: as_stored(tensors, &name("input_layernorm"), device),
                 q: Linear::new(tensors, &name("self_attn.q_proj"), device),
                 k: Linear::new(tensors, &name("self_attn.k_proj"), device),
                 v: Linear::new(tensors, &name("self_attn.v_proj"), device),
                 o: Linear::new(tensors, &name("self_attn.o_proj"), device),
-                mlp_norm: vector(tensors, &name("post_attention_layernorm"), device),
+                mlp_norm: as_stored(tensors, &name("post_attention_layernorm"), device),
                 gate: Linear::new(tensors, &name("mlp.gate_proj"), device),
                 up: Linear::new(tensors, &name("mlp.up_proj"), device),
                 down: Linear::new(tensors, &name("mlp.down_proj"), device),
             }
         };
-        let embed = &tensors["model.embed_tokens.weight"];
-        let embed = Param::from_data(TensorData::new(embed.data.clone(), embed.shape.clone()), device);
         Ok(Self {
-            embed: if is_adapted(tensors) { embed.set_require_grad(false) } else { embed },
+            embed: as_stored(tensors, "model.embed_tokens.weight", device),
             layers: (0..config.n_layers).map(layer).collect(),
-            norm: vector(tensors, "model.norm.weight", device),
+            norm: as_stored(tensors, "model.norm.weight", device),
+            output: (!config.tied_embedding).then(|| as_stored(tensors, OUTPUT, device)),
             rotary: Rotary::new(config.max_seq_len, &config.rope_frequencies(), device),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
@@ -142,10 +147,16 @@ impl Llama {
                     put(format!("{name}{}", lora::B), transposed(&dense(b)));
                     put(lora::SCALE.into(), DenseTensor::new(vec![1], vec![*scale as f32]));
                 }
-                put(format!("{name}weight"), transposed(&dense(&weight.weight)));
+                if weight.original.is_some() {
+                    put(lora::HALF.into(), DenseTensor::new(vec![1], vec![1.0]));
+                }
+                put(format!("{name}weight"), weight.values());
             }
         }
         put("model.norm.weight".into(), dense(&self.norm));
+        if let Some(output) = &self.output {
+            put(OUTPUT.into(), dense(output));
+        }
         tensors
     }
 
@@ -180,7 +191,7 @@ impl Llama {
         found
     }
 
-    /// Scores of every token: `hidden · embedᵀ`, `[B, T, D]` to `[B, T, V]`.
+    /// Scores of every token: hidden states times the output matrix, `[B, T, D]` to `[B, T, V]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = hidden.dims();
         let logits = self.row_logits(hidden.reshape([b * t, d])); // [B·T, V]
@@ -190,13 +201,18 @@ impl Llama {
 
     /// Scores of every token after each of some rows: `[N, D]` to `[N, V]`.
     pub fn row_logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        hidden.matmul(self.embed.val().transpose()) // [N, V]
+        hidden.matmul(self.projection().transpose()) // [N, V]
     }
 
     /// Log-probabilities (nats) of `targets` `[N]` given the hidden states `[N, D]` of the tokens
     /// before them. Only selected rows meet the vocabulary, which is most of a small model's cost.
     pub fn token_logps(&self, hidden: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-        ops::token_logps(hidden, self.embed.val(), targets)
+        ops::token_logps(hidden, self.projection(), targets)
+    }
+
+    /// What makes logits of hidden states, `[V, D]`.
+    fn projection(&self) -> Tensor<2> {
+        self.output.as_ref().unwrap_or(&self.embed).val()
     }
 
     /// Device the weights are on.
@@ -244,15 +260,27 @@ impl Block {
 impl Linear {
     /// The weight `name` with the adapter beside it, if there is one.
     fn new(tensors: &TensorMap, name: &str, device: &Device) -> Self {
-        let weight = matrix(&tensors[name], device);
-        let Some(scale) = tensors.get(lora::SCALE) else { return Self { weight, adapter: None } };
+        let original = tensors.contains_key(lora::HALF).then(|| Arc::new(tensors[name].clone()));
+        let weight = match &original {
+            None => matrix(&tensors[name], device),
+            Some(original) => half_matrix(original, device),
+        };
+        let Some(scale) = tensors.get(lora::SCALE) else { return Self { weight, adapter: None, original } };
         let part = |part: &str| tensors.get(&format!("{}{part}", name.trim_end_matches("weight")));
         let adapter = part(lora::A).zip(part(lora::B)).map(|(a, b)| Adapter {
             a: matrix(a, device),
             b: matrix(b, device),
             scale: f64::from(scale.data[0]),
         });
-        Self { weight: weight.set_require_grad(false), adapter }
+        Self { weight: weight.set_require_grad(false), adapter, original }
+    }
+
+    /// The weight `[out, in]` in f32, not rounded however it is held.
+    fn values(&self) -> DenseTensor {
+        match &self.original {
+            None => transposed(&dense(&self.weight)),
+            Some(original) => (**original).clone(),
+        }
     }
 
     /// Rows `[N, in]` to `[N, out]`.
@@ -314,7 +342,8 @@ pub fn normals(rng: &mut impl Rng, n: usize, std: f64) -> Vec<f32> {
     values
 }
 
-fn vector(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<1>> {
+/// A tensor that is held as it leaves; frozen where there are adapters.
+fn as_stored<const D: usize>(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<D>> {
     let tensor = &tensors[name];
     let param = Param::from_data(TensorData::new(tensor.data.clone(), tensor.shape.clone()), device);
     if is_adapted(tensors) { param.set_require_grad(false) } else { param }
@@ -324,6 +353,13 @@ fn vector(tensors: &TensorMap, name: &str, device: &Device) -> Param<Tensor<1>> 
 fn matrix(tensor: &DenseTensor, device: &Device) -> Param<Tensor<2>> {
     let tensor = transposed(tensor);
     Param::from_data(TensorData::new(tensor.data, tensor.shape), device)
+}
+
+/// `[out, in]` as `[in, out]` in half precision, frozen.
+fn half_matrix(tensor: &DenseTensor, device: &Device) -> Param<Tensor<2>> {
+    let tensor = transposed(tensor);
+    let weight = ops::half(Tensor::from_data(TensorData::new(tensor.data, tensor.shape), device));
+    Param::initialized(ParamId::new(), weight).set_require_grad(false)
 }
 
 /// A parameter's values on the host.

@@ -5,19 +5,25 @@
 //! normal, `B [r, out]` zero at first and `s = alpha / r`. Adapters are tensors beside the weights' own
 //! ([`attach`]); [`Llama::from_tensors`](super::llama::Llama::from_tensors) finds them there and freezes the rest.
 //! What a stage hands on is merged ([`merge`]), so nothing behind it knows of adapters.
+//!
+//! What is frozen gets no gradient and no update, so it can lie on the device in half precision ([`HALF`],
+//! [`ops::half`](super::ops::half)); the network keeps the values it was given on the host, and those are what is saved and merged.
 
 use super::batch::derived_seed;
 use super::llama::normals;
 use beckon_shared::adapter::add_product;
 use beckon_shared::config::{ModelConfig, tensor_names};
-use beckon_shared::control::{LoraConfig, LoraTargets};
+use beckon_shared::control::{BasePrecision, LoraConfig, LoraTargets};
 use beckon_shared::engine::LowRank;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use std::borrow::Cow;
 
 /// s, `[1]`; its presence means that there are adapters.
 pub const SCALE: &str = "lora.scale";
+/// `[1]`; its presence means that the layers' matrices are frozen and held in half precision.
+pub const HALF: &str = "lora.base_f16";
 /// Behind a weight's name without `weight`: A as `[r, in]` and B as `[out, r]`, as PEFT keeps them.
 pub const A: &str = "lora_A.weight";
 /// See [`A`].
@@ -55,7 +61,21 @@ pub fn attach(mut tensors: TensorMap, model: &ModelConfig, lora: &LoraConfig, se
     }
     let scale = (lora.alpha / lora.rank as f64) as f32;
     tensors.insert(SCALE.into(), DenseTensor::new(vec![1], vec![scale]));
+    if lora.base_precision == BasePrecision::F16 {
+        tensors.insert(HALF.into(), DenseTensor::new(vec![1], vec![1.0]));
+    }
     tensors
+}
+
+/// The tensors of a network that stays as it is beside one with adapters: held in the same precision, so that the two
+/// differ by the adapters alone and not by rounding.
+pub fn frozen(tensors: &TensorMap, lora: Option<LoraConfig>) -> Cow<'_, TensorMap> {
+    if lora.is_none_or(|lora| lora.base_precision == BasePrecision::F32) {
+        return Cow::Borrowed(tensors);
+    }
+    let mut tensors = tensors.clone();
+    tensors.insert(HALF.into(), DenseTensor::new(vec![1], vec![1.0]));
+    Cow::Owned(tensors)
 }
 
 /// A copy of a network's tensors, with fresh adapters where `lora` asks for them.
@@ -71,6 +91,7 @@ pub fn with_adapters(tensors: &TensorMap, model: &ModelConfig, lora: Option<Lora
 
 /// The same network with its adapters folded into the weights: `W + s·B·A`. Without adapters nothing changes.
 pub fn merge(mut tensors: TensorMap) -> TensorMap {
+    tensors.remove(HALF);
     let Some(scale) = tensors.remove(SCALE) else { return tensors };
     let names: Vec<String> = tensors.keys().filter_map(|name| Some(name.strip_suffix(A)?.to_owned())).collect();
     for name in names {
@@ -94,7 +115,7 @@ mod tests {
     use burn::tensor::{Device, Int, Tensor};
 
     fn lora(targets: LoraTargets) -> LoraConfig {
-        LoraConfig { rank: 4, alpha: 8.0, targets }
+        LoraConfig { rank: 4, alpha: 8.0, targets, ..LoraConfig::default() }
     }
 
     fn logits(model: &Llama, device: &Device) -> Tensor<3> {
@@ -138,6 +159,45 @@ mod tests {
             let again = Llama::from_tensors(&config, &learnt, &device).expect("network");
             assert_eq!(values(logits(&again, &device).inner()), after, "a saved state comes back");
         }
+    }
+
+    /// On the CPU, where a run would be refused, with Burn's own products.
+    #[test]
+    fn a_base_in_half_precision_is_saved_and_merged_as_it_came() {
+        let config = ModelConfig { vocab_size: 40, d_model: 32, n_layers: 2, ..Preset::Tiny.model() };
+        let (device, plain) = (Device::flex().autodiff(), Device::flex());
+        let half = LoraConfig { base_precision: BasePrecision::F16, ..lora(LoraTargets::All) };
+        let base = Llama::init(&config, 3, &plain).expect("network").to_tensors();
+        let tensors = attach(base.clone(), &config, &half, 5);
+        let mut model = Llama::from_tensors(&config, &tensors, &device).expect("network");
+        let of = |tensors: &TensorMap| {
+            let network = Llama::from_tensors(&config, tensors, &plain).expect("network");
+            values(logits(&network, &plain))
+        };
+        let close = |a: &[f32], b: &[f32]| {
+            let size = b.iter().fold(0f32, |m, x| m.max(x.abs()));
+            assert!(a != b, "one of them is rounded");
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-2 * size), "{a:?} and {b:?}");
+        };
+        let before = values(logits(&model, &device).inner());
+        close(&before, &of(&base));
+        assert_eq!(before, of(&frozen(&base, Some(half))), "a network beside it rounds alike");
+        assert_eq!(of(&frozen(&base, Some(lora(LoraTargets::All)))), of(&base), "f32 stays f32");
+        let mut optimizer = AdamW::new(AdamWConfig { weight_decay: 0.0, ..AdamWConfig::default() });
+        for _ in 0..3 {
+            let grads = GradientsParams::from_grads(logits(&model, &device).square().mean().backward(), &model);
+            model = optimizer.step(model, grads, 1e-2, &|_| 1.0).0;
+        }
+        assert!(optimizer.to_tensors().keys().all(|path| path.contains("adapter")), "the base has no gradient");
+        let learnt = model.to_tensors();
+        assert!(base.iter().all(|(name, tensor)| learnt[name] == *tensor), "saved as it came, to the bit");
+        let after = values(logits(&model, &device).inner());
+        assert!(after.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3), "adapters learn");
+        let again = Llama::from_tensors(&config, &learnt, &device).expect("network");
+        assert_eq!(values(logits(&again, &device).inner()), after, "a saved state comes back");
+        let merged = merge(learnt);
+        assert!(merged.keys().eq(base.keys()));
+        close(&after, &of(&merged));
     }
 
     #[test]

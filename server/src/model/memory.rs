@@ -2,7 +2,7 @@
 //! process, and nobody is left to say what to lower.
 
 use super::lora::n_adapter_weights;
-use beckon_shared::config::{ModelConfig, tensor_names};
+use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{RunConfig, Stage};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -73,15 +73,16 @@ struct Need {
 }
 
 fn need(model: &ModelConfig, config: &RunConfig, stage: Stage) -> Need {
-    let n_all: usize = tensor_names(model).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let n_learning = config.lora.map_or(n_all, |lora| n_adapter_weights(model, &lora));
-    let (n_networks, n_tokens) = match stage {
+    // a policy, and a reward model's trunk, which has no output matrix of its own
+    let (n_all, n_trunk) = (model.n_params(), model.trunk(model.n_layers).n_params());
+    let (n_held, n_whole, n_tokens) = match stage {
         // what it starts from and what learns
-        Stage::Sft => (2, config.sft.batch_tokens),
-        Stage::Garm => (2, 2 * config.garm.batch_pairs * SHORTEST_TEXT),
+        Stage::Sft => (2 * n_all, n_all, config.sft.batch_tokens),
+        Stage::Garm => (n_all + n_trunk, n_trunk, 2 * config.garm.batch_pairs * SHORTEST_TEXT),
         // beside them the reference and the reward model
-        _ => (4, config.rl.batch_prompts * config.rl.group_size * SHORTEST_TEXT),
+        _ => (3 * n_all + n_trunk, n_all, config.rl.batch_prompts * config.rl.group_size * SHORTEST_TEXT),
     };
+    let n_learning = config.lora.map_or(n_whole, |lora| n_adapter_weights(model, &lora));
     let n_tokens = config.micro_batch_tokens.map_or(n_tokens, |limit| n_tokens.min(limit));
     // of a token and layer: residual stream and norms, queries to outputs, gate, up and their product
     let n_of_layer = 8 * model.d_model + 3 * model.d_ff;
@@ -91,7 +92,7 @@ fn need(model: &ModelConfig, config: &RunConfig, stage: Stage) -> Need {
     };
     let bytes = |n: usize| 4 * n as u64;
     Need {
-        weights: bytes(n_networks * n_all + 3 * n_learning),
+        weights: bytes(n_held + 3 * n_learning),
         activations: bytes(n_kept).saturating_mul(n_tokens as u64),
         n_tokens,
     }
@@ -143,6 +144,20 @@ mod tests {
         let mut many = adapters;
         many.rl.batch_prompts = 1 << 14;
         assert_eq!(refused(&many, 16.0).map(|error| error.stage), Some(Stage::Rl));
+    }
+
+    #[test]
+    fn an_output_matrix_is_held_by_policies_and_not_by_a_reward_model() {
+        let (tied, config) = (smollm2(), RunConfig::default());
+        let untied = ModelConfig { tied_embedding: false, ..tied.clone() };
+        let more = |config: &RunConfig, stage| {
+            let [with, without] = [&untied, &tied].map(|model| need(model, config, stage).weights);
+            (with - without) / (4 * 49_152 * 576)
+        };
+        // what SFT starts from, and what learns with its gradient and moments; GaRM starts from a policy alone
+        assert_eq!([Stage::Sft, Stage::Garm, Stage::Rl].map(|stage| more(&config, stage)), [5, 1, 6]);
+        let adapters = RunConfig { lora: Some(LoraConfig::default()), ..config };
+        assert_eq!([Stage::Sft, Stage::Garm, Stage::Rl].map(|stage| more(&adapters, stage)), [2, 1, 3]);
     }
 
     #[test]

@@ -99,14 +99,49 @@ fn gathered<M: Module>(gradients: GradientsParams, model: &M, replicas: &Replica
 pub struct Features {
     /// `[R, D]`, in the order of the sequences.
     pub rows: Tensor<2>,
-    /// What has to be read again for the weights' gradient: rows and their batch. Empty where `rows` is connected to the
-    /// weights by itself.
-    unread: Vec<(Vec<usize>, Batch)>,
+    /// Of those sequences whose words were asked for; `None` where none were.
+    pub spoken: Option<Spoken>,
+    /// What has to be read again for the weights' gradient. Empty where the features are connected to the weights by
+    /// themselves.
+    unread: Vec<Part>,
     recompute: bool,
 }
 
+/// What the policy's head says of suggestions over the reward model's trunk, see [`RewardModel::read_on`].
+pub struct Spoken {
+    /// Which of the sequences, S numbers.
+    pub of: Vec<usize>,
+    /// log p of each one's suggestion given its prompt, nats, `[S]`.
+    pub logps: Tensor<1>,
+}
+
+/// Sequences that are read together.
+struct Part {
+    /// Their numbers.
+    rows: Vec<usize>,
+    batch: Batch,
+    /// Places among `rows` whose words are asked for.
+    spoken: Vec<usize>,
+}
+
+impl Part {
+    fn pack(rows: Vec<usize>, sequences: &[&Sequence], is_spoken: &[bool]) -> Self {
+        let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
+        let asked = |&place: &usize| is_spoken.get(rows[place]).is_some_and(|asked| *asked);
+        let spoken = (0..rows.len()).filter(asked).collect();
+        Self { rows, batch, spoken }
+    }
+}
+
+/// Sequences whose words were asked for, in the order of the parts, with their log-probabilities behind one another.
+fn spoken(parts: &[Part], logps: Vec<Tensor<1>>) -> Option<Spoken> {
+    let of = parts.iter().flat_map(|part| part.spoken.iter().map(move |&place| part.rows[place])).collect();
+    (!logps.is_empty()).then(|| Spoken { of, logps: Tensor::cat(logps, 0) })
+}
+
 impl Features {
-    /// Reads `sequences`: with a graph where they are one part whose activations are kept, else without.
+    /// Reads `sequences`: with a graph where they are one part whose activations are kept, else without. `is_spoken` says of
+    /// each whether its words are asked for; it may be empty.
     ///
     /// # Panics
     /// If there are none.
@@ -114,6 +149,7 @@ impl Features {
         model: &RewardModel,
         replicas: &Replicas<RewardModel>,
         sequences: &[&Sequence],
+        is_spoken: &[bool],
         n_tokens: Option<usize>,
         recompute: bool,
     ) -> Self {
@@ -121,25 +157,27 @@ impl Features {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.tokens.len()).collect();
         let parts = replicas.split(&lengths, n_tokens);
         if parts.len() == 1 && !recompute {
-            return Self { rows: in_rectangles(model, sequences, &lengths, device), unread: Vec::new(), recompute };
+            let (rows, spoken) = in_rectangles(model, sequences, is_spoken, &lengths, device);
+            return Self { rows, spoken, unread: Vec::new(), recompute };
         }
-        let pack = |rows: Vec<usize>| {
-            let batch = Batch::pack(rows.iter().map(|&i| sequences[i]));
-            (rows, batch)
-        };
-        let unread: Vec<_> = parts.into_iter().map(pack).collect();
+        let unread: Vec<Part> = parts.into_iter().map(|rows| Part::pack(rows, sequences, is_spoken)).collect();
         let device = device.clone().inner();
-        let mut read = Vec::new();
-        let work = |weights: &RewardModel, place: &Device, (_, batch): &(Vec<usize>, Batch)| {
-            weights.valid().features(batch, &place.clone().inner())
+        let (mut read, mut logps) = (Vec::new(), Vec::new());
+        let work = |weights: &RewardModel, place: &Device, part: &Part| {
+            weights.valid().read_on(&part.batch, &part.spoken, &place.clone().inner(), &mut Tape::new(false))
         };
-        replicas.each(model, &unread, work, |features| read.push(features.to_device(&device)));
-        let place = places(unread.iter().map(|(rows, _)| rows), sequences.len());
+        replicas.each(model, &unread, work, |(features, words)| {
+            read.push(features.to_device(&device));
+            logps.extend(words.map(|words| words.to_device(&device)));
+        });
+        let place = places(unread.iter().map(|part| &part.rows), sequences.len());
         let rows = Tensor::cat(read, 0).select(0, indices(&place, &device));
-        Self { rows: Tensor::from_inner(rows).require_grad(), unread, recompute }
+        let leaf = |found: Spoken| Spoken { logps: Tensor::from_inner(found.logps).require_grad(), ..found };
+        let spoken = spoken(&unread, logps).map(leaf);
+        Self { rows: Tensor::from_inner(rows).require_grad(), spoken, unread, recompute }
     }
 
-    /// Brings the gradient of a loss of `rows` to the weights: added to `sum`.
+    /// Brings the gradient of a loss of `rows` and `spoken` to the weights: added to `sum`.
     pub fn carry(
         &self,
         model: &RewardModel,
@@ -151,27 +189,61 @@ impl Features {
             return;
         }
         let Some(gradient) = self.rows.grad(gradients) else { return };
-        let work = |weights: &RewardModel, device: &Device, (rows, batch): &(Vec<usize>, Batch)| {
-            let share = gradient.clone().select(0, indices(rows, &gradient.device()));
-            let share = share.to_device(&device.clone().inner());
+        let of_words = self.spoken.as_ref().and_then(|spoken| spoken.logps.grad(gradients)); // [S]
+        let work = |weights: &RewardModel, device: &Device, (part, first): (&Part, usize)| {
+            let inner = device.clone().inner();
+            let share = gradient.clone().select(0, indices(&part.rows, &gradient.device())).to_device(&inner);
             let mut tape = Tape::new(self.recompute);
-            let carried = (weights.features_on(batch, device, &mut tape) * Tensor::from_inner(share)).sum();
+            // words without a gradient are not read again
+            let places = if of_words.is_some() { &part.spoken[..] } else { &[] };
+            let (features, logps) = weights.read_on(&part.batch, places, device, &mut tape);
+            let of_features = (features * Tensor::from_inner(share)).sum();
+            let carried = match (logps, &of_words) {
+                (Some(logps), Some(gradient)) => {
+                    let share = gradient.clone().slice([first..first + places.len()]).to_device(&inner);
+                    of_features + (logps * Tensor::from_inner(share)).sum()
+                }
+                _ => of_features,
+            };
             tape.gradients(&carried, weights, weights.trunk())
         };
-        replicas.each(model, &self.unread, work, |part| sum.accumulate(model, gathered(part, model, replicas)));
+        let firsts = self.unread.iter().scan(0, |next, part| {
+            let first = *next;
+            *next += part.spoken.len();
+            Some(first)
+        });
+        let parts = self.unread.iter().zip(firsts);
+        replicas.each(model, parts, work, |part| sum.accumulate(model, gathered(part, model, replicas)));
     }
 }
 
-/// Features `[R, D]`, connected to the weights. On a CPU, where time follows the tokens, rows of like length share a
-/// rectangle; a GPU would rather have one large one.
-fn in_rectangles(model: &RewardModel, sequences: &[&Sequence], lengths: &[usize], device: &Device) -> Tensor<2> {
-    let plan = if ops::is_fused(device) { plan_sorted(lengths, RECTANGLE_TOKENS) } else { Vec::new() };
+/// Features `[R, D]`, and the words that are asked for, connected to the weights. On a CPU, where time follows the tokens, rows
+/// of like length share a rectangle; a GPU would rather have one large one.
+fn in_rectangles(
+    model: &RewardModel,
+    sequences: &[&Sequence],
+    is_spoken: &[bool],
+    lengths: &[usize],
+    device: &Device,
+) -> (Tensor<2>, Option<Spoken>) {
+    let mut plan = if ops::is_fused(device) { plan_sorted(lengths, RECTANGLE_TOKENS) } else { Vec::new() };
     if plan.len() < 2 {
-        return model.features(&Batch::pack(sequences.iter().copied()), device);
+        plan = vec![(0..sequences.len()).collect()];
     }
-    let read = plan.iter().map(|rows| model.features(&Batch::pack(rows.iter().map(|&i| sequences[i])), device));
-    let read = Tensor::cat(read.collect(), 0); // [R, D]
-    ops::rows(read, indices(&places(&plan, sequences.len()), &device.clone().inner()))
+    let parts: Vec<Part> = plan.into_iter().map(|rows| Part::pack(rows, sequences, is_spoken)).collect();
+    let (mut read, mut logps) = (Vec::new(), Vec::new());
+    for part in &parts {
+        let (features, words) = model.read_on(&part.batch, &part.spoken, device, &mut Tape::new(false));
+        read.push(features);
+        logps.extend(words);
+    }
+    let spoken = spoken(&parts, logps);
+    if parts.len() == 1 {
+        return (read.swap_remove(0), spoken);
+    }
+    let read = Tensor::cat(read, 0); // [R, D]
+    let place = places(parts.iter().map(|part| &part.rows), sequences.len());
+    (ops::rows(read, indices(&place, &device.clone().inner())), spoken)
 }
 
 /// Where each of `n` rows is found behind one another in the parts.
@@ -220,7 +292,9 @@ mod tests {
             (features.into_data().try_into_vec::<f32>().expect("f32"), norm, learnt.to_tensors())
         };
         let whole = read(model.features(&Batch::pack(sequences.iter().copied()), &device));
-        let parts = read(in_rectangles(&model, &sequences, &lengths, &device));
+        let (parts, spoken) = in_rectangles(&model, &sequences, &[], &lengths, &device);
+        assert!(spoken.is_none(), "nobody asked for words");
+        let parts = read(parts);
         for (part, whole) in parts.0.iter().zip(&whole.0) {
             assert_close("feature", *part, f64::from(*whole), 1e-5);
         }

@@ -5,13 +5,13 @@
 //! with gradients by autodiff.
 //!
 //! Dimension key: `B` batch, `T` tokens, `D` width, `H` heads, `G` key-value heads, `R` = H/G,
-//! `K` head width, `V` vocabulary, `F` feed-forward width, `N` rows. All values f32.
+//! `K` head width, `V` vocabulary, `F` feed-forward width, `N` rows. All values f32, but for weights that [`half`] made.
 
 mod composed;
 pub mod fused;
 
 use burn::backend::Dispatch;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use fused::FusedOps;
 
 pub use fused::attention::Dims as Shape;
@@ -22,8 +22,17 @@ pub fn is_fused(device: &Device) -> bool {
     *device == Device::flex()
 }
 
-/// `x · weight`: `[N, I]` and `[I, O]` to `[N, O]`.
+/// A frozen weight `[I, O]` for [`linear`], in half precision.
+pub fn half(weight: Tensor<2>) -> Tensor<2> {
+    composed::half(weight)
+}
+
+/// `x · weight`: `[N, I]` and `[I, O]` to `[N, O]`. A weight that [`half`] made is multiplied in f16 on every device, and has
+/// to be frozen; `x`, the result and the gradient by `x` are f32.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if weight.dtype() == DType::F16 {
+        return composed::linear_half(x, weight);
+    }
     if is_fused(&x.device()) {
         return Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch()));
     }
@@ -96,7 +105,7 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 }
 
 /// Log-probabilities of `targets` `[N]` in nats, `log softmax(hidden · embedᵀ)[target]`, with
-/// `hidden` `[N, D]` and the tied embedding `[V, D]`; gives `[N]`.
+/// `hidden` `[N, D]` and the output matrix `[V, D]`, which may be the embedding; gives `[N]`.
 pub fn token_logps(hidden: Tensor<2>, embed: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     if is_fused(&hidden.device()) {
         let [hidden, embed] = [hidden, embed].map(Tensor::into_dispatch);

@@ -28,7 +28,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Longest prompt plus suggestion in tokens.
     pub max_seq_len: usize,
-    /// Format of matrices that are stored plain; blocks of a GGUF file stay what they are.
+    /// Format of matrices that are stored plain, or in 6 bits (which never become 4); other blocks of a GGUF file stay
+    /// what they are.
     pub plain_format: BlockFormat,
     /// Command that imports it again, for the lineage.
     pub command: String,

@@ -20,6 +20,7 @@ use super::ModelError;
 use super::batch::{self, Batch, Sequence};
 use super::llama::{Llama, check_shapes, dense, normals};
 use super::micro::Tape;
+use super::ops;
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::{ModelConfig, reward_head_names};
 use beckon_shared::engine::Score;
@@ -31,10 +32,11 @@ use beckon_shared::prompt::Prompt;
 use beckon_shared::tensor::{DenseTensor, TensorMap};
 use beckon_shared::tokenizer::Tokenizer;
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Standard deviation of a head's initial weights. Not zero: at z = 0 the variance gets no gradient.
 const HEAD_INIT_STD: f64 = 0.02;
@@ -103,7 +105,7 @@ impl RewardModel {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut head = |bias: f64| Head::new(normals(&mut rng, config.d_model, HEAD_INIT_STD), bias as f32, device);
         Ok(Self {
-            trunk: Llama::from_tensors(config, policy, device)?,
+            trunk: Llama::from_tensors(&config.trunk(config.n_layers), policy, device)?,
             mean_head: head(base_mean),
             variance_head: head(inverse_softplus(1.0 - variance_floor)),
             variance_floor,
@@ -128,7 +130,7 @@ impl RewardModel {
             Head::new(tensors[&format!("{name}.weight")].data.clone(), bias, device)
         };
         Ok(Self {
-            trunk: Llama::from_tensors(config, tensors, device)?,
+            trunk: Llama::from_tensors(&config.trunk(config.n_layers), tensors, device)?,
             mean_head: head("mean_head"),
             variance_head: head("variance_head"),
             variance_floor,
@@ -152,12 +154,48 @@ impl RewardModel {
 
     /// Pooled features of a batch's suggestions, `[B, D]`.
     pub fn features(&self, batch: &Batch, device: &Device) -> Tensor<2> {
-        self.features_on(batch, device, &mut Tape::new(false))
+        self.read_on(batch, &[], device, &mut Tape::new(false)).0
     }
 
-    /// [`Self::features`] with the pass on a tape.
-    pub fn features_on(&self, batch: &Batch, device: &Device, tape: &mut Tape) -> Tensor<2> {
-        pooled(tape.hidden(&self.trunk, batch.tensors(device).tokens), batch, device)
+    /// [`Self::features`] with the pass on a tape, and of the rows `spoken` what the policy's head says over the same hidden
+    /// states: log p of each one's suggestion given its prompt, nats, `[S]`; `None` where there are none.
+    ///
+    /// # Panics
+    /// If there is no row of that number.
+    pub fn read_on(
+        &self,
+        batch: &Batch,
+        spoken: &[usize],
+        device: &Device,
+        tape: &mut Tape,
+    ) -> (Tensor<2>, Option<Tensor<1>>) {
+        let hidden = tape.hidden(&self.trunk, batch.tensors(device).tokens); // [B, T, D]
+        let logps = (!spoken.is_empty()).then(|| self.logps(hidden.clone(), batch, spoken, device));
+        (pooled(hidden, batch, device), logps)
+    }
+
+    /// log p of the suggestions of some rows, `[S]`, from the hidden states of all, `[B, T, D]`. The trunk's embedding is the
+    /// head, as the policy's is; only rows that are asked for meet the vocabulary.
+    fn logps(&self, hidden: Tensor<3>, batch: &Batch, spoken: &[usize], device: &Device) -> Tensor<1> {
+        let [b, t, d] = hidden.dims();
+        let spans: Vec<Range<usize>> = spoken.iter().map(|&row| batch.spans[row].clone()).collect();
+        let taken = |values: &[i32]| -> Tensor<1, Int> {
+            let values = spans.iter().flat_map(|span| &values[span.clone()]).copied().collect::<Vec<i32>>();
+            let n = values.len();
+            Tensor::from_data(TensorData::new(values, [n]), device)
+        };
+        let before = ops::rows(hidden.reshape([b * t, d]), taken(&batch.predictors)); // [N, D]
+        let logps = self.trunk.token_logps(before, taken(&batch.targets)); // [N]
+        let (s, n) = (spans.len(), spans.iter().map(|span| span.len()).sum::<usize>());
+        // sums as a product, for the reason of the pooling
+        let mut ones = vec![0.0f32; s * n];
+        let mut first = 0;
+        for (k, span) in spans.iter().enumerate() {
+            ones[k * n + first..][..span.len()].fill(1.0);
+            first += span.len();
+        }
+        let sums = Tensor::<2>::from_data(TensorData::new(ones, [s, n]), device);
+        sums.matmul(logps.reshape([n, 1])).reshape([s]) // [S]
     }
 
     /// The network below the heads.

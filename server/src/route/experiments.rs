@@ -16,7 +16,7 @@ use beckon_shared::ab::report::analyze;
 use beckon_shared::control::Event;
 use beckon_shared::control::experiment::{
     Assigned, ExperimentCommand, ExperimentConfig, ExperimentState, ExperimentStatus, IngestBatch, IngestOutcome,
-    Layout, MAX_BATCH, Preference, Results, next,
+    Layout, MAX_BATCH, PAST_DAYS, Preference, Results, next,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -87,7 +87,8 @@ pub async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json
     Ok(Json(blocking(move || find(&app, &id)).await?))
 }
 
-/// Forgets an experiment that is not running, with everything that it took in.
+/// Forgets an experiment that is not running, with everything that it took in. How often its units were shown something
+/// and clicked stays with the experiments that were started since and adjust by the past (`settings.cuped`).
 #[utoipa::path(delete, path = "/api/experiments/{id}", tag = "experiments", responses((status = 204)))]
 pub async fn delete(
     State(app): State<App>,
@@ -123,7 +124,8 @@ pub struct Decision {
     pub winner: Option<String>,
 }
 
-/// Steers an experiment: `start`, `stop`, `kill` (refuse everything at once) or `decide` (the body names the winner).
+/// Steers an experiment: `start`, `stop`, `kill` (refuse everything at once) or `decide` (the body names the winner). The
+/// past that `settings.cuped` adjusts by is what other experiments have taken in of the same units when it is started.
 #[utoipa::path(
     post, path = "/api/experiments/{id}/{command}", tag = "experiments",
     params(("id", Path), ("command" = ExperimentCommand, Path)), request_body = Option<Decision>,
@@ -333,13 +335,23 @@ fn look(app: &App, id: &str) -> Result<Results, ApiError> {
     }
     let settings = results.experiment.config.analysis();
     match analyze(&Table::Users(users), &settings, before.as_ref()) {
-        Ok((report, looks)) => {
+        Ok((mut report, looks)) => {
             app.store.keep_looks(id, before.as_ref(), &looks)?;
+            report.assumptions.extend(settings.cuped.then(past_in_words));
             results.report = Some(report);
         }
         Err(error) => results.why = Some(error.to_string()),
     }
     Ok(results)
+}
+
+/// What the past of a user is here.
+fn past_in_words() -> String {
+    format!(
+        "the past of a user is what the same unit was shown and clicked in other experiments of this server in the \
+         {PAST_DAYS} days before this one was started, as it was known then, real and simulated users apart; their \
+         sites name the same person alike"
+    )
 }
 
 fn votes(app: &App, experiment: &ExperimentStatus) -> Result<Option<Preference>, ApiError> {

@@ -19,11 +19,12 @@ use beckon_shared::control::command::segment;
 use beckon_shared::control::experiment::{
     Arm, Assigned, ClickEvent, Exposure, IngestBatch, IngestEvent, IngestOutcome, Selector, ShownSlot, Source,
 };
+use beckon_shared::digest::sha256;
 use beckon_shared::engine::{Engine, EngineError, Limits, SuggestRequest, Suggestion};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::sampling::Sampling;
-use rand::Rng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -51,7 +52,8 @@ pub struct Traffic {
     pub n_prompts: usize,
     /// Days over which they come, the last one ending now.
     pub n_days: usize,
-    /// Of the people; the same seed brings the same people, whose events are then there already.
+    /// Of the people; the same seed brings the same people, whose events are then there already. On another experiment the
+    /// same people have a past: they want the same things, and see and click anew.
     pub seed: u64,
     /// Of the world they live in.
     pub world_seed: u64,
@@ -152,6 +154,7 @@ pub fn drive(
     let end = crate::now_millis();
     for idx in 0..traffic.n_users {
         let mut visitor = Visitor::new(traffic.seed, idx);
+        *visitor.rng() = chances(traffic.seed, &traffic.experiment, idx);
         let unit = segment(&visitor.unit);
         let assigned: Assigned = intake.get(&format!("{path}/assignment?unit={unit}"))?;
         visits.n_users += 1;
@@ -181,6 +184,14 @@ pub fn drive(
     report(intake, &path, traffic, &mut events, &mut visits)?;
     progress(&visits);
     Ok(visits)
+}
+
+/// What happens to person `idx` on an experiment: at every run the same, and on every experiment something else, since
+/// what people did before says what they are like and not what they will draw.
+fn chances(seed: u64, experiment: &str, idx: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::from_seed(sha256(format!("{seed} {experiment}").as_bytes()));
+    rng.set_stream(idx as u64);
+    rng
 }
 
 /// How long before the end person `idx` first comes: evenly over the days.
@@ -392,7 +403,6 @@ fn drawn(candidates: &[Candidate], rng: &mut ChaCha8Rng) -> Vec<ShownSlot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::SeedableRng;
 
     fn candidate(text: &str, weight: f64) -> Candidate {
         Candidate { text: text.into(), weight }
@@ -415,6 +425,18 @@ mod tests {
             let rate = f64::from(count) / f64::from(n);
             assert!((rate - propensity).abs() <= 0.015, "{text}: {rate} against {propensity}");
         }
+    }
+
+    /// Else the past of simulated users would foretell their clicks as that of people never could.
+    #[test]
+    fn the_same_people_draw_anew_on_another_experiment() {
+        let draws = |experiment: &str, idx: usize| {
+            let mut rng = chances(1, experiment, idx);
+            [(); 4].map(|()| rng.random::<u64>())
+        };
+        assert_eq!(draws("e1", 3), draws("e1", 3));
+        assert_ne!(draws("e1", 3), draws("e2", 3));
+        assert_ne!(draws("e1", 3), draws("e1", 4));
     }
 
     #[test]

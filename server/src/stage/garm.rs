@@ -3,7 +3,7 @@
 //! In the loop: preferences and policy to reward model. The loss is, as in method B.2.6,
 //!
 //! ```text
-//! L = L_pair + l_anc L_anchor + l_neg L_synth
+//! L = L_pair + l_anc L_anchor + l_neg L_synth; with a text regularisation (`text.rs`) it is (1 - a) L + a L_text
 //! L_pair   = -w [ y log Φ(z) + (1-y) log Φ(-z) ],  z = (mu_a - mu_b)/sqrt(v_a + v_b)     B.2.1
 //! L_anchor = -w log P(level),  two thresholds tau = (0, 1) that fix the scale             B.2.4 A
 //! L_synth  = KL( N(mu, v) || N(mu0, v0) ) on text that nobody should suggest              B.3 (1)
@@ -24,17 +24,15 @@
 //! Anchors of randomised tests say how a text did within its test, not how often it was clicked
 //! ([`beckon_shared::preference`]): a departure from method B.2.4 B. All sources share the gauge of A.
 //!
-//! Not here: L_text of method B.2.6, which is to keep a trunk's language. Ours begins as the policy's, and learns for a few
-//! hundred steps that end early, or through adapters alone; where the trunk ends before the policy's last layer, no head reads
-//! words from it; and over the whole vocabulary the head is a third as many products again (nano: 1.0 beside 3.1 million
-//! weights). That it would not help was not measured. The variance's upper clip of B.2.5: softplus grows no faster than its
-//! argument, and anchors and prior hold it. That a Gaussian reward model is trained from clicks is the paper's; the likelihood,
-//! anchors, prior and schedule are our design (method A.2).
+//! Not here: the variance's upper clip of B.2.5: softplus grows no faster than its argument, and anchors and prior hold it.
+//! That a Gaussian reward model is trained from clicks is the paper's; the likelihood, anchors, prior and schedule are our design
+//! (method A.2).
 
 pub mod data;
 pub mod plan;
 pub mod start;
 pub mod synthetic;
+mod text;
 pub mod whitening;
 
 use super::folder::{Exact, Folder, obey, split_best, with_best};
@@ -238,6 +236,7 @@ struct Terms {
     pair: Option<Tensor<1>>,
     anchor: Option<Tensor<1>>,
     synthetic: Option<Tensor<1>>,
+    text: Option<Tensor<1>>,
     /// What they were made of.
     features: Vec<Features>,
     n_tokens: usize,
@@ -282,7 +281,7 @@ impl Trainer<'_> {
 
     /// Shape of a trunk of so many layers.
     fn trunk(&self, n_layers: usize) -> ModelConfig {
-        ModelConfig { n_layers, ..self.inputs.model.clone() }
+        self.inputs.model.trunk(n_layers)
     }
 
     fn resume(&self, mut tensors: TensorMap, progress: Progress, ctx: &mut StageContext) -> Result<State, StageError> {
@@ -317,8 +316,13 @@ impl Trainer<'_> {
             state.progress.prior = Some(self.prior(&state.model));
         }
         let terms = self.terms(&state, ctx.micro_batch_tokens, ctx.checkpoint_activations);
-        let weights = [1.0, self.config.anchor_weight, self.config.synthetic_weight];
-        let named = [("pair_loss", terms.pair), ("anchor_loss", terms.anchor), ("synthetic_loss", terms.synthetic)];
+        let weights = self.loss_weights();
+        let named = [
+            ("pair_loss", terms.pair),
+            ("anchor_loss", terms.anchor),
+            ("synthetic_loss", terms.synthetic),
+            ("text_loss", terms.text),
+        ];
         let weighted = named.iter().zip(weights).filter_map(|((_, term), w)| Some(term.clone()?.mul_scalar(w)));
         // a lesson has a pair or an anchor
         let Some(loss) = weighted.reduce(|sum, term| sum + term) else { return Ok(state) };
@@ -361,23 +365,28 @@ impl Trainer<'_> {
         let (model, step, prior) = (&state.model, state.progress.step, state.progress.prior);
         let lesson = self.data.lesson(step);
         let mut n_tokens = lesson.texts.iter().map(|text| text.tokens.len()).sum();
-        let read = |texts: &[&Sequence]| Features::read(model, &state.replicas, texts, limit, recompute);
-        let mut features = vec![read(&lesson.texts)];
+        let read = |texts: &[&Sequence], is_spoken: &[bool]| {
+            Features::read(model, &state.replicas, texts, is_spoken, limit, recompute)
+        };
+        let preferred = self.preferred_shares(&lesson);
+        let is_spoken: Vec<bool> = preferred.iter().map(|share| *share > 0.0).collect();
+        let mut features = vec![read(&lesson.texts, &is_spoken)];
         let heads = self.heads(model, features[0].rows.clone(), step);
         let pair = (!lesson.pairs.is_empty()).then(|| self.pair_term(&heads, &lesson));
+        let text = features[0].spoken.as_ref().map(|spoken| self.text_term(spoken, &preferred));
         if self.is_baseline() {
-            return Terms { pair, anchor: None, synthetic: None, features, n_tokens };
+            return Terms { pair, anchor: None, synthetic: None, text, features, n_tokens };
         }
         let anchor = (!lesson.anchors.is_empty()).then(|| self.anchor_term(&heads, &lesson));
         let synthetic = prior.map(|prior| {
             let negatives = self.data.negatives(self.seed, step, self.inputs);
             n_tokens += negatives.iter().map(|s| s.tokens.len()).sum::<usize>();
-            let negatives = read(&negatives.iter().collect::<Vec<_>>());
+            let negatives = read(&negatives.iter().collect::<Vec<_>>(), &[]);
             let rewards = model.rewards(negatives.rows.clone());
             features.push(negatives);
             prior_loss(rewards.mean, rewards.variance.log(), prior.mean.0, prior.variance.0).mean()
         });
-        Terms { pair, anchor, synthetic, features, n_tokens }
+        Terms { pair, anchor, synthetic, text, features, n_tokens }
     }
 
     /// Mean pair loss; `heads` are mu and log v of the lesson's texts.

@@ -8,13 +8,13 @@ use super::garm::{self, GarmInputs, Likelihood};
 use super::rl::{self, RlInputs};
 use super::sft::{self, SftInputs};
 use super::{Control, Observer, StageContext, StageError};
-use crate::model::device::pick_device;
+use crate::model::device::{check_half, pick_device};
 use crate::model::llama::Llama;
 use crate::model::reward::RewardModel;
 use crate::model::state::TrainState;
 use beckon_shared::checkpoint::RewardConfig;
 use beckon_shared::config::{ModelConfig, Preset};
-use beckon_shared::control::{DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig, Stage};
+use beckon_shared::control::{BasePrecision, DeviceChoice, GarmConfig, LoraConfig, RlConfig, SftConfig, Stage};
 use beckon_shared::preference::{Anchor, Pair, PairKind, SftExample, Split};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::reward::kl_controller::KlPlacement;
@@ -158,6 +158,7 @@ fn stages(world: &World, place: &Place, lora: Option<LoraConfig>, dir: &Path) ->
         variance_warmup: 0.0,
         feature_dims: 4,
         n_layers: Some(2),
+        text_weight: 0.2,
         ..GarmConfig::default()
     };
     let likelihood = Likelihood::Probit;
@@ -293,5 +294,53 @@ fn one_step_of_each_stage_has_the_loss_and_every_gradient_of_the_cpu() {
         let cpu = stages(&world, &Place::whole(&Device::flex()), lora, &dir.path().join("cpu"));
         let gpu = stages(&world, &Place::whole(&gpu), lora, &dir.path().join("gpu"));
         assert_same(&format!("{name}, lora {lora:?}"), &cpu, &gpu, 1e-2);
+    }
+}
+
+/// Euclidean.
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Each stage's step with the base in half precision against f32: the loss within 1%, each adapter's gradient within 2% of its
+/// norm, and no gradient of the base.
+fn assert_half_is_close(name: &str, device: &Device) {
+    let (world, dir) = (world(), tempfile::tempdir().expect("folder"));
+    let run = |base_precision: BasePrecision| {
+        let lora = LoraConfig { base_precision, ..LoraConfig::default() };
+        stages(&world, &Place::whole(device), Some(lora), &dir.path().join(format!("{base_precision:?}")))
+    };
+    let (want, got) = (run(BasePrecision::F32), run(BasePrecision::F16));
+    for ((stage, want), got) in ["sft", "garm", "rl"].iter().zip(&want).zip(&got) {
+        let what = format!("{stage} with a base in f16, {name}");
+        let loss_tolerance = 1e-2 * want.0.abs().max(0.1);
+        assert!((want.0 - got.0).abs() < loss_tolerance, "{what}: loss {} and {}", want.0, got.0);
+        assert!(want.1.keys().eq(got.1.keys()), "{what}: the same parameters learn");
+        let learns = |path: &String| path.contains("adapter") || path.contains("_head");
+        assert!(got.1.keys().all(learns), "{what}: {:?}", got.1.keys());
+        assert_ne!(want.1, got.1, "{what}: nothing was rounded");
+        let norms: Vec<f64> = want.1.values().map(|t| norm(t.data.iter().copied())).collect();
+        let least = 1e-3 * norms.iter().fold(0.0, |m: f64, x| m.max(*x));
+        assert!(least > 1e-9, "{what}: something is learnt");
+        for ((parameter, want), size) in want.1.iter().zip(norms) {
+            let apart = norm(want.data.iter().zip(&got.1[parameter].data).map(|(a, b)| a - b));
+            assert!(apart < 2e-2 * size.max(least), "{what}: {parameter}: {apart} of {size}");
+        }
+    }
+}
+
+/// A run would be refused there; the stages are not, and Burn's CPU backend multiplies f16.
+#[test]
+fn one_step_with_a_base_in_half_precision_is_that_in_f32_but_for_rounding() {
+    assert_half_is_close("cpu", &Device::flex());
+}
+
+#[test]
+#[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+fn one_step_with_a_base_in_half_precision_on_a_gpu_is_that_in_f32_but_for_rounding() {
+    let (gpu, name) = pick_device(DeviceChoice::Gpu).expect("an adapter");
+    match check_half(&gpu, &name) {
+        Ok(()) => assert_half_is_close(&name, &gpu),
+        Err(error) => eprintln!("one step with a base in f16: NOT RUN, {error}"),
     }
 }

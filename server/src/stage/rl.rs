@@ -7,6 +7,7 @@
 //! y_i ~ pi(. | x), i = 1..G per prompt, T = 1                                           rollouts
 //! r_GaRM = mu - k_al sigma_al - k_ep sigma_ep                                           B.4.2
 //! u_i   = gate, then Σ_m w_m z_im; z vetoed to <= 0 where GaRM is out of distribution   B.4.3, B.3 (3)
+//!         (with `rl.overlong_buffer` less DAPO's soft punishment of length)             B.5.1
 //! k1_i  = log pi(y_i|x) - log pi_ref(y_i|x), inside the detached reward                 B.5.3
 //! A_i   = G/(G-1) (u_i - beta k1_i - mean), divided by the batch's standard deviation   B.4.3
 //! L     = -1/(G L_max) Σ_i Σ_t c_it A_i log pi(y_it) + eta L_BC                         B.5.2
@@ -253,7 +254,7 @@ impl<'a> Trainer<'a> {
         let encode =
             |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
         Ok(Self {
-            reference: Llama::from_tensors(inputs.model, inputs.policy, &ctx.device)?,
+            reference: Llama::from_tensors(inputs.model, &lora::frozen(inputs.policy, inputs.lora), &ctx.device)?,
             bc: inputs.bc.iter().map(encode).collect(),
             reward_version: reward_version(inputs.reward, inputs.reward_config),
             seed: ctx.seed,
@@ -408,6 +409,7 @@ impl<'a> Trainer<'a> {
             &state.progress,
             &fused,
             &[
+                ("overlong_penalty", fused.overlong_penalty().unwrap_or(f64::NAN)),
                 ("kl_beta", state.progress.kl().coefficient(budget)),
                 ("loss", learnt.loss),
                 ("grad_norm", learnt.norm),

@@ -1,17 +1,18 @@
 //! Experiments in the store: their states, what was shown and clicked, and the sums over users that the analysis takes.
 
-use super::sql::{Connection, Value, values};
+use super::sql::{Connection, Row, Value, values};
 use super::{Store, StoreError};
 use beckon_shared::ab::input::{Observed, RETURNED_AFTER_MILLIS, User, Users, observation_millis};
 use beckon_shared::ab::interleave::Votes;
 use beckon_shared::ab::moments::Totals;
 use beckon_shared::control::experiment::{
-    ClickEvent, ExperimentState, ExperimentStatus, Exposure, IngestEvent, IngestOutcome, Layout, LooksState,
+    ClickEvent, ExperimentState, ExperimentStatus, Exposure, IngestEvent, IngestOutcome, Layout, LooksState, PAST_DAYS,
 };
 
 /// How long a window has to be over before its user counts: reports that are late a little are in, and what one server
 /// has counted is over by the clock of another that stops the experiment.
 const SETTLING_MILLIS: i64 = 300_000;
+const DAY_MILLIS: i64 = 86_400_000;
 
 /// Number of an experiment from its id (`e12`); `None` for anything else.
 fn number(id: &str) -> Option<i64> {
@@ -74,7 +75,8 @@ impl Store {
     }
 
     /// Changes an experiment's status where `change` says so, in one transaction, synced to disk; `None` where there is
-    /// none with this id. What `change` refuses changes nothing.
+    /// none with this id. What `change` refuses changes nothing. Where it starts an experiment whose `settings.cuped` is
+    /// set, the past of all units is kept with it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -88,8 +90,15 @@ impl Store {
             let text = transaction.first(&sql, values![number(id)], |mut row| row.get::<String>(0))?;
             let Some(text) = text else { return Ok(None) };
             let mut status: ExperimentStatus = parsed(&text, "an experiment")?;
+            let was_started = status.started_millis.is_some();
             if let Err(refusal) = change(&mut status) {
                 return Ok(Some(Err(refusal)));
+            }
+            if status.config.settings.cuped
+                && !was_started
+                && let Some(now_millis) = status.started_millis
+            {
+                keep_pasts(transaction, number(id), now_millis)?;
             }
             let text = json(&status, "an experiment")?;
             transaction.execute("UPDATE experiments SET status = ?2 WHERE id = ?1", values![number(id), text])?;
@@ -192,7 +201,8 @@ impl Store {
     /// Sums over the users of an experiment, as the analysis takes them: clicked slates over slates, requests without a
     /// suggestion over requests, latency, and strata. Where the experiment has `observation_hours`, they are of that
     /// time after a user's first exposure, and of users for whom it was over some minutes before `now_millis`, and before
-    /// the end of the experiment. With them the numbers of all slates and clicks that came in.
+    /// the end of the experiment. With them the numbers of all slates and clicks that came in. The past of a user is what
+    /// was kept of the unit when the experiment was started, of the same kind of traffic: real or simulated.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -202,20 +212,23 @@ impl Store {
         now_millis: i64,
     ) -> Result<(Users, u64, u64), StoreError> {
         let arms: Vec<String> = experiment.config.arms.iter().map(|arm| arm.name.clone()).collect();
+        let has_past = experiment.config.settings.cuped;
         let window = window(experiment, now_millis);
         let mut parameters = values![number(&experiment.id)].to_vec();
         parameters.extend(window.into_iter().flatten().map(Value::from));
         let mut users = Users {
             arms: arms.clone(),
             strata: beckon_shared::ab::input::USUAL_STRATA.map(str::to_owned).to_vec(),
+            has_past,
             has_requests: true,
             has_latency: true,
             has_days: true,
             ..Users::default()
         };
         let (mut n_exposures, mut n_clicks, mut n_waiting, mut n_returned) = (0, 0, 0, 0);
-        self.reader().rows(&sums_of_users(window.is_some()), &parameters, |mut row| {
-            users.is_simulated |= row.get::<bool>(11)?;
+        self.reader().rows(&sums_of_users(window.is_some(), has_past), &parameters, |mut row| {
+            let is_simulated: bool = row.get(11)?;
+            users.is_simulated |= is_simulated;
             n_exposures += row.get::<u64>(12)?;
             n_clicks += row.get::<u64>(13)?;
             let arm: String = row.get(0)?;
@@ -232,9 +245,10 @@ impl Store {
             let (first, last): (i64, i64) = (row.get(7)?, row.get(8)?);
             n_returned += u64::from(last.saturating_sub(first) > RETURNED_AFTER_MILLIS);
             let totals = |numerator, denominator| Totals { numerator, denominator, ..Totals::default() };
+            let (pre_numerator, pre_denominator) = if has_past { past(&mut row, is_simulated)? } else { (0.0, 0.0) };
             users.users.push(User {
                 arm,
-                clicks: totals(clicked, shown),
+                clicks: Totals { pre_numerator, pre_denominator, ..totals(clicked, shown) },
                 no_suggestion: totals(none, requests),
                 latency_millis: totals(latency.unwrap_or(0.0), timed),
                 day: Some(day(first)),
@@ -302,8 +316,14 @@ fn window(experiment: &ExperimentStatus, now_millis: i64) -> Option<[i64; 2]> {
 }
 
 /// Statement that sums over each user of experiment `?1`; where it is `windowed`, over the time `?3` after a first
-/// exposure at `?2` at the latest, and over nothing for other users.
-fn sums_of_users(windowed: bool) -> String {
+/// exposure at `?2` at the latest, and over nothing for other users. With `has_past` the columns of [`past`] follow.
+fn sums_of_users(windowed: bool, has_past: bool) -> String {
+    let (past, join_past) = if has_past {
+        let past = ", max(p.n_shown), max(p.n_clicked), max(p.n_shown_simulated), max(p.n_clicked_simulated)";
+        (past, "LEFT JOIN pasts p ON p.experiment = e.experiment AND p.unit = e.unit")
+    } else {
+        ("", "")
+    };
     // the time is only added to first exposures before `?2`, so that no client's clock makes the sum overflow
     let (join, inside, clicked) = if windowed {
         let join = "LEFT JOIN (\
@@ -326,13 +346,56 @@ fn sums_of_users(windowed: bool) -> String {
                 min(e.time_millis), max(e.time_millis), \
                 min(CASE WHEN {inside} THEN e.device_tier END), min(CASE WHEN {inside} THEN e.browser END), \
                 max(e.simulated), CAST(sum(CASE WHEN e.n_slots > 0 THEN 1 ELSE 0 END) AS BIGINT), \
-                CAST(sum(coalesce(c.n, 0)) AS BIGINT) \
-         FROM exposures e {join} LEFT JOIN (\
+                CAST(sum(coalesce(c.n, 0)) AS BIGINT){past} \
+         FROM exposures e {join} {join_past} LEFT JOIN (\
              SELECT impression_id, count(*) AS n, min(time_millis) AS first_millis FROM clicks \
              WHERE experiment = ?1 GROUP BY impression_id\
          ) c ON c.impression_id = e.impression_id \
          WHERE e.experiment = ?1 GROUP BY e.unit ORDER BY min(e.time_millis), e.unit"
     )
+}
+
+/// Slates with a click, and slates, that a unit had been shown before, from a row of [`sums_of_users`]; none for a unit
+/// that was new. What was simulated is no past of what is real, and the other way round.
+fn past(row: &mut Row, is_simulated: bool) -> Result<(f64, f64), StoreError> {
+    let shown = if is_simulated { 16 } else { 14 };
+    let (n_shown, n_clicked): (Option<f64>, Option<f64>) = (row.get(shown)?, row.get(shown + 1)?);
+    Ok((n_clicked.unwrap_or(0.0), n_shown.unwrap_or(0.0)))
+}
+
+/// Keeps what units have been shown and clicked in the other experiments, in the [`PAST_DAYS`] before `now_millis`, as the
+/// past that experiment `id` adjusts by; interleaved slates are slates like others. It has to be in the transaction that
+/// starts the experiment: then all of it came in before anybody saw an arm, whatever time a client reports, and neither
+/// late reports nor the deletion of another experiment move what looks have counted. The times of clients only say what is
+/// too old. A look then finds a unit's past by its key; the slates of the other experiments are read here, once.
+fn keep_pasts(transaction: &mut Connection, id: Option<i64>, now_millis: i64) -> Result<(), StoreError> {
+    let since = now_millis.saturating_sub(PAST_DAYS * DAY_MILLIS);
+    let sql = "SELECT id, status FROM experiments WHERE id <> ?1 ORDER BY id";
+    let others = transaction.rows(sql, values![id], |mut row| {
+        let status: ExperimentStatus = parsed(&row.get::<String>(1)?, "an experiment")?;
+        Ok((row.get::<i64>(0)?, status))
+    })?;
+    let sql = "INSERT INTO pasts (experiment, unit, n_shown, n_clicked, n_shown_simulated, n_clicked_simulated) \
+               SELECT CAST(?1 AS BIGINT), e.unit, \
+                      sum(CASE WHEN e.simulated = 0 THEN 1 ELSE 0 END), \
+                      sum(CASE WHEN e.simulated = 0 AND c.impression_id IS NOT NULL THEN 1 ELSE 0 END), \
+                      sum(CASE WHEN e.simulated <> 0 THEN 1 ELSE 0 END), \
+                      sum(CASE WHEN e.simulated <> 0 AND c.impression_id IS NOT NULL THEN 1 ELSE 0 END) \
+               FROM exposures e LEFT JOIN (\
+                   SELECT DISTINCT impression_id FROM clicks WHERE experiment = ?2\
+               ) c ON c.impression_id = e.impression_id \
+               WHERE e.experiment = ?2 AND e.n_slots > 0 AND e.time_millis >= ?3 GROUP BY e.unit \
+               ON CONFLICT (experiment, unit) DO UPDATE SET \
+                   n_shown = pasts.n_shown + excluded.n_shown, n_clicked = pasts.n_clicked + excluded.n_clicked, \
+                   n_shown_simulated = pasts.n_shown_simulated + excluded.n_shown_simulated, \
+                   n_clicked_simulated = pasts.n_clicked_simulated + excluded.n_clicked_simulated";
+    for (other, status) in others {
+        let is_too_old = status.stopped_millis.is_some_and(|stopped| stopped < since);
+        if status.started_millis.is_some() && !is_too_old {
+            transaction.execute(sql, values![id, other, since])?;
+        }
+    }
+    Ok(())
 }
 
 /// Checkpoints that experiments which are not decided need, with the experiment in words.

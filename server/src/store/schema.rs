@@ -160,6 +160,19 @@ const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (run_id, stage, step)
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    -- what units had been shown and clicked elsewhere when an experiment that adjusts by it was started; slates, and
+    -- slates with a click, those of real users apart from those of simulated ones
+    CREATE TABLE pasts (
+        experiment INTEGER NOT NULL REFERENCES experiments (id) ON DELETE CASCADE,
+        unit TEXT NOT NULL,
+        n_shown INTEGER NOT NULL,
+        n_clicked INTEGER NOT NULL,
+        n_shown_simulated INTEGER NOT NULL,
+        n_clicked_simulated INTEGER NOT NULL,
+        PRIMARY KEY (experiment, unit)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 fn known() -> i64 {

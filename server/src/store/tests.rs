@@ -15,7 +15,8 @@ use checkpoints::{
     files_on_their_way_are_known_until_a_row_says_that_they_stay, what_is_being_deleted_can_no_more_come_to_be_needed,
 };
 use experiments::{
-    looks_at_once_lose_nothing, users_count_with_their_window_once_it_is_over, votes_and_users_of_no_arm_are_told_apart,
+    looks_at_once_lose_nothing, the_past_is_what_other_experiments_took_in_before_the_start,
+    users_count_with_their_window_once_it_is_over, votes_and_users_of_no_arm_are_told_apart,
 };
 
 mod checkpoints;
@@ -65,6 +66,7 @@ in_both! {
     an_experiment_counts_each_exposure_and_click_once,
     users_count_with_their_window_once_it_is_over,
     votes_and_users_of_no_arm_are_told_apart,
+    the_past_is_what_other_experiments_took_in_before_the_start,
     looks_at_once_lose_nothing,
     what_is_being_deleted_can_no_more_come_to_be_needed,
     files_on_their_way_are_known_until_a_row_says_that_they_stay,

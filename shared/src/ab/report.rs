@@ -59,7 +59,8 @@ pub struct Settings {
     /// Users in each arm that the test was planned for. Tunes the confidence sequence; under the fixed design
     /// no claim is made before.
     pub planned_users_per_arm: Option<f64>,
-    /// Whether the click rate is adjusted by the time before the test.
+    /// Whether the click rate is adjusted by the time before the test. Where no past is known, the report has the figures
+    /// without it, and says so.
     pub cuped: bool,
     /// Prior of the lift for the posterior picture; flat where none.
     pub prior: Option<Prior>,
@@ -307,7 +308,7 @@ pub fn analyze(table: &Table, settings: &Settings, before: Option<&Looks>) -> Re
         sample_ratio_by: breakdowns(table, &names, &shares)?,
         sample_ratio,
         assumptions: basis::assumptions(table, settings),
-        warnings: basis::warnings(table, settings, &arms),
+        warnings: basis::warnings(table, settings, &arms, &comparisons),
         arms: arms.iter().map(ArmData::figures).collect(),
         comparisons,
     };

@@ -1,5 +1,6 @@
 use super::*;
 use crate::checkpoint::{Formats, Lineage, Parts, PolicyParts};
+use crate::config::OUTPUT;
 use crate::tokenizer::Tokenizer;
 use beckon_shaders::ready;
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +21,7 @@ fn model() -> ModelConfig {
         rope_scaling: None,
         norm_eps: 1e-5,
         max_seq_len: 64,
+        tied_embedding: true,
     }
 }
 
@@ -35,13 +37,17 @@ fn lineage() -> Lineage {
 
 /// A policy without a reward model, in 8-bit blocks.
 fn base(seed: u64) -> Checkpoint {
-    let (model, mut rng) = (model(), ChaCha8Rng::seed_from_u64(seed));
+    base_of(&model(), seed)
+}
+
+fn base_of(model: &ModelConfig, seed: u64) -> Checkpoint {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let tokenizer = Tokenizer::train(["how to cook rice", "rice cooker"], 277).unwrap();
-    let matrices = tensor_names(&model).into_iter().map(|(name, shape)| {
+    let matrices = tensor_names(model).into_iter().map(|(name, shape)| {
         let format = if shape.len() == 2 { BlockFormat::Q8 } else { BlockFormat::F32 };
         (name, Matrix::from_dense(&random(&shape, &mut rng), format).unwrap())
     });
-    let parts = PolicyParts { name: "base".into(), model: &model, lineage: lineage(), tokenizer: &tokenizer };
+    let parts = PolicyParts { name: "base".into(), model, lineage: lineage(), tokenizer: &tokenizer };
     Checkpoint::from_policy(parts, matrices.collect()).unwrap()
 }
 
@@ -201,6 +207,25 @@ fn a_failed_self_test_leaves_the_engine_as_it_was() {
     let before = logits(&mut engine);
     assert!(ready(file.apply(&mut engine, Some(&whole))).unwrap().is_err());
     assert_eq!(logits(&mut engine), before);
+}
+
+#[test]
+fn an_adapter_lies_over_a_base_with_an_output_matrix_of_its_own() {
+    let base = base_of(&ModelConfig { tied_embedding: false, ..model() }, 1);
+    let file = AdapterFile::decode(&file(&base).encode().unwrap()).unwrap();
+    let frame = file.frame(base.clone()).unwrap();
+    let [of_policy, of_reward] = ["policy", "reward"].map(|network| frame.dense(network).contains_key(OUTPUT));
+    assert!(of_policy && !of_reward, "the reward model writes no words");
+    let mut engine = Engine::cpu(&frame).unwrap();
+    ready(file.apply(&mut engine, None)).unwrap().unwrap();
+    let merged = file.merged(&base, "policy").unwrap();
+    assert_eq!(merged[OUTPUT], base.dense("policy")[OUTPUT], "frozen, as the embedding");
+    let mut whole = Engine::from_tensors(&base.manifest.model, &merged, &base.tokenizer().unwrap()).unwrap();
+    let prompt = Prompt::from_query("rice");
+    let logits = |engine: &mut Engine| ready(engine.greedy(&prompt, 1)).unwrap().unwrap()[0].logits.clone();
+    for (a, b) in logits(&mut engine).iter().zip(logits(&mut whole)) {
+        assert!((a - b).abs() <= 2e-3, "{a} and {b}");
+    }
 }
 
 #[test]

@@ -128,6 +128,9 @@ fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
     if manifest.format_version < 3 && manifest.reward.as_ref().is_some_and(|reward| reward.n_layers.is_some()) {
         return Err(manifest_error("format_version", "a reward model of its own depth came with format 3"));
     }
+    if manifest.format_version < 4 && !manifest.model.tied_embedding {
+        return Err(manifest_error("format_version", "an output matrix of its own came with format 4"));
+    }
     if manifest.payload_bytes > MAX_PAYLOAD_BYTES {
         return Err(manifest_error(
             "payload_bytes",

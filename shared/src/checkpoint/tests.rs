@@ -21,7 +21,8 @@ fn tokenizer() -> Tokenizer {
 
 fn tensors(model: &ModelConfig) -> (TensorMap, TensorMap) {
     let policy = random(tensor_names(model), 1);
-    let reward = random([tensor_names(model), reward_head_names(model, DIMS)].concat(), 2);
+    let trunk = tensor_names(&model.trunk(model.n_layers));
+    let reward = random([trunk, reward_head_names(model, DIMS)].concat(), 2);
     (policy, reward)
 }
 
@@ -205,11 +206,11 @@ fn unknown_versions_say_so() {
     let file = build(&Preset::Tiny.model()).encode().unwrap();
     let mut later = file.clone();
     later[7] = b'2';
-    let versions = [4.into(), 0.into(), (-1).into(), "2".into(), serde_json::Value::Null];
+    let versions = [5.into(), 0.into(), (-1).into(), "2".into(), serde_json::Value::Null];
     let forged = versions.map(|version| forge(&file, |m| m["format_version"] = version));
     for bytes in std::iter::once(later).chain(forged) {
         let text = Checkpoint::decode(&bytes).unwrap_err().to_string();
-        assert!(text.contains("is unknown: this program reads formats up to 3"), "{text}");
+        assert!(text.contains("is unknown: this program reads formats up to 4"), "{text}");
     }
     let error = Checkpoint::decode(b"PK\x03\x04 something else").unwrap_err();
     assert!(matches!(error, CheckpointError::NotACheckpoint { .. }), "{error}");
@@ -242,6 +243,32 @@ fn a_policy_alone_is_a_checkpoint_of_format_2() {
     };
     let error = Checkpoint::decode(&forge(&file, invented)).unwrap_err();
     assert!(matches!(error, CheckpointError::MissingTensor { .. }), "{error}");
+}
+
+#[test]
+fn an_output_matrix_of_its_own_is_kept_where_the_embedding_is_not_tied() {
+    let model = ModelConfig { tied_embedding: false, ..Preset::Tiny.model() };
+    let checkpoint = build(&model);
+    let back = Checkpoint::decode(&checkpoint.encode().unwrap()).unwrap();
+    assert_eq!((&back.id, &back.tensors, &back.manifest.model), (&checkpoint.id, &checkpoint.tensors, &model));
+    assert_eq!(back.tensors["policy.lm_head.weight"].format, BlockFormat::Q8, "as the embedding");
+    assert!(!back.tensors.contains_key("reward.lm_head.weight"), "a reward model writes no words");
+    assert!(back.dense("policy").contains_key(OUTPUT));
+    // earlier programs are told the version, not that a tensor is unknown
+    assert_eq!(back.manifest.format_version, 4);
+    let alone = policy_alone(&model, &tokenizer()).unwrap();
+    assert_eq!((alone.manifest.format_version, alone.tensors.len()), (4, tensor_names(&model).len()));
+    let file = checkpoint.encode().unwrap();
+    let error = Checkpoint::decode(&forge(&file, |m| m["format_version"] = 3.into())).unwrap_err().to_string();
+    assert!(error.contains("came with format 4"), "{error}");
+    // there where it is announced, and only there
+    let error = Checkpoint::decode(&forge(&file, |m| _ = m["model"].as_object_mut().unwrap().remove("tied_embedding")));
+    let error = error.unwrap_err();
+    assert!(matches!(&error, CheckpointError::UnknownTensor { name } if name == "policy.lm_head.weight"), "{error}");
+    let (mut policy, reward) = tensors(&model);
+    policy.remove(OUTPUT);
+    let error = Checkpoint::build(parts(&model, &tokenizer()), &policy, &reward, Formats::default()).unwrap_err();
+    assert!(matches!(&error, CheckpointError::MissingTensor { name } if name == "policy.lm_head.weight"), "{error}");
 }
 
 #[test]

@@ -22,6 +22,8 @@ const MAX_TEXT_BYTES: usize = 200;
 const MAX_SLOTS: usize = 32;
 /// Characters of a wrong name that a message repeats.
 const MAX_REPEATED: usize = 40;
+/// Days before the start of an experiment in which its users' past lies, which `settings.cuped` adjusts by: four weeks.
+pub const PAST_DAYS: i64 = 28;
 
 /// What writes the suggestions of an arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -131,7 +133,9 @@ pub struct ExperimentConfig {
     #[serde(default)]
     pub allowed_origins: BTreeSet<String>,
     /// What was decided before looking. Where arms are split, `observation_hours` lets users count with that time after
-    /// their first exposure, once it is over: then the always-valid figures hold though users come back.
+    /// their first exposure, once it is over: then the always-valid figures hold though users come back. `cuped` adjusts by
+    /// what the same units were shown and clicked in other experiments of this server in the 28 days before the start, as
+    /// it was known then. Their sites must name the same person alike.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub settings: Settings,
@@ -248,12 +252,14 @@ impl ExperimentConfig {
             }
             other => field("settings", other.to_string()),
         })?;
+        if self.layout == Layout::Split {
+            return Ok(());
+        }
         if self.settings.cuped {
-            let problem = "true, but a live experiment knows no time before it to adjust by; leave it out, and give rows of \
-                           users with a past to `beckon ab analyze --cuped`";
+            let problem = "true, but arms are interleaved, whose votes are not adjusted by the past; leave it out";
             return Err(field("settings.cuped", problem));
         }
-        if self.layout == Layout::Interleaved && self.settings.observation_hours.is_some() {
+        if self.settings.observation_hours.is_some() {
             let problem = "given, but arms are interleaved, whose votes are all counted; leave it out";
             return Err(field("settings.observation_hours", problem));
         }

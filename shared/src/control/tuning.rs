@@ -57,7 +57,8 @@ pub struct RlTuning {
     pub fusion_weights: Option<Vec<f64>>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+/// Whether a setting may be left out of JSON: one that came later must not change how older configurations read.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

@@ -62,6 +62,16 @@ impl Engine {
         Self::gpu_edited(checkpoint, gpu, &KernelSpec::clone).await
     }
 
+    /// [`Engine::gpu`] with sizes of the caller's: outside a page, where a batch may be as large as the device holds. A pass
+    /// takes a whole batch, so its rows are at least [`Limits::n_seqs`].
+    ///
+    /// # Errors
+    /// As [`Engine::gpu`].
+    pub async fn gpu_within(checkpoint: &Checkpoint, gpu: &GpuContext, limits: Limits) -> Result<Self, EngineError> {
+        let limits = Limits { rows_per_pass: limits.rows_per_pass.max(limits.n_seqs), ..limits };
+        Self::gpu_made(checkpoint, gpu, limits, &KernelSpec::clone).await
+    }
+
     /// [`Engine::gpu`] with each kernel's source edited before: for tests that a wrong kernel is noticed.
     ///
     /// # Errors
@@ -71,11 +81,19 @@ impl Engine {
         gpu: &GpuContext,
         edit: &dyn Fn(&KernelSpec) -> KernelSpec,
     ) -> Result<Self, EngineError> {
+        Self::gpu_made(checkpoint, gpu, Limits::of(&checkpoint.manifest.model), edit).await
+    }
+
+    async fn gpu_made(
+        checkpoint: &Checkpoint,
+        gpu: &GpuContext,
+        limits: Limits,
+        edit: &dyn Fn(&KernelSpec) -> KernelSpec,
+    ) -> Result<Self, EngineError> {
         let Parts { config, policy, reward, tokenizer } = Parts::of(checkpoint.clone())?;
         let in_blocks = |weights: Weights| weights.map(|matrix| Linear::new(matrix, KernelPath::F32));
         let (policy, (reward, heads)) = (in_blocks(policy), reward.unzip());
         let reward = reward.map(in_blocks);
-        let limits = Limits::of(&config);
         let of_reward = reward.as_ref().zip(heads.as_ref());
         let executor = gpu::GpuExecutor::new(gpu, &config, limits, &policy, of_reward, edit).await?;
         Ok(Self { config, limits, tokenizer, executor: Executor::Gpu(executor), heads, adapted_heads: None })

@@ -209,7 +209,7 @@ impl Forward<'_> {
                 result.resize(start + n_rows * v, 0.0);
                 let to = Placing { n_rows, n_outputs: v, stride: v, offset: 0, accumulate: false };
                 let out = &mut result[start..];
-                weights.embedding.multiply(&s.normed, &to, out, &mut s.products, *threads); // [N, V]
+                weights.projection().multiply(&s.normed, &to, out, &mut s.products, *threads); // [N, V]
             }
         }
     }

@@ -271,7 +271,7 @@ impl Forward<'_> {
         let (n_heads, n_kv_heads, half_dim) = (c.n_heads as u32, c.n_kv_heads as u32, c.head_dim as u32 / 2);
         let rope = RopeAppendParams { n_rows, n_heads, n_kv_heads, half_dim };
         let gather = EmbedParams { n_rows, cols: c.d_model as u32, n_table_rows: c.vocab_size as u32 };
-        let embed = kernels.embed(network.logits.format);
+        let embed = kernels.embed(network.uploaded.embedding.format);
         self.recorder.dispatch(embed, &network.embed, &gather, gather.workgroups()); // [R, D]
         let mut sides = network.side.iter().flat_map(|side| &side.layers);
         let normed = NormRowsParams { n_rows, cols: c.d_model as u32, n_x_rows: n_rows, eps: c.norm_eps };

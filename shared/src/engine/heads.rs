@@ -139,6 +139,7 @@ mod tests {
             rope_scaling: None,
             norm_eps: 1e-5,
             max_seq_len: 8,
+            tied_embedding: true,
         };
         let tensors = [
             ("mean_head.weight", vec![1.0, 2.0]),

@@ -3,12 +3,13 @@
 mod adapter;
 mod draw;
 mod int8;
+mod untied;
 mod variants;
 
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::{Formats, Lineage, Parts, PolicyParts, RewardConfig};
-use crate::config::{reward_head_names, tensor_names};
+use crate::config::{OUTPUT, reward_head_names, tensor_names};
 use crate::metrics::assert_close;
 use crate::prompt::{Role, Turn};
 use crate::quant::{BlockFormat, Matrix};
@@ -41,6 +42,7 @@ fn model(vocab_size: usize) -> ModelConfig {
         rope_scaling: None,
         norm_eps: 1e-5,
         max_seq_len: 96,
+        tied_embedding: true,
     }
 }
 
@@ -65,17 +67,22 @@ fn policy_tensors() -> TensorMap {
 }
 
 fn checkpoint(format: BlockFormat) -> Checkpoint {
-    let model = model(283);
+    built(&model(283), &policy_tensors(), format)
+}
+
+/// This policy with a random reward model.
+fn built(model: &ModelConfig, policy: &TensorMap, format: BlockFormat) -> Checkpoint {
     let dims = 5;
-    let reward = random([tensor_names(&model), reward_head_names(&model, dims)].concat(), 2);
+    let trunk = tensor_names(&model.trunk(model.n_layers));
+    let reward = random([trunk, reward_head_names(model, dims)].concat(), 2);
     let parts = Parts {
         name: "test".into(),
-        model: &model,
+        model,
         reward: RewardConfig { variance_floor: 0.01, feature_dims: dims, kappa: 0.25, n_layers: None },
         lineage: Lineage { device: "cpu".into(), simulated: true, ..Lineage::default() },
         tokenizer: &tokenizer(),
     };
-    Checkpoint::build(parts, &policy_tensors(), &reward, Formats { policy: format, reward: format }).unwrap()
+    Checkpoint::build(parts, policy, &reward, Formats { policy: format, reward: format }).unwrap()
 }
 
 fn cpu() -> Engine {
@@ -208,7 +215,8 @@ fn by_definition(c: &ModelConfig, tensors: &TensorMap, tokens: &[u32]) -> Vec<f6
         }
     }
     let last = get("model.norm.weight".into());
-    xs.iter().flat_map(|x| times(&embedding, &norm(x, &last))).collect()
+    let output = if c.tied_embedding { embedding } else { get(OUTPUT.into()) };
+    xs.iter().flat_map(|x| times(&output, &norm(x, &last))).collect()
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! A network's weights by role, taken from tensors by name.
 
 use super::EngineError;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, OUTPUT};
 use crate::quant::{BlockFormat, Matrix};
 use crate::tensor::DenseTensor;
 use beckon_shaders::{WeightFormat, WeightView};
 
-/// Trunk of policy or reward model, its matrices in the form M that an executor computes with. Dimension key as
+/// Weights of policy or reward model, matrices in the form M that an executor computes with. Dimension key as
 /// in [`crate::config`].
 #[derive(Debug)]
 pub(super) struct Weights<M = Matrix> {
-    /// `[V, D]`, also the output matrix.
+    /// `[V, D]`.
     pub embedding: M,
+    /// `[V, D]`; without it the embedding makes the logits.
+    pub output: Option<M>,
     pub layers: Vec<Layer<M>>,
     /// Final norm `[D]`.
     pub norm: Vec<f32>,
@@ -42,7 +44,7 @@ pub(super) struct Part<M = Matrix> {
 }
 
 impl Weights {
-    /// Gathers the trunk; `take` gives a matrix by its name of [`crate::config::tensor_names`].
+    /// Gathers them; `take` gives a matrix by its name of [`crate::config::tensor_names`].
     ///
     /// # Errors
     /// What `take` says, or [`EngineError::Shape`].
@@ -78,17 +80,18 @@ impl Weights {
             });
         }
         let norm = matrix("model.norm.weight", 1, d)?.to_dense().data;
-        Ok(Self { embedding, layers, norm })
+        let output = if config.tied_embedding { None } else { Some(matrix(OUTPUT, config.vocab_size, d)?) };
+        Ok(Self { embedding, output, layers, norm })
     }
 
     /// Every matrix.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        std::iter::once(&self.embedding).chain(self.layers.iter().flat_map(Layer::matrices))
+        std::iter::once(&self.embedding).chain(&self.output).chain(self.layers.iter().flat_map(Layer::matrices))
     }
 
     /// The same weights with every matrix in another form.
     pub fn map<M>(self, mut to: impl FnMut(Matrix) -> M) -> Weights<M> {
-        let embedding = to(self.embedding);
+        let (embedding, output) = (to(self.embedding), self.output.map(&mut to));
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in self.layers {
             let Layer { attention_norm, qkv, output, mlp_norm, gate_up, down } = layer;
@@ -99,7 +102,7 @@ impl Weights {
             let (qkv, gate_up) = (parts(qkv), parts(gate_up));
             layers.push(Layer { attention_norm, qkv, output: to(output), mlp_norm, gate_up, down: to(down) });
         }
-        Weights { embedding, layers, norm: self.norm }
+        Weights { embedding, output, layers, norm: self.norm }
     }
 
     /// The same weights as plain f32 where that takes at most `max_bytes`; the CPU then decodes nothing
@@ -108,6 +111,7 @@ impl Weights {
         let n_bytes: usize = self.matrices().map(|m| m.rows * m.cols * size_of::<f32>()).sum();
         if n_bytes <= max_bytes {
             make_plain(&mut self.embedding);
+            self.output.iter_mut().for_each(make_plain);
             for layer in &mut self.layers {
                 layer.qkv.iter_mut().chain(&mut layer.gate_up).for_each(|part| make_plain(&mut part.matrix));
                 make_plain(&mut layer.output);
@@ -115,6 +119,13 @@ impl Weights {
             }
         }
         self
+    }
+}
+
+impl<M> Weights<M> {
+    /// What makes logits of hidden states, `[V, D]`.
+    pub fn projection(&self) -> &M {
+        self.output.as_ref().unwrap_or(&self.embedding)
     }
 }
 

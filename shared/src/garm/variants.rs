@@ -1,5 +1,5 @@
 //! Likelihoods and regularisers of related work, as references for ablations; GaRM itself uses none of
-//! them by default. Method B.2.1 and B.2.6, oracle T4; sources in method D under the keys named here.
+//! them by default (`garm.text_weight` turns GRM's on). Method B.2.1 and B.2.6, oracle T4; sources in method D under the keys named here.
 
 use super::Gaussian;
 use std::f64::consts::PI;
@@ -52,6 +52,9 @@ pub fn bhattacharyya_coefficient(a: Gaussian, b: Gaussian) -> f64 {
     (-distance).exp()
 }
 
+/// beta of [`text_regularisation`] in GRM's released code (S:grmcode).
+pub const TEXT_BETA: f64 = 0.1;
+
 /// Text regularisation of GRM: -log sigmoid(beta · log p(chosen)), log p in nats per sequence (S:grmcode).
 pub fn text_regularisation(log_p_chosen: f64, beta: f64) -> f64 {
     softplus(-beta * log_p_chosen)
@@ -82,7 +85,7 @@ mod tests {
         let bc = bhattacharyya_coefficient;
         assert_close("BC", bc(Gaussian::new(1.0, 0.25), Gaussian::new(0.0, 0.25)), 0.606530660, 1e-9);
         assert_close("BC", bc(Gaussian::new(0.3, 0.49), Gaussian::new(-0.2, 0.64)), 0.941996040, 1e-9);
-        let text = text_regularisation(-12.0, 0.1);
+        let text = text_regularisation(-12.0, TEXT_BETA);
         assert_close("GRM text", text, 1.463282467, 1e-9);
         assert_close("GRM total", regularised_total(0.5, text, 0.01), 0.509632825, 1e-9);
         assert_close("BSR", sum_to_zero(&[1.2, -0.3, 0.4, 0.1], 1e-3), 0.00196, 1e-12);

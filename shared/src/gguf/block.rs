@@ -1,15 +1,17 @@
 //! How GGUF stores tensors, and repacking between its blocks and ours without loss.
 //!
-//! | GGUF | bytes of a block of 32 | ours |
+//! | GGUF | bytes of a block of 32 (Q6_K: 256) | ours |
 //! | --- | --- | --- |
 //! | Q4_0 | f16 d, 16 bytes: value i in a low, i + 16 in a high nibble; d · (q - 8) | Q4 with minimum -8 · d |
 //! | Q4_1 | f16 d, f16 m, nibbles as in Q4_0; d · q + m | Q4 |
 //! | Q8_0 | f16 d, 32 signed bytes; d · q | Q8 |
+//! | Q6_K | 128 bytes low nibbles, 64 bytes upper pairs of bits, 16 signed scales, f16 d; d · scale · (q - 32) | F32 |
 //! | F32, F16, BF16 | plain (no blocks) | F32 |
 //!
 //! Q4_0 stays exact: -8 · d is a half again (three steps of the exponent) unless |d| > 8,188, which no real
 //! model has and which is refused; d · q - 8 · d, computed in f32, is d · (q - 8) to the bit, because both
-//! products and their difference fit 24 bits. Written files hold Q4 as Q4_1, Q8 as Q8_0, F32 as F32.
+//! products and their difference fit 24 bits. Q6_K is exact in f32: 11 bits of d, 7 of a scale and 5 of a value make 23
+//! (-128 and -32 are powers of two). Written files hold Q4 as Q4_1, Q8 as Q8_0, F32 as F32.
 //! Source: the block structures of ggml.
 
 use super::GgufError;
@@ -25,7 +27,11 @@ pub enum TensorKind {
     Q4_0,
     Q4_1,
     Q8_0,
+    Q6_K,
 }
+
+/// Values of a Q6_K block: 16 scales for 16 values each.
+const SUPER_BLOCK: usize = 256;
 
 /// ggml's names of types by number, for messages; gaps are types that it removed.
 const NAMES: [&str; 35] = [
@@ -43,6 +49,7 @@ impl TensorKind {
             2 => Some(Self::Q4_0),
             3 => Some(Self::Q4_1),
             8 => Some(Self::Q8_0),
+            14 => Some(Self::Q6_K),
             30 => Some(Self::BF16),
             _ => None,
         }
@@ -56,6 +63,7 @@ impl TensorKind {
             Self::Q4_0 => 2,
             Self::Q4_1 => 3,
             Self::Q8_0 => 8,
+            Self::Q6_K => 14,
             Self::BF16 => 30,
         }
     }
@@ -75,6 +83,7 @@ impl TensorKind {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => BLOCK,
+            Self::Q6_K => SUPER_BLOCK,
         }
     }
 
@@ -86,6 +95,7 @@ impl TensorKind {
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
             Self::Q8_0 => 34,
+            Self::Q6_K => 210,
         }
     }
 
@@ -102,7 +112,7 @@ impl TensorKind {
     /// The format that holds this kind's values exactly.
     pub fn exact_format(self) -> BlockFormat {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => BlockFormat::F32,
+            Self::F32 | Self::F16 | Self::BF16 | Self::Q6_K => BlockFormat::F32,
             Self::Q4_0 | Self::Q4_1 => BlockFormat::Q4,
             Self::Q8_0 => BlockFormat::Q8,
         }
@@ -160,6 +170,7 @@ pub fn matrix_from_bytes(
                     halves.push(half(block));
                     f32_from_f16(half(block)).is_finite()
                 }
+                TensorKind::Q6_K => push_six_bits(block, &mut matrix.quants),
             };
             if !finite {
                 let block_idx = from / kind.block_bytes() + i;
@@ -209,6 +220,19 @@ fn push_nibbles(bytes: &[u8], quants: &mut Vec<u32>) {
             quants.push(word);
         }
     }
+}
+
+/// The 256 values of a block of 210 bytes; whether they are finite. Each half of them is four runs of 32: the first two
+/// runs are the low nibbles of 64 bytes, the next two the high ones; run k has bits 2 k and 2 k + 1 of 32 further bytes.
+fn push_six_bits(block: &[u8], quants: &mut Vec<u32>) -> bool {
+    let d = f32_from_f16(half(&block[208..]));
+    for i in 0..SUPER_BLOCK {
+        let low = (block[i / 128 * 64 + i % 64] >> (i / 64 % 2 * 4)) & 15;
+        let high = (block[128 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3;
+        let scale = d * f32::from(block[192 + i / 16] as i8);
+        quants.push((scale * (f32::from(low | (high << 4)) - 32.0)).to_bits());
+    }
+    d.is_finite()
 }
 
 /// A matrix as the bytes of a tensor with the same values. Row `row` of the file is row `source_row(row)` of

@@ -10,7 +10,7 @@
 use super::block::{bytes_from_matrix, matrix_from_bytes};
 use super::{Gguf, GgufError, NewTensor, Ranges, TensorInfo, TensorKind, Value, encode, ranges, vocabulary};
 use crate::checkpoint::{Checkpoint, Lineage, MAX_PAYLOAD_BYTES, PolicyParts};
-use crate::config::{ModelConfig, RopeScaling, tensor_names};
+use crate::config::{self, ModelConfig, RopeScaling, tensor_names};
 use crate::prompt::{PromptFormat, TemplateError};
 use crate::quant::{BlockFormat, Matrix};
 use crate::tokenizer::Tokenizer;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 /// The architecture that is read and written.
 const ARCHITECTURE: &str = "llama";
 const EMBEDDING: &str = "token_embd.weight";
-/// The output matrix of a model whose embedding is not tied to it.
+/// The output matrix, where the embedding is not tied to it.
 const OUTPUT: &str = "output.weight";
 /// What each rotary frequency is divided by, `[K / 2]`, where they are stretched otherwise than evenly.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -42,6 +42,7 @@ pub fn name_in_file(name: &str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some(EMBEDDING.to_owned()),
         "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        config::OUTPUT => return Some(OUTPUT.to_owned()),
         _ => {}
     }
     let (layer, part) = name.strip_prefix("model.layers.")?.strip_suffix(".weight")?.split_once('.')?;
@@ -72,8 +73,8 @@ impl Gguf {
     /// [`read_policy`] puts in.
     ///
     /// # Errors
-    /// Another architecture, a feature that our network does not have (experts, an output matrix of its own, …), missing or
-    /// impossible metadata, tensors that are missing, unknown or of another shape.
+    /// Another architecture, a feature that our network does not have (experts, …), missing or impossible metadata, tensors
+    /// that are missing, unknown or of another shape.
     pub fn model_config(&self, max_seq_len: usize) -> Result<ModelConfig, GgufError> {
         let got = self.text("general.architecture")?;
         if got != ARCHITECTURE {
@@ -109,6 +110,7 @@ impl Gguf {
             rope_scaling: self.linear_scaling()?,
             norm_eps: self.float("attention.layer_norm_rms_epsilon", None)?,
             max_seq_len: size("context_length")?.min(max_seq_len),
+            tied_embedding: !self.tensors.contains_key(OUTPUT),
         };
         config.validate()?;
         self.check_tensors(&config)?;
@@ -146,9 +148,6 @@ impl Gguf {
         let known = ["none", "linear"];
         if let Some(kind) = value("rope.scaling.type").and_then(Value::as_str).filter(|kind| !known.contains(kind)) {
             return refuse(format!("stretched rotary positions (rope.scaling.type {kind:?})"));
-        }
-        if self.tensors.contains_key(OUTPUT) {
-            return refuse(format!("an output matrix of its own (tensor {OUTPUT}): its embedding is not tied"));
         }
         Ok(())
     }
@@ -224,7 +223,7 @@ impl Gguf {
     }
 
     /// The tensor with a name of [`tensor_names`] in our blocks and our order of rows, read part by part; the values are
-    /// those of the file, exactly, but where it holds a matrix plain and `format` is a block format.
+    /// those of the file, exactly, but where it holds a matrix plain or in 6 bits and `format` is a block format.
     ///
     /// # Errors
     /// [`GgufError::MissingTensor`], [`GgufError::Block`], [`GgufError::Read`].
@@ -246,7 +245,9 @@ impl Gguf {
         let from = |row| head_dim.map_or(row, |head_dim| source_row(row, head_dim));
         // whole heads, within which rows are reordered, and even numbers of rows, whose scales fill words
         let unit = head_dim.unwrap_or(2);
-        let n_part = ((RANGE_BYTES / row_bytes) as usize / unit * unit).max(unit);
+        // 6 bits and halves grow when they are spread as values
+        let spread_bytes = info.kind.exact_format().n_bytes(1, cols).unwrap_or_default();
+        let n_part = ((RANGE_BYTES / row_bytes.max(spread_bytes)) as usize / unit * unit).max(unit);
         for first in (0..rows).step_by(n_part) {
             let n_rows = n_part.min(rows - first);
             let start = info.start + first as u64 * row_bytes;
@@ -265,7 +266,7 @@ impl Gguf {
     }
 }
 
-/// Bytes of a tensor that are asked for at once.
+/// Bytes of a tensor that are asked for at once, and that its values take before they are packed.
 const RANGE_BYTES: u64 = 4 << 20;
 
 /// What cuts a chat template into a prompt format, as [`PromptFormat::from_chat_template`].
@@ -277,7 +278,8 @@ pub struct ImportOptions {
     /// Longest prompt plus suggestion in tokens; the file's own context where that is shorter. The cache of keys and
     /// values grows with it.
     pub max_seq_len: usize,
-    /// Format of matrices that the file holds plain (F32, F16, BF16); block formats are kept exactly.
+    /// Format of matrices that the file holds plain (F32, F16, BF16) or in 6 bits (Q6_K, which becomes 8 bits where this
+    /// is 4); other block formats are kept exactly.
     pub plain_format: BlockFormat,
     /// Bytes that the weights may take in our formats.
     pub max_bytes: u64,

@@ -138,8 +138,8 @@ impl Advantage {
     }
 }
 
-/// DAPO's soft punishment of long answers, added to the reward: 0 up to `max_tokens - buffer`, then linear to
-/// -1 at `max_tokens`, and -1 beyond.
+/// DAPO's soft punishment of long answers, added to the utility where `rl.overlong_buffer` is set: 0 up to
+/// `max_tokens - buffer`, then linear to -1 at `max_tokens`, and -1 beyond.
 pub fn overlong_penalty(n_tokens: usize, max_tokens: usize, buffer: usize) -> f64 {
     let free = max_tokens.saturating_sub(buffer);
     if n_tokens <= free {

@@ -1,10 +1,11 @@
-//! Prefill and decoding in the browser on one CPU thread against wllama, turn and turn about, and what a batch costs.
+//! Prefill and decoding in the browser on the CPU against wllama, turn and turn about, and what a batch costs: on one thread each, then
+//! on two.
 //!
 //! One JSON line a figure, `name, device, unit, ours, rival, rival_name, ratio`; `cargo xtask bench decode` runs it.
 //! Figures are medians of five rounds. Who runs, and on what: [`beckon_tests::wllama`].
 
 use anyhow::Result;
-use beckon_tests::wllama::{Duel, N_ROUNDS, PROMPT_TOKENS, RIVAL_NAME, Work, median};
+use beckon_tests::wllama::{Duel, N_ROUNDS, PROMPT_TOKENS, Work, median};
 use serde_json::json;
 
 /// Tokens of a completion; the first comes out of the prefill.
@@ -14,11 +15,18 @@ const BATCH: usize = 8;
 
 fn main() -> Result<()> {
     let only = std::env::args().nth(1).unwrap_or_default();
-    let names = ["decode.one_sequence", "decode.prefill_64", "decode.eight_for_one"];
-    if !names.iter().any(|name| name.contains(&only)) {
-        return Ok(());
+    for (n_threads, behind) in [(1, ""), (2, ".two_threads")] {
+        let names = ["decode.one_sequence", "decode.prefill_64", "decode.eight_for_one"];
+        let names = names.map(|name| format!("{name}{behind}"));
+        if names.iter().any(|name| name.contains(&only)) {
+            run(&names, n_threads)?;
+        }
     }
-    let Some(duel) = Duel::start("decode")? else { return Ok(()) };
+    Ok(())
+}
+
+fn run(names: &[String; 3], n_threads: usize) -> Result<()> {
+    let Some(duel) = Duel::start("decode", n_threads)? else { return Ok(()) };
     let (mut one, mut eight, mut rival) = (Vec::new(), Vec::new(), Vec::new());
     for round in [Duel::WARM_UP].into_iter().chain(0..N_ROUNDS) {
         let of_round = (duel.ours(round, 1, N_TOKENS)?, duel.rival(round, 1, N_TOKENS)?);
@@ -32,11 +40,11 @@ fn main() -> Result<()> {
     let speeds = |works: &[Work], speed: &dyn Fn(&Work) -> f64| median(works.iter().map(speed).collect());
     let decode = |work: &Work| (N_TOKENS - 1) as f64 / work.decode_secs;
     let prefill = |work: &Work| PROMPT_TOKENS as f64 / work.prefill_secs;
-    for (name, speed) in [(names[0], &decode as &dyn Fn(&Work) -> f64), (names[1], &prefill)] {
+    for (name, speed) in [(&names[0], &decode as &dyn Fn(&Work) -> f64), (&names[1], &prefill)] {
         let (ours, theirs) = (speeds(&one, speed), speeds(&rival, speed));
         let figure = json!({
             "name": name, "device": duel.device, "unit": "tokens/s", "ours": ours, "rival": theirs,
-            "rival_name": RIVAL_NAME, "ratio": ours / theirs,
+            "rival_name": duel.rival_name, "ratio": ours / theirs,
         });
         println!("{figure}");
     }

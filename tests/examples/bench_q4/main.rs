@@ -67,7 +67,7 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let ort = modules.join("onnxruntime-web/dist");
-    let (site, url) = Site::start(vec![("/ort/", ort)])?;
+    let (site, url) = Site::start(vec![("/ort/", ort)], false)?;
     site.put("/", "<!doctype html><title>q4</title><script type=module src=page.js></script>");
     site.put("/page.js", include_str!("page.js"));
     site.put("/kernel.wgsl", &*Product::Matmul.spec().source);

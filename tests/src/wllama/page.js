@@ -1,5 +1,5 @@
 // Both sides in one page: the worker that the product's page ships, driven by the product's own messages, and wllama
-// without threads. Neither page sees the other's clock: prefill and decoding are timed inside each engine, the whole
+// on as many threads. Neither page sees the other's clock: prefill and decoding are timed inside each engine, the whole
 // job from here.
 
 import { Wllama } from "/wllama/index.js";
@@ -35,12 +35,12 @@ const logger = { debug() {}, log() {}, warn() {}, error: console.error };
 const rival = new Wllama({ default: "/wllama/wasm/wllama.wasm" }, { suppressNativeLog: true, logger });
 
 // Loads the checkpoint on the CPU and the same model in wllama; says what each runs on.
-window.load = async ({ script, checkpoint, model }) => {
+window.load = async ({ script, checkpoint, model, nThreads }) => {
   await startWorker(script);
   const loaded = await ask({ load: { side: "a", checkpoint, executor: "cpu" } });
   const file = await (await fetch(model)).blob();
-  await rival.loadModel([file], { n_threads: 1, n_gpu_layers: 0, n_ctx: 1024, n_parallel: 1 });
-  if (rival.isMultithread() || rival.getNumThreads() !== 1) throw new Error("wllama took more than one thread");
+  await rival.loadModel([file], { n_threads: nThreads, n_gpu_layers: 0, n_ctx: 1024, n_parallel: 1 });
+  if (rival.isMultithread() !== nThreads > 1 || rival.getNumThreads() !== nThreads) throw new Error(`wllama took ${rival.getNumThreads()} threads`);
   return { adapter: loaded.adapter, version: Wllama.getLibllamaVersion(), agent: navigator.userAgent };
 };
 

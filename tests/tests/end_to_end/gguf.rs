@@ -94,7 +94,7 @@ fn a_gguf_file_at_an_address_is_read_by_ranges_without_a_beckon_server() {
     let gguf = gguf_from_checkpoint(&Checkpoint::decode(built_in).unwrap()).unwrap();
     let shipped = root().join("server/page");
     let index = std::fs::read(shipped.join("index.html")).expect("a page (cargo xtask build-page)");
-    let (site, url) = Site::start(vec![("/", shipped)]).unwrap();
+    let (site, url) = Site::start(vec![("/", shipped)], false).unwrap();
     site.put("/", index);
     site.put("/model.gguf", gguf.clone());
     site.put("/cut.gguf", &gguf[..gguf.len() / 2]);

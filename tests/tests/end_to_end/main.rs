@@ -17,6 +17,7 @@ mod replicas;
 mod smollm2;
 mod steering;
 mod storage;
+mod threads;
 mod trained;
 mod trouble;
 mod wgsl;

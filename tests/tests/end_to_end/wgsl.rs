@@ -91,7 +91,7 @@ fn refused_with(page: &Page, specs: &[&KernelSpec], features: &[&str]) -> Vec<St
 #[test]
 #[ignore = "needs Chromium"]
 fn chromium_takes_every_kernel_and_names_the_line_of_a_bad_one() {
-    let (site, url) = Site::start(Vec::new()).unwrap();
+    let (site, url) = Site::start(Vec::new(), false).unwrap();
     site.put("/", "<!doctype html><title>kernels</title>");
     let page = Page::open(&url, WebGpu::On);
     let products =

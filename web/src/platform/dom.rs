@@ -16,6 +16,11 @@ pub fn hash() -> String {
     web_sys::window().and_then(|w| w.location().hash().ok()).unwrap_or_default()
 }
 
+/// `location.search`: what the worker's script is told, as `?threads=1`.
+pub fn search() -> String {
+    web_sys::window().and_then(|w| w.location().search().ok()).unwrap_or_default()
+}
+
 /// Goes to an address inside the page.
 pub fn go(href: &str) {
     if let Some(window) = web_sys::window() {

@@ -1,7 +1,7 @@
 //! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it, or a GGUF file. What
 //! is new is made and tested beside the old one and then exchanged; after a failure the old one goes on.
 
-use super::{Host, Hosted, Order, Progress, cpu_engine, faster, fault, measure};
+use super::{Host, Hosted, Order, Progress, cpu_engine, device_name, faster, fault, measure};
 use crate::fetch::{self, Fetched, Unannounced};
 use crate::platform::picked::Picked;
 use crate::platform::{clock, kept};
@@ -174,7 +174,7 @@ impl Host {
         let loaded = Loaded {
             n_params,
             max_seq_len,
-            adapter: hosted_gpu.as_ref().unwrap_or(&cpu).executor().device_name(),
+            adapter: device_name(hosted_gpu.as_ref().unwrap_or(&cpu)),
             checkpoint: info,
             executor,
             why,

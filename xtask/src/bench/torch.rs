@@ -1,7 +1,8 @@
-//! PyTorch eager as the rival of a training step, in a virtual environment outside of the clone.
+//! PyTorch as the rival of a training step (eager) and of the engine on a GPU, in a virtual environment outside of the clone.
 //!
 //! The environment is made once, in the user's cache folder, and used again. It takes PyTorch from the package
-//! index that pip is set up for; a PyTorch of the same version that the system already has is used as it is.
+//! index that pip is set up for (PyPI's for Linux computes with CUDA); a PyTorch of the same version that the system already has
+//! is used as it is. A Python that is named is used with the versions that it has, and nothing is installed.
 
 use crate::project::succeed;
 use anyhow::{Context, Result, bail, ensure};
@@ -13,21 +14,46 @@ use std::process::{Command, Stdio};
 const VERSION: &str = "2.15.0";
 /// Of transformers, whose `generate` is the rival of our rollouts.
 const TRANSFORMERS: &str = "5.24.0";
-/// The rival's programs: of SFT and GaRM steps, and of RL steps.
+/// The rival's programs: of SFT and GaRM steps, of RL steps, and of the engine on a GPU.
 const STEP: &str = include_str!("torch_step.py");
 const RL: &str = include_str!("torch_rl.py");
+const GENERATE: &str = include_str!("torch_generate.py");
 
-/// A Python that has PyTorch.
+/// A Python that has PyTorch and transformers.
 pub struct Torch {
     python: PathBuf,
+    /// Version of PyTorch.
+    torch: String,
+    transformers: String,
 }
 
 impl Torch {
+    /// The Python that is named, or where none is the environment of this project.
+    ///
+    /// # Errors
+    /// As [`Torch::prepare`]; a named one that lacks something.
+    pub fn at(python: Option<&Path>) -> Result<Self> {
+        python.map_or_else(Self::prepare, Self::of)
+    }
+
+    /// A Python with whatever PyTorch and transformers it has.
+    fn of(python: &Path) -> Result<Self> {
+        let program = "import torch, transformers; print(torch.__version__, transformers.__version__)";
+        let mut command = Command::new(python);
+        command.args(["-c", program]).stdin(Stdio::null()).stderr(Stdio::inherit());
+        let output = command.output().with_context(|| format!("could not start {}", python.display()))?;
+        ensure!(output.status.success(), "{} lacks PyTorch or transformers", python.display());
+        let versions = String::from_utf8_lossy(&output.stdout);
+        let versions = versions.trim().split_once(' ');
+        let (torch, transformers) = versions.context("PyTorch and transformers named no versions")?;
+        Ok(Self { python: python.to_owned(), torch: torch.to_owned(), transformers: transformers.to_owned() })
+    }
+
     /// Finds the environment, or makes it (several gigabytes are downloaded the first time).
     ///
     /// # Errors
     /// No Python, or no PyTorch to be had; what was left half-made is made anew by the next call.
-    pub fn prepare() -> Result<Self> {
+    fn prepare() -> Result<Self> {
         let folder = cache_folder()?.join("beckon").join("rivals").join(format!("torch-{VERSION}"));
         let python = if cfg!(windows) { folder.join("Scripts/python.exe") } else { folder.join("bin/python") };
         if !has_torch(&python) {
@@ -42,14 +68,16 @@ impl Torch {
             succeed(command.stdout(Stdio::null()))?;
             ensure!(has_torch(&python), "PyTorch {VERSION} was installed into {} but does not load", folder.display());
         }
-        Ok(Self { python })
+        Ok(Self { python, torch: VERSION.to_owned(), transformers: TRANSFORMERS.to_owned() })
     }
 
     /// As it is named beside the figure of `verb`.
     pub fn name(&self, verb: &str) -> String {
+        let Self { torch, transformers, .. } = self;
         match verb {
-            "rl" => format!("PyTorch {VERSION} eager, transformers {TRANSFORMERS}"),
-            _ => format!("PyTorch {VERSION} eager"),
+            "rl" => format!("PyTorch {torch} eager, transformers {transformers}"),
+            "generate" => format!("PyTorch {torch} bf16, transformers {transformers} generate"),
+            _ => format!("PyTorch {torch} eager"),
         }
     }
 
@@ -59,16 +87,35 @@ impl Torch {
     /// The program failed or printed something else.
     pub fn step(&self, verb: &str, setting: &Value) -> Result<f64> {
         let program = if verb == "rl" { RL } else { STEP };
+        speed(&self.answer(program, verb, setting)?)
+    }
+
+    /// What transformers' `generate` did on the GPU in the setting of our figure: `rival` in tokens per second, `device`,
+    /// `memory_bytes`.
+    ///
+    /// # Errors
+    /// As [`Torch::step`]; PyTorch sees no GPU.
+    pub fn generate(&self, setting: &Value) -> Result<Value> {
+        let answer = self.answer(GENERATE, "generate", setting)?;
+        speed(&answer)?;
+        Ok(answer)
+    }
+
+    /// Runs a program and reads its JSON.
+    fn answer(&self, program: &str, verb: &str, setting: &Value) -> Result<Value> {
         let output = Command::new(&self.python)
             .args(["-c", program, verb, &setting.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| format!("could not start {}", self.python.display()))?;
-        ensure!(output.status.success(), "the PyTorch step `{verb}` failed ({})", output.status);
-        let answer: Value = serde_json::from_slice(&output.stdout).context("the PyTorch step printed no JSON")?;
-        answer["rival"].as_f64().filter(|speed| speed.is_finite()).context("the PyTorch step printed no speed")
+        ensure!(output.status.success(), "the PyTorch program `{verb}` failed ({})", output.status);
+        serde_json::from_slice(&output.stdout).context("the PyTorch program printed no JSON")
     }
+}
+
+fn speed(answer: &Value) -> Result<f64> {
+    answer["rival"].as_f64().filter(|speed| speed.is_finite()).context("the PyTorch program printed no speed")
 }
 
 fn has_torch(python: &Path) -> bool {
@@ -100,6 +147,8 @@ mod tests {
     #[test]
     fn a_python_that_is_not_there_has_no_torch() {
         assert!(!has_torch(Path::new("/no/such/python")));
+        let error = Torch::at(Some(Path::new("/no/such/python"))).err().expect("there is none").to_string();
+        assert!(error.contains("could not start /no/such/python"), "{error}");
     }
 
     #[test]
@@ -109,6 +158,9 @@ mod tests {
         }
         for key in ["drawing", "n_prompts", "group_size", "n_prompt_tokens", "n_new_tokens", "n_threads", "n_steps"] {
             assert!(RL.contains(&format!("\"{key}\"")), "{key}");
+        }
+        for key in ["model", "n_rows", "n_prompt_tokens", "n_new_tokens", "n_repeats"] {
+            assert!(GENERATE.contains(&format!("\"{key}\"")), "{key}");
         }
     }
 }

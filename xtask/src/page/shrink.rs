@@ -1,5 +1,8 @@
 //! Makes wasm-bindgen's two files smaller without changing what they do: names by which one calls the other carry 16 random
 //! hexadecimal digits each, which nothing compresses, and the JavaScript comes with comments and indentation.
+//!
+//! And makes them fit for a memory that threads share, into which `worker.js` may turn the module's by one flag: a shared memory has
+//! an end (WebAssembly threads proposal), and its old views stay, too short, where it grows.
 
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
@@ -8,6 +11,12 @@ use std::collections::BTreeMap;
 const CUSTOM: u8 = 0;
 const IMPORTS: u8 = 2;
 const EXPORTS: u8 = 7;
+/// Section of the module's memory.
+const MEMORY: u8 = 5;
+/// Pages of the largest memory.
+const MAX_PAGES: u32 = 1 << 16;
+/// How wasm-bindgen sees that a view's memory has grown, and how it does where it may be shared.
+const HAS_GROWN: [&str; 2] = ["Memory0.byteLength === 0", "Memory0.buffer !== wasm.memory.buffer"];
 /// What short names begin with, a number behind it.
 const SHORT: char = 'q';
 /// Bytes of the module's magic number and version.
@@ -19,6 +28,8 @@ const HEAD: usize = 8;
 /// A module that is cut or imports what is no function, or JavaScript with text over several lines.
 pub fn shrink(js: &str, wasm: &[u8]) -> Result<(String, Vec<u8>)> {
     let js = stripped(js)?;
+    ensure!(js.contains(HAS_GROWN[0]), "wasm-bindgen's JavaScript has no {:?}", HAS_GROWN[0]);
+    let js = js.replace(HAS_GROWN[0], HAS_GROWN[1]);
     let taken = js.split(|c| !is_part(c)).find(|word| is_short(word));
     ensure!(taken.is_none(), "wasm-bindgen's JavaScript has a name that looks like a short one: {taken:?}");
     let mut names = BTreeMap::new();
@@ -29,12 +40,26 @@ pub fn shrink(js: &str, wasm: &[u8]) -> Result<(String, Vec<u8>)> {
         let body = match kind {
             CUSTOM => continue,
             IMPORTS | EXPORTS => renamed(kind, body, &mut names)?,
+            MEMORY => with_end(body)?,
             _ => body.to_vec(),
         };
         out.push(kind);
         put(&mut out, &body);
     }
     Ok((with_names(&js, &names), out))
+}
+
+/// The section of one memory without an end, with one.
+fn with_end(body: &[u8]) -> Result<Vec<u8>> {
+    let mut reader = Reader(body);
+    ensure!(
+        reader.number()? == 1 && reader.byte()? == 0,
+        "the page's module has another memory than one without an end"
+    );
+    let mut out = vec![1, 1];
+    put_number(&mut out, reader.number()?);
+    put_number(&mut out, MAX_PAGES);
+    Ok(out)
 }
 
 /// A section of imports or exports with short names for those that end with a hash.
@@ -83,8 +108,11 @@ fn is_short(word: &str) -> bool {
     word.strip_prefix(SHORT).is_some_and(|number| u32::from_str_radix(number, 16).is_ok())
 }
 
-/// Without lines of comments, indentation and empty lines; line ends stay, as they can end a statement.
-fn stripped(js: &str) -> Result<String> {
+/// JavaScript without lines of comments, indentation and empty lines; line ends stay, as they can end a statement.
+///
+/// # Errors
+/// Text over several lines, or a comment with something behind it.
+pub fn stripped(js: &str) -> Result<String> {
     let mut out = String::with_capacity(js.len());
     let mut in_comment = false;
     for line in js.lines().map(str::trim) {
@@ -157,7 +185,8 @@ mod tests {
     use super::*;
 
     const JS: &str = "/**\n * @returns {number}\n */\nexport function page() {\n    // why\n    wasm.page_h0123456789abcdef();\n}\n\
-        import0 = { __wbg_call_0123456789abcdef: (a) => a, __wbg_call_0123456789abcdef_2: 1, \"text /* in it\": 2 };\n";
+        import0 = { __wbg_call_0123456789abcdef: (a) => a, __wbg_call_0123456789abcdef_2: 1, \"text /* in it\": 2 };\n\
+        if (cachedUint8ArrayMemory0.byteLength === 0) {}\n";
 
     fn module() -> Vec<u8> {
         let mut wasm = b"\0asm\x01\0\0\0".to_vec();
@@ -175,6 +204,7 @@ mod tests {
         };
         section(IMPORTS, &["__wbg_call_0123456789abcdef", "__wbg_call_0123456789abcdef_2", "plain"]);
         section(EXPORTS, &["page_h0123456789abcdef", "memory"]);
+        wasm.extend([MEMORY, 3, 1, 0, 17]);
         wasm.extend([CUSTOM, 3, 2, b'h', b'i', 10, 1, 0]);
         wasm
     }
@@ -184,7 +214,8 @@ mod tests {
         let (js, wasm) = shrink(JS, &module()).unwrap();
         assert_eq!(
             js,
-            "export function page() {\nwasm.q2();\n}\nimport0 = { q0: (a) => a, q1: 1, \"text /* in it\": 2 };\n"
+            "export function page() {\nwasm.q2();\n}\nimport0 = { q0: (a) => a, q1: 1, \"text /* in it\": 2 };\n\
+             if (cachedUint8ArrayMemory0.buffer !== wasm.memory.buffer) {}\n"
         );
         let text: String = wasm.iter().map(|byte| char::from(*byte)).collect();
         assert!(
@@ -192,16 +223,20 @@ mod tests {
         );
         assert!(!text.contains("abcdef") && !text.contains("hi"), "{text:?}");
         assert!(text.ends_with("\u{a}\u{1}\u{0}") && text.contains("q2\u{0}\u{83}\u{1}"), "{text:?}");
-        // what is short already stays
-        let again = shrink(&js.replace('q', "s"), &wasm).unwrap();
-        assert_eq!(again.1, wasm);
+        let memory = [MEMORY, 6, 1, 1, 17, 0x80, 0x80, 4];
+        assert!(wasm.windows(memory.len()).any(|part| part == memory), "{wasm:x?}");
     }
 
     #[test]
     fn what_is_not_understood_is_refused() {
         assert!(shrink("a = `one\ntwo`;", &module()).is_err());
         assert!(shrink("/* a */ b();", &module()).is_err());
-        assert!(shrink("q0f();", &module()).is_err());
+        assert!(shrink(&format!("{JS}q0f();"), &module()).is_err());
+        assert!(shrink("a();", &module()).is_err(), "no view of the memory");
+        let text = module();
+        let at = text.windows(5).position(|part| part == [MEMORY, 3, 1, 0, 17]).unwrap();
+        let with = |flags: u8| [&text[..at + 3], &[flags], &text[at + 4..]].concat();
+        assert!(shrink(JS, &with(0)).is_ok() && shrink(JS, &with(4)).is_err(), "a memory of 64 bits");
         assert!(shrink(JS, &module()[..module().len() - 1]).is_err());
         assert!(shrink(JS, b"\0asm").is_err());
     }

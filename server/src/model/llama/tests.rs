@@ -3,7 +3,9 @@
 use super::*;
 use crate::model::batch::{Batch, Sequence};
 use crate::model::micro;
+use crate::model::optim::{AdamW, AdamWConfig};
 use crate::model::parallel::Replicas;
+use crate::model::reward::RewardModel;
 use crate::stage::sft;
 use beckon_shared::config::Preset;
 use beckon_shared::metrics::assert_close;
@@ -20,6 +22,11 @@ fn small_config() -> ModelConfig {
         d_ff: 64,
         ..Preset::Tiny.model()
     }
+}
+
+/// The same with an output matrix of its own.
+fn untied_config() -> ModelConfig {
+    ModelConfig { tied_embedding: false, ..small_config() }
 }
 
 /// Weights large enough that every part of the network matters.
@@ -122,11 +129,12 @@ mod reference {
 
     /// Loss of [`sft::loss`] on one batch.
     pub fn loss(c: &ModelConfig, tensors: &TensorMap, rows: &[Sequence], weights: &[f32]) -> f64 {
-        let embed = matrix(tensors, "model.embed_tokens.weight");
+        let output = if c.tied_embedding { "model.embed_tokens.weight" } else { OUTPUT };
+        let output = matrix(tensors, output);
         let mean = f64::from(weights.iter().sum::<f32>()) / weights.len() as f64;
         let (mut total, mut n) = (0.0, 0);
         for (row, weight) in rows.iter().zip(weights) {
-            let logits = linear(&hidden(c, tensors, &row.tokens), &embed);
+            let logits = linear(&hidden(c, tensors, &row.tokens), &output);
             for t in row.n_prompt..row.tokens.len() {
                 let before = &logits[t - 1];
                 let log_sum = before.iter().map(|x| x.exp()).sum::<f64>().ln();
@@ -220,7 +228,16 @@ fn later_tokens_and_padding_change_nothing_before_them() {
 /// reference, for elements of every tensor.
 #[test]
 fn the_gradient_of_the_loss_equals_finite_differences() {
-    let config = small_config();
+    assert_gradient_is_that_of_differences(small_config());
+}
+
+/// The same of a network whose output matrix is its own: that learns, and the embedding by what is read alone.
+#[test]
+fn an_output_matrix_of_its_own_has_its_gradient() {
+    assert_gradient_is_that_of_differences(untied_config());
+}
+
+fn assert_gradient_is_that_of_differences(config: ModelConfig) {
     let tensors = lively_tensors(&config);
     let device = Device::flex().autodiff();
     let model = Llama::from_tensors(&config, &tensors, &device).expect("model");
@@ -252,7 +269,11 @@ fn the_gradient_of_the_loss_equals_finite_differences() {
 /// Layers that are computed again on the way back, against a graph over all of them.
 #[test]
 fn recomputed_layers_give_the_gradient_of_kept_ones() {
-    let config = small_config();
+    assert_recomputed_is_kept(small_config());
+    assert_recomputed_is_kept(untied_config());
+}
+
+fn assert_recomputed_is_kept(config: ModelConfig) {
     let device = Device::flex().autodiff();
     let model = Llama::from_tensors(&config, &lively_tensors(&config), &device).expect("model");
     let replicas = Replicas::new(&model, &device, &[]);
@@ -287,6 +308,86 @@ fn gradients_by_name(model: &Llama, grads: GradientsParams) -> TensorMap {
     model.clone().map(&mut Replace(grads)).to_tensors()
 }
 
+/// Logits after every token of a sequence.
+fn logits_of(config: &ModelConfig, tensors: &TensorMap) -> Vec<f32> {
+    let model = Llama::from_tensors(config, tensors, &Device::flex()).expect("model");
+    let hidden = model.hidden(int_tensor(&[1, 9, 17, 3, 25, 33, 4], &Device::flex()));
+    model.logits(hidden).into_data().try_into_vec().expect("f32")
+}
+
+#[test]
+fn the_embedding_as_output_matrix_changes_no_bit_and_a_row_of_it_one_logit() {
+    let mut tensors = lively_tensors(&small_config());
+    let error = Llama::from_tensors(&untied_config(), &tensors, &Device::flex()).expect_err("no output matrix");
+    assert_eq!(error, ModelError::Missing { name: OUTPUT.into() });
+    let want = logits_of(&small_config(), &tensors);
+    tensors.insert(OUTPUT.into(), tensors["model.embed_tokens.weight"].clone());
+    assert_eq!(logits_of(&untied_config(), &tensors), want);
+    let logps = |config: &ModelConfig| {
+        let model = Llama::from_tensors(config, &tensors, &Device::flex()).expect("model");
+        sft::logps_of(&model, &rows())
+    };
+    assert_eq!(logps(&untied_config()), logps(&small_config()));
+    let output = tensors.get_mut(OUTPUT).expect("there");
+    output.data[7 * 32..8 * 32].iter_mut().for_each(|x| *x += 0.5);
+    for (i, (got, want)) in logits_of(&untied_config(), &tensors).iter().zip(&want).enumerate() {
+        assert_eq!(got == want, i % 50 != 7, "logit {i}");
+    }
+    assert_eq!(logits_of(&small_config(), &tensors), want, "a tied network does not look at it");
+    let model = Llama::from_tensors(&untied_config(), &tensors, &Device::flex()).expect("model");
+    assert_eq!(model.to_tensors(), tensors);
+}
+
+/// Log-probabilities by the fused operation against matrix product and softmax, each differentiated.
+#[test]
+fn fused_and_composed_gradients_of_an_output_matrix_agree() {
+    let config = untied_config();
+    let device = Device::flex().autodiff();
+    let model = Llama::from_tensors(&config, &lively_tensors(&config), &device).expect("model");
+    let tokens = [1, 9, 17, 3, 25, 33];
+    let targets = || Tensor::<1, Int>::from_data(TensorData::new(vec![9, 17, 3, 25, 33, 4], [6]), &device);
+    let gradient = |loss: Tensor<1>| gradients_by_name(&model, GradientsParams::from_grads(loss.backward(), &model));
+    let hidden = || -> Tensor<2> { model.hidden(int_tensor(&tokens, &device)).reshape([6, 32]) };
+    let fused = gradient(model.token_logps(hidden(), targets()).square().sum());
+    let logps = burn::tensor::activation::log_softmax(model.row_logits(hidden()), 1);
+    let composed = gradient(logps.gather(1, targets().reshape([6, 1])).square().sum());
+    assert!(fused[OUTPUT].data.iter().any(|x| x.abs() > 0.1), "a lively gradient");
+    for (name, want) in &composed {
+        for (got, want) in fused[name].data.iter().zip(&want.data) {
+            assert_close(name, *got, f64::from(*want), 1e-4 * (1.0 + f64::from(want.abs())));
+        }
+    }
+}
+
+#[test]
+fn the_output_matrix_learns_and_is_frozen_beside_adapters() {
+    let config = untied_config();
+    let device = Device::flex().autodiff();
+    let tensors = lively_tensors(&config);
+    let lora = beckon_shared::control::LoraConfig { rank: 2, ..Default::default() };
+    let adapted = lora::attach(tensors.clone(), &config, &lora, 5);
+    for (tensors, learns) in [(&tensors, true), (&adapted, false)] {
+        let model = Llama::from_tensors(&config, tensors, &device).expect("model");
+        let loss = sft::loss(&model, &Batch::pack(&rows()), &[1.0; 3], &device);
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        let learnt = AdamW::new(AdamWConfig::default()).step(model, grads, 1e-2, &|_| 1.0).0.to_tensors();
+        assert!(learnt.keys().eq(tensors.keys()));
+        assert_eq!(learnt[OUTPUT] != tensors[OUTPUT], learns);
+        assert_eq!(learnt["model.embed_tokens.weight"] != tensors["model.embed_tokens.weight"], learns);
+        assert!(learnt != *tensors, "something learns");
+    }
+}
+
+#[test]
+fn a_reward_model_reads_with_the_trunk_alone() {
+    let config = untied_config();
+    let policy = lively_tensors(&config);
+    let model = RewardModel::init(&config, &policy, 0.0, 0.01, 5, &Device::flex()).expect("model");
+    let tensors = model.to_tensors();
+    assert!(!tensors.contains_key(OUTPUT), "it writes no words");
+    RewardModel::from_tensors(&config, &tensors, 0.01, &Device::flex()).expect("none is asked for");
+}
+
 #[test]
 fn initialisation_follows_from_the_seed_and_has_its_spread() {
     let config = Preset::Tiny.model();
@@ -294,6 +395,10 @@ fn initialisation_follows_from_the_seed_and_has_its_spread() {
     let tensors = model.to_tensors();
     assert_eq!(tensors, Llama::init(&config, 3, &Device::flex().autodiff()).expect("model").to_tensors());
     assert_ne!(tensors, Llama::init(&config, 4, &Device::flex()).expect("model").to_tensors());
+    let untied = ModelConfig { tied_embedding: false, ..config.clone() };
+    let mut untied = Llama::init(&untied, 3, &Device::flex()).expect("model").to_tensors();
+    assert!(untied.remove(OUTPUT).is_some_and(|output| output != untied["model.embed_tokens.weight"]));
+    assert_eq!(untied, tensors, "the output matrix is drawn last");
     let names: Vec<String> = tensor_names(&config).into_iter().map(|(name, _)| name).collect();
     assert!(tensors.len() == names.len() && names.iter().all(|n| tensors.contains_key(n)));
     let std = |name: &str| {

@@ -3,10 +3,26 @@
 //! [`super`] that choose between the two.
 
 use super::{Rotary, Shape};
-use burn::tensor::{Device, Int, Tensor, activation};
+use burn::tensor::{Device, FloatDType, Int, Tensor, activation};
 
 /// Added to the score of a key that a query must not see. Finite, so that a row never becomes NaN.
 const MASKED: f32 = -1e30;
+/// What the rows of a product in half precision are divided by before they are rounded, and the product is multiplied by. A
+/// power of two, so nothing else is rounded.
+///
+/// f16 ends at 65,504 and loses digits below 6e-5. So rows and outputs may reach 4e6, and the gradient of the outputs, small
+/// as that of a mean over a batch's tokens, is 64 times as large when it is rounded on the way back: loss scaling
+/// (Micikevicius et al. 2018, arXiv 1710.03740) inside one product. A larger factor would cost digits of small outputs.
+const HALF_ROWS: f64 = 64.0;
+
+pub fn half(weight: Tensor<2>) -> Tensor<2> {
+    weight.cast(FloatDType::F16)
+}
+
+pub fn linear_half(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let rows = x.mul_scalar(1.0 / HALF_ROWS).cast(FloatDType::F16); // [N, I]
+    rows.matmul(weight).cast(FloatDType::F32).mul_scalar(HALF_ROWS) // [N, O]
+}
 
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1); // [N, 1]

@@ -269,3 +269,32 @@ fn the_comparison_can_fail() {
         composed: Box::new(|x| x[0].clone()),
     });
 }
+
+/// Euclidean norm of the difference, as a share of `want`'s.
+fn distance(got: &[f32], want: &[f32]) -> f64 {
+    let apart: f64 = got.iter().zip(want).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (apart / want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>()).sqrt()
+}
+
+/// Rows beyond what f16 holds, and gradients of which it would hold two digits in binary.
+#[test]
+fn a_product_with_a_half_weight_is_that_in_f32_but_for_rounding_also_where_f16_ends() {
+    let device = Device::flex().autodiff();
+    let weight = operand(&[33, 20], 2.0);
+    for (of_rows, of_loss) in [(1f32, 1.0), (2e5, 1.0), (1.0, 1e-7)] {
+        let mut rows = operand(&[7, 33], 1.0);
+        rows.0.iter_mut().for_each(|x| *x *= of_rows);
+        let run = |is_half: bool| {
+            let weight: Tensor<2> = tensor(&weight, &device);
+            let weight = if is_half { half(weight) } else { weight };
+            let x = tensor::<2>(&rows, &device).require_grad();
+            let y = super::linear(x.clone(), weight);
+            let grads = weighted(y.clone().mul_scalar(of_loss)).backward();
+            (host(y), host(x.grad(&grads).expect("a gradient by the rows")))
+        };
+        let ((want, want_grad), (got, got_grad)) = (run(false), run(true));
+        assert_ne!(got, want, "it is made in half precision");
+        let distances = (distance(&got, &want), distance(&got_grad, &want_grad));
+        assert!(distances.0 < 2e-3 && distances.1 < 1e-2, "rows x {of_rows}, loss x {of_loss}: {distances:?}");
+    }
+}

@@ -69,6 +69,7 @@ pub fn parse(text: &[u8], path: &Path, max_seq_len: usize) -> Result<(ModelConfi
         rope_scaling,
         norm_eps: c.rms_norm_eps,
         max_seq_len: c.max_position_embeddings.min(max_seq_len),
+        tied_embedding: c.tie_word_embeddings.unwrap_or(true),
     };
     config.validate().map_err(|source| PretrainedError::Config { source, path: path.to_owned() })?;
     Ok((config, c.tie_word_embeddings))
@@ -127,7 +128,7 @@ pub fn write(c: &ModelConfig, end: u32) -> Result<Value, PretrainedError> {
         "hidden_act": "silu",
         "attention_bias": false,
         "mlp_bias": false,
-        "tie_word_embeddings": true,
+        "tie_word_embeddings": c.tied_embedding,
         "bos_token_id": end,
         "eos_token_id": end,
         "torch_dtype": "float32"

@@ -4,7 +4,7 @@
 use super::{Options, PretrainedError, config_json, lineage, name_of, read};
 use crate::model::state::{StateError, write_atomic};
 use beckon_shared::checkpoint::{Checkpoint, PolicyParts};
-use beckon_shared::config::{ModelConfig, tensor_names};
+use beckon_shared::config::{ModelConfig, OUTPUT, tensor_names};
 use beckon_shared::digest::sha256_hex;
 use beckon_shared::prompt::PromptFormat;
 use beckon_shared::quant::{BlockFormat, Matrix, f32_from_f16};
@@ -22,8 +22,6 @@ pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const TEMPLATE: &str = "chat_template.jinja";
 pub(super) const TENSORS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// The output matrix of a model whose embedding is not tied to it.
-const OUTPUT: &str = "lm_head.weight";
 
 /// Reads a folder.
 ///
@@ -32,17 +30,17 @@ const OUTPUT: &str = "lm_head.weight";
 pub fn read_folder(dir: &Path, options: &Options) -> Result<Checkpoint, PretrainedError> {
     let config_path = dir.join(CONFIG);
     let config_text = read(&config_path, "the configuration")?;
-    let (config, tied) = config_json::parse(&config_text, &config_path, options.max_seq_len)?;
+    let (mut config, tied) = config_json::parse(&config_text, &config_path, options.max_seq_len)?;
     let tokenizer = read_tokenizer(dir)?;
     if tokenizer.vocab_size() > config.vocab_size {
         let (n_tokens, n_rows) = (tokenizer.vocab_size(), config.vocab_size);
         return Err(PretrainedError::VocabularyMismatch { n_tokens, n_rows, path: dir.to_owned() });
     }
     let mut tensors = read_tensors(dir)?;
-    // a tied model may still carry a copy; one that says it is not tied is another network
-    if tensors.remove(OUTPUT).is_some() && tied != Some(true) {
-        let what = format!("an output matrix of its own (tensor {OUTPUT}): its embedding is not tied");
-        return Err(PretrainedError::Feature { what, path: config_path });
+    // where nothing is said, a matrix that is there is meant; a model that is said to be tied may still carry a copy
+    config.tied_embedding = tied.unwrap_or(!tensors.contains_key(OUTPUT));
+    if config.tied_embedding {
+        tensors.remove(OUTPUT);
     }
     let policy = packed(&config, tensors, options.plain_format, dir)?;
     let imported = json!({"imported": {"format": "safetensors", "folder": name_of(dir), "config_sha256": sha256_hex(&config_text)}});

@@ -3,7 +3,7 @@ use super::hub::Hub;
 use super::*;
 use crate::model::llama::Llama;
 use beckon_shared::checkpoint::PolicyParts;
-use beckon_shared::config::{ModelConfig, Preset, RopeScaling, tensor_names};
+use beckon_shared::config::{ModelConfig, OUTPUT, Preset, RopeScaling, tensor_names};
 use beckon_shared::engine::Engine;
 use beckon_shared::prompt::{Prompt, PromptFormat};
 use beckon_shared::quant::{Matrix, f16_from_f32};
@@ -27,16 +27,25 @@ fn model() -> ModelConfig {
 
 /// A small policy with random F32 weights.
 fn checkpoint() -> Checkpoint {
+    checkpoint_of(&model())
+}
+
+/// The same with an output matrix of its own.
+fn untied() -> Checkpoint {
+    checkpoint_of(&ModelConfig { tied_embedding: false, ..model() })
+}
+
+fn checkpoint_of(model: &ModelConfig) -> Checkpoint {
     let tokenizer = Tokenizer::train(["how to cook rice", "how to cook brown rice"], 300).expect("trains");
     let mut rng = ChaCha8Rng::seed_from_u64(8);
     let mut policy = BTreeMap::new();
-    for (name, shape) in tensor_names(&model()) {
+    for (name, shape) in tensor_names(model) {
         let data = (0..shape.iter().product()).map(|_| rng.random_range(-0.5f32..0.5)).collect();
         let matrix = Matrix::from_dense(&DenseTensor::new(shape, data), BlockFormat::F32).expect("packs");
         policy.insert(name, matrix);
     }
     let lineage = lineage(&Options::default(), Value::Null);
-    let parts = PolicyParts { name: "tiny".into(), model: &model(), lineage, tokenizer: &tokenizer };
+    let parts = PolicyParts { name: "tiny".into(), model, lineage, tokenizer: &tokenizer };
     Checkpoint::from_policy(parts, policy).expect("a checkpoint")
 }
 
@@ -50,14 +59,20 @@ fn exact() -> Options {
     Options { plain_format: BlockFormat::F32, ..Options::default() }
 }
 
-/// What importing the folder says after `edit` has changed a JSON file in it.
+/// Changes a JSON file of a folder.
 #[track_caller]
-fn refusal(file: &str, edit: impl FnOnce(&mut Value)) -> String {
-    let dir = folder();
+fn edit_json(dir: &TempDir, file: &str, edit: impl FnOnce(&mut Value)) {
     let path = dir.path().join(file);
     let mut json: Value = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("JSON");
     edit(&mut json);
     std::fs::write(&path, json.to_string()).expect("writes");
+}
+
+/// What importing the folder says after `edit` has changed a JSON file in it.
+#[track_caller]
+fn refusal(file: &str, edit: impl FnOnce(&mut Value)) -> String {
+    let dir = folder();
+    edit_json(&dir, file, edit);
     import(dir.path(), &exact()).expect_err("must be refused").to_string()
 }
 
@@ -259,19 +274,56 @@ fn assert_close(what: &str, got: &[f32], want: &[f32]) {
 }
 
 #[test]
-fn an_output_matrix_of_its_own_is_refused_and_a_copy_is_not() {
+fn an_output_matrix_of_its_own_goes_through_folder_file_and_both_networks() {
+    let checkpoint = untied();
+    let dir = tempfile::tempdir().expect("a folder");
+    write_folder(&checkpoint, dir.path()).expect("writes");
+    let gguf = dir.path().join("untied.gguf");
+    write_gguf(&checkpoint, &gguf).expect("writes");
+    for path in [dir.path(), gguf.as_path()] {
+        let again = import(path, &exact()).expect("imports");
+        assert_eq!((&again.tensors, &again.manifest.model), (&checkpoint.tensors, &checkpoint.manifest.model));
+    }
+    edit_json(&dir, CONFIG, |json| assert_eq!(json["tie_word_embeddings"], false));
+    let quantized = import(dir.path(), &Options::default()).expect("imports");
+    assert_eq!(quantized.tensors["policy.lm_head.weight"].format, BlockFormat::Q8, "as the embedding");
+    let logits = last_logits(&checkpoint);
+    assert_close("the engine", &engine_logits(&checkpoint), &logits);
+    let mut tied = checkpoint.clone();
+    tied.tensors.remove("policy.lm_head.weight");
+    tied.manifest.model.tied_embedding = true;
+    assert!(last_logits(&tied).iter().zip(&logits).any(|(a, b)| (a - b).abs() > 0.1), "the matrix matters");
+}
+
+#[test]
+fn what_a_configuration_says_of_the_output_matrix_holds_and_else_what_is_there() {
     let copy = |tensors: &mut BTreeMap<String, (Vec<usize>, Vec<f32>)>| {
         let embedding = tensors["model.embed_tokens.weight"].clone();
-        tensors.insert("lm_head.weight".into(), embedding);
+        tensors.insert(OUTPUT.into(), embedding);
     };
-    let dir = with_tensors(Dtype::F32, copy);
-    assert_eq!(import(dir.path(), &exact()).expect("tied").tensors, checkpoint().tensors);
-    let path = dir.path().join(CONFIG);
-    let json = std::fs::read_to_string(&path).expect("reads");
-    std::fs::write(&path, json.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false"))
-        .expect("writes");
-    let error = import(dir.path(), &exact()).expect_err("untied").to_string();
-    assert!(error.contains("lm_head.weight") && error.contains("not tied"), "{error}");
+    let says = |says: Option<bool>, has_matrix: bool| {
+        let dir = if has_matrix { with_tensors(Dtype::F32, copy) } else { folder() };
+        edit_json(&dir, CONFIG, |json| match says {
+            Some(tied) => json["tie_word_embeddings"] = tied.into(),
+            None => _ = json.as_object_mut().expect("an object").remove("tie_word_embeddings"),
+        });
+        import(dir.path(), &exact())
+    };
+    for (tied, has_matrix, want) in
+        [(Some(true), true, true), (None, false, true), (Some(false), true, false), (None, true, false)]
+    {
+        let read = says(tied, has_matrix).expect("imports");
+        assert_eq!(read.manifest.model.tied_embedding, want, "{tied:?} and {has_matrix}");
+        assert_eq!(read.tensors.contains_key("policy.lm_head.weight"), !want, "{tied:?} and {has_matrix}");
+        // it is a copy of the embedding
+        assert_eq!(last_logits(&read), last_logits(&checkpoint()));
+    }
+    let error = says(Some(false), false).expect_err("announced").to_string();
+    assert!(error.contains("tensor lm_head.weight is missing"), "{error}");
+}
+
+#[test]
+fn tensors_that_do_not_belong_are_named() {
     let bias = with_tensors(Dtype::F32, |t| {
         _ = t.insert("model.layers.0.self_attn.q_proj.bias".into(), (vec![64], vec![0.0; 64]))
     });

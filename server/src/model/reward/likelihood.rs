@@ -1,5 +1,5 @@
 //! The losses of GaRM on Burn tensors, exact in value and gradient at every argument. Method B.2.1,
-//! B.2.2, B.2.4, B.3 (1).
+//! B.2.2, B.2.4, B.2.6, B.3 (1).
 //!
 //! Autodiff through log Φ would have to differentiate a polynomial and a selection between two tails.
 //! Instead value L and derivatives g_k = dL/dx_k are computed in closed form on tensors without
@@ -174,6 +174,12 @@ pub fn bradley_terry_loss(mean: Tensor<1>, labels: Tensor<1>, weights: Tensor<1>
     // -log sigmoid(d) = softplus(-d) and softplus(d) = softplus(-d) + d
     let loss = activation::softplus(d.clone().neg(), 1.0) + d * labels.neg().add_scalar(1.0);
     loss * weights
+}
+
+/// GRM's text regularisation of method B.2.6, `[S]`: -log sigmoid(beta log p), by autodiff; `logps` are log p of whole
+/// suggestions in nats.
+pub fn text_loss(logps: Tensor<1>, beta: f64) -> Tensor<1> {
+    activation::softplus(logps.mul_scalar(-beta), 1.0)
 }
 
 #[cfg(test)]

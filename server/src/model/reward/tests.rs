@@ -77,6 +77,24 @@ fn features_are_the_mean_over_the_suggestion_alone() {
 }
 
 #[test]
+fn words_are_read_from_the_pass_that_the_features_come_from() {
+    let scorer = scorer(0.0);
+    let encode = |query: &str, text: &str| Sequence::encode(&scorer.tokenizer, &Prompt::from_query(query), text, 64);
+    let sequences =
+        [encode("red apples", "green pears"), encode("pears", "sour"), encode("where", "to buy apples are sweet")];
+    let batch = Batch::pack(&sequences);
+    let read = |spoken: &[usize]| scorer.model.read_on(&batch, spoken, &scorer.device, &mut Tape::new(false));
+    let (features, logps) = read(&[2, 0]);
+    let want = crate::stage::sft::logps_of(scorer.model.trunk(), &sequences);
+    for (got, row) in host(logps.expect("two were asked for")).into_iter().zip([2, 0]) {
+        assert_close(&format!("log p of row {row}"), got, want[row].0, 1e-3);
+    }
+    let (alone, none) = read(&[]);
+    assert!(none.is_none());
+    assert_eq!(host(alone), host(features), "the features are the same");
+}
+
+#[test]
 fn epistemic_spread_and_pair_probability_follow_from_the_reading() {
     let scorer = scorer(0.3);
     let sequence = Sequence::encode(&scorer.tokenizer, &Prompt::from_query("apples"), "red apples", scorer.max_seq_len);

@@ -70,15 +70,115 @@ async fn an_experiment_that_could_never_be_analysed_is_refused_with_the_field() 
     let bench = bench_with(open_doors());
     let arm = |name: &str| json!({"name": name, "source": {"template": name}});
     let usual = serde_json::to_value(beckon_shared::ab::report::Settings::default()).expect("plain data");
-    for (field, value) in [("cuped", json!(true)), ("design", json!("fixed")), ("observation_hours", json!(0.0))] {
+    for (layout, field, value) in [
+        ("interleaved", "cuped", json!(true)),
+        ("split", "design", json!("fixed")),
+        ("split", "observation_hours", json!(0.0)),
+    ] {
         let mut settings = usual.clone();
         settings[field] = value;
-        let config = json!({"name": "test", "arms": [arm("a"), arm("b")], "settings": settings}).to_string();
+        let config = json!({"name": "test", "arms": [arm("a"), arm("b")], "layout": layout, "settings": settings});
+        let config = config.to_string();
         let why = bench.problem(request(Method::POST, "/api/experiments", config), 422).await;
         let named = if field == "design" { "planned_users_per_arm" } else { field };
         assert!(why.contains(&format!("settings.{named}: ")), "{why}");
     }
     assert_eq!(bench.app.store.experiments().expect("read"), [], "a refused one was made");
+}
+
+/// A running experiment of two templates, with what was decided about the past.
+async fn begun(bench: &Bench, cuped: bool) -> ExperimentStatus {
+    let arm = |name: &str| json!({"name": name, "source": {"template": name}});
+    let settings = beckon_shared::ab::report::Settings { cuped, ..Default::default() };
+    let config = json!({"name": "test", "arms": [arm("a"), arm("b")], "settings": settings});
+    let draft: ExperimentStatus = json(bench.post("/api/experiments", &config.to_string()).await).await;
+    json(bench.post(&format!("/api/experiments/{}/start", draft.id), "").await).await
+}
+
+/// The same 120 people each see `n_slates` an hour ago by their clocks, and click as many as `n_clicked` says.
+async fn visit(
+    bench: &Bench,
+    experiment: &ExperimentStatus,
+    name: &str,
+    simulated: bool,
+    (n_slates, n_clicked): (usize, fn(usize) -> usize),
+) {
+    let arms = experiment.config.assignment(&experiment.id);
+    let time = crate::now_millis() - 3_600_000;
+    let mut events = Vec::new();
+    for user in 0..120 {
+        let unit = format!("u{user}");
+        let arm = &experiment.config.arms[arms.arm_of(&unit).expect("all take part")].name;
+        for slate in 0..n_slates {
+            let id = format!("{name}-{unit}-{slate}");
+            let shown = json!([{"text": "x", "propensity": 0.5, "visible": true}]);
+            events.push(json!({"kind": "exposure", "impression_id": id, "unit": unit, "arm": arm, "time_millis": time,
+                "slate": shown, "simulated": simulated}));
+            if slate < n_clicked(user) {
+                events.push(json!({"kind": "click", "impression_id": id, "slot": 0, "time_millis": time}));
+            }
+        }
+    }
+    let path = format!("/api/experiments/{}/events", experiment.id);
+    let outcome: IngestOutcome = json(bench.post(&path, &json!({ "events": events }).to_string()).await).await;
+    assert_eq!((outcome.n_accepted, outcome.rejects), (events.len(), vec![]));
+}
+
+/// Every other one likes to click, here of four slates.
+const BEFORE: (usize, fn(usize) -> usize) = (4, |user| if user % 2 == 0 { 3 } else { usize::from(user % 3 == 0) });
+/// The same people and two slates.
+const NOW: (usize, fn(usize) -> usize) =
+    (2, |user| if user % 2 == 0 { 2 - usize::from(user % 5 == 0) } else { usize::from(user % 7 == 0) });
+
+async fn report(bench: &Bench, experiment: &ExperimentStatus) -> beckon_shared::ab::report::Report {
+    let path = format!("/api/experiments/{}/results", experiment.id);
+    json::<Results>(bench.get(&path).await).await.report.expect("an analysis")
+}
+
+#[tokio::test]
+async fn what_users_did_in_earlier_experiments_narrows_the_interval() {
+    let bench = bench_with(Doors { token_needed: false, ..open_doors() });
+    let earlier = begun(&bench, false).await;
+    visit(&bench, &earlier, "before", false, BEFORE).await;
+    let experiment = begun(&bench, true).await;
+    visit(&bench, &experiment, "now", false, NOW).await;
+    let first = report(&bench, &experiment).await;
+    let comparison = &first.comparisons[0];
+    let cuped = comparison.cuped.expect("a past");
+    assert!(cuped.is_used && cuped.variance_reduction > 0.3, "{cuped:?}");
+    let of_arms: f64 = first.arms.iter().filter_map(|arm| arm.ctr_std_error).map(|error| error * error).sum();
+    let share = comparison.difference_std_error.expect("defined").powi(2) / of_arms;
+    assert!((share - (1.0 - cuped.variance_reduction)).abs() <= 1e-9, "{share} against {cuped:?}");
+    let interval = comparison.fixed_horizon.interval.expect("defined");
+    assert!(interval.high - interval.low < 2.0 * 1.96 * of_arms.sqrt(), "{interval:?}");
+    let said = |what: &str| first.assumptions.iter().any(|assumption| assumption.contains(what));
+    assert!(said("known of 120 of 120 users") && said("in the 28 days before this one was started"));
+    assert!(!first.warnings.iter().any(|warning| warning.contains("cuped")), "{:?}", first.warnings);
+    // the earlier experiment goes on, and its users now do the opposite: no past, whatever their clocks say
+    visit(&bench, &earlier, "late", false, (4, |user| if user % 2 == 0 { 0 } else { 4 })).await;
+    let second = report(&bench, &experiment).await;
+    let figures = |report: &beckon_shared::ab::report::Report| {
+        (report.comparisons[0].cuped, report.comparisons[0].difference, report.comparisons[0].difference_std_error)
+    };
+    assert_eq!(figures(&second), figures(&first));
+}
+
+#[tokio::test]
+async fn simulated_users_are_no_past_of_real_ones_and_without_a_past_the_report_says_so() {
+    let bench = bench_with(Doors { token_needed: false, ..open_doors() });
+    let earlier = begun(&bench, false).await;
+    visit(&bench, &earlier, "before", true, BEFORE).await;
+    let real = begun(&bench, true).await;
+    visit(&bench, &real, "now", false, NOW).await;
+    let alone = report(&bench, &real).await;
+    assert_eq!(alone.comparisons[0].cuped, None);
+    assert!(alone.comparisons[0].difference_std_error.is_some(), "the figures stay");
+    let warned = |warning: &String| warning.starts_with("`b` against `a` is not adjusted, though `cuped` is set");
+    assert!(alone.warnings.iter().any(warned), "{:?}", alone.warnings);
+    let drill = begun(&bench, true).await;
+    visit(&bench, &drill, "now", true, NOW).await;
+    let drilled = report(&bench, &drill).await;
+    assert!(drilled.simulated && drilled.comparisons[0].cuped.is_some_and(|cuped| cuped.is_used));
 }
 
 #[tokio::test]

@@ -102,6 +102,19 @@ pub struct Lesson<'a> {
     pub anchors: Vec<AnchorItem>,
 }
 
+impl Lesson<'_> {
+    /// How often each text is the preferred one of a pair, over the pairs that prefer one (y is not 1/2): the weights of a mean
+    /// over those pairs, `[R]`. All 0 where there are none.
+    pub fn preferred_shares(&self) -> Vec<f32> {
+        let mut counts = vec![0.0; self.texts.len()];
+        for pair in self.pairs.iter().filter(|pair| pair.label != 0.5) {
+            counts[if pair.label > 0.5 { pair.chosen } else { pair.rejected }] += 1.0;
+        }
+        let n = counts.iter().sum::<f32>().max(1.0);
+        counts.into_iter().map(|count| count / n).collect()
+    }
+}
+
 /// Some texts in the order in which they were asked for, each once.
 struct Rows<'a> {
     all: &'a Texts,
@@ -330,6 +343,16 @@ fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(&str, &str)> {
 mod tests {
     use super::*;
     use beckon_shared::preference::PairKind;
+
+    #[test]
+    fn the_preferred_text_of_each_pair_has_its_share_and_a_tie_prefers_none() {
+        let text = Sequence::new(&[3], &[4]);
+        let pair = |chosen, rejected, label| PairItem { source: 0, chosen, rejected, label, weight: 1.0 };
+        let lesson = |pairs| Lesson { texts: vec![&text; 4], pairs, anchors: Vec::new() };
+        let pairs = vec![pair(0, 1, 0.98), pair(0, 2, 0.8), pair(2, 1, 0.2), pair(1, 3, 0.9), pair(3, 0, 0.5)];
+        assert_eq!(lesson(pairs).preferred_shares(), [0.5, 0.5, 0.0, 0.0]);
+        assert_eq!(lesson(vec![pair(3, 0, 0.5)]).preferred_shares(), [0.0; 4]);
+    }
 
     #[test]
     fn a_tenth_of_the_groups_of_a_large_source_is_kept_aside() {

@@ -98,15 +98,26 @@ pub fn case_v(
     Some((tensors, RewardConfig { kappa: 0.0, ..garm.clone() }))
 }
 
-/// Depths that are compared.
+/// Depths that are compared: with a text regularisation the policy's alone, after which its head reads words.
 fn depths(trainer: &Trainer) -> Result<Vec<usize>, StageError> {
-    let all = trainer.inputs.model.n_layers;
-    if let Some(value) = trainer.config.n_layers {
-        let (field, expected) = ("garm.n_layers", "1 to the policy's layers");
-        let refused = || StageError::Model(ConfigError { field, value, expected }.into());
-        return (1..=all).contains(&value).then(|| vec![value]).ok_or_else(refused);
+    let (inputs, config) = (trainer.inputs, trainer.config);
+    let (all, reads_words) = (inputs.model.n_layers, config.text_weight > 0.0);
+    let refused = |field, value, expected| StageError::Model(ConfigError { field, value, expected }.into());
+    if reads_words && !inputs.model.tied_embedding {
+        let expected = "tied under garm.text_weight, as the trunk has no output matrix of its own: leave that out";
+        return Err(refused("tied_embedding", 0, expected));
     }
-    if trainer.inputs.lora.is_none() {
+    if let Some(value) = config.n_layers {
+        if !(1..=all).contains(&value) {
+            return Err(refused("garm.n_layers", value, "1 to the policy's layers"));
+        }
+        if reads_words && value < all {
+            let expected = "all of the policy's layers under garm.text_weight: leave garm.n_layers out";
+            return Err(refused("garm.n_layers", value, expected));
+        }
+        return Ok(vec![value]);
+    }
+    if inputs.lora.is_none() || reads_words {
         return Ok(vec![all]);
     }
     let mut depths = SIXTHS.map(|sixths| (all * sixths).div_ceil(6)).to_vec();
@@ -117,7 +128,7 @@ fn depths(trainer: &Trainer) -> Result<Vec<usize>, StageError> {
 /// Reads every text of the training pairs once, and compares.
 ///
 /// # Errors
-/// A depth that the policy has not; a cancelled run.
+/// A depth that the policy has not, or at which no head reads words where `text_weight` asks for it; a cancelled run.
 pub(super) fn find(trainer: &Trainer, ctx: &mut StageContext) -> Result<Start, StageError> {
     let (inputs, data) = (trainer.inputs, trainer.data);
     let depths = depths(trainer)?;

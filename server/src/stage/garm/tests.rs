@@ -12,6 +12,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 
+mod words;
+
 const TOPICS: [&str; 8] = ["rice", "rome", "chain", "berlin", "guitar", "rust", "puppy", "bread"];
 /// How much people like each ending, in the gauge of the anchors.
 const ENDINGS: [(&str, f64); 6] = [

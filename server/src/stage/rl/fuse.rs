@@ -10,6 +10,7 @@ use beckon_shared::engine::Score;
 use beckon_shared::garm::Gaussian;
 use beckon_shared::garm::effective::SpreadReward;
 use beckon_shared::metrics::mean;
+use beckon_shared::reward::advantage::overlong_penalty;
 use beckon_shared::reward::components::{NAMES, STD_FLOOR_MINIMUM, heuristics};
 use beckon_shared::reward::fusion::{TwoStage, std_floor};
 use beckon_shared::reward::gate::{Candidate, Gate};
@@ -84,16 +85,21 @@ impl Calibration {
             let far: Vec<bool> = scores.iter().map(|s| f64::from(s.epistemic_std) > self.veto_above.0).collect();
             let components = components(group, scores, config, self.reference());
             let vetoed = std::cell::Cell::new(0);
-            let utilities = config.fusion.utilities(&fusion, &components, &passed, |m, z| {
+            let mut utilities = config.fusion.utilities(&fusion, &components, &passed, |m, z| {
                 for (z, _) in z.iter_mut().zip(&far).filter(|(z, far)| m == 0 && **far && **z > 0.0) {
                     *z = 0.0;
                     vetoed.set(vetoed.get() + 1);
                 }
             });
+            let penalties = overlong(group, config);
+            for (u, penalty) in utilities.iter_mut().flatten().zip(&penalties) {
+                *u += penalty;
+            }
             fused.n_vetoed += vetoed.get();
             fused.n_failed += passed.iter().filter(|p| !**p).count();
             fused.components.push(components);
             fused.utilities.push(utilities);
+            fused.penalties.extend(penalties);
         }
         fused
     }
@@ -101,6 +107,16 @@ impl Calibration {
     fn reference(&self) -> Gaussian {
         Gaussian::new(self.reference[0].0, self.reference[1].0)
     }
+}
+
+/// DAPO's soft punishment of each rollout of a group, -1 to 0, its end counted as a token; none where it is off. What passed the
+/// gate falls by no more than the margin that it has over what failed; what was cut off has failed, and gets -1 too.
+fn overlong(group: &Group, config: &RlConfig) -> Vec<f64> {
+    if config.overlong_buffer == 0 {
+        return Vec::new();
+    }
+    let penalty = |n_tokens| overlong_penalty(n_tokens, config.max_new_tokens, config.overlong_buffer);
+    group.sequences.iter().map(|sequence| penalty(sequence.n_suggestion())).collect()
 }
 
 /// The epistemic spread that a share `quantile` of logged text stays below; infinite (no veto) for a share of 1,
@@ -135,6 +151,8 @@ pub struct Fused {
     /// u of each group, `[G]`; `None` where the group teaches nothing.
     utilities: Vec<Option<Vec<f64>>>,
     components: Vec<Vec<Vec<f64>>>,
+    /// Of every rollout, as they are in the utilities; empty where length is not punished.
+    penalties: Vec<f64>,
     n_failed: usize,
     n_vetoed: usize,
 }
@@ -157,6 +175,11 @@ impl Fused {
     /// Share of rollouts whose positive GaRM part was taken away.
     pub fn veto_rate(&self) -> f64 {
         self.n_vetoed as f64 / self.n_rollouts() as f64
+    }
+
+    /// Mean punishment of length over all rollouts, -1 to 0; `None` where there is none.
+    pub fn overlong_penalty(&self) -> Option<f64> {
+        (!self.penalties.is_empty()).then(|| mean(&self.penalties))
     }
 
     /// A_i of every rollout under the configured algorithm, from u_i - beta k1_i. `k1` runs over all rollouts, and
@@ -252,6 +275,30 @@ mod tests {
         let (free, held) =
             (fused.advantages(&[0.0; 4], 1.0, &config()), fused.advantages(&[4.0, 0.0, 0.0, 0.0], 1.0, &config()));
         assert!(held[0] < free[0] - 0.3, "{free:?} {held:?}");
+    }
+
+    /// Two copies of one text, as tokens of any number, have one utility but for the punishment.
+    #[test]
+    fn a_longer_suggestion_of_the_same_utility_has_a_lower_advantage_where_length_is_punished() {
+        let texts = ["aloe vera gel", "aloe vera gel", "aloe vera hair", "aloe vera plant"];
+        let of_lengths = |lengths: [usize; 4]| Group {
+            sequences: lengths.iter().map(|&n| Sequence::new(&[3], &vec![4; n])).collect(),
+            ..group(&texts)
+        };
+        let scores = vec![vec![score(0.5, 0.1), score(0.5, 0.1), score(0.2, 0.1), score(0.1, 0.1)]];
+        let advantages = |lengths, overlong_buffer| {
+            let (groups, config) = ([of_lengths(lengths)], RlConfig { max_new_tokens: 8, overlong_buffer, ..config() });
+            let calibration = Calibration::of(&groups, &scores, &[], &config);
+            let fused = calibration.fuse(&groups, &scores, &config.weights.to_array(), &config);
+            (fused.advantages(&[0.0; 4], 0.0, &config), fused.overlong_penalty())
+        };
+        let (short, long) = ([4, 4, 4, 4], [4, 7, 4, 4]);
+        let off = advantages(short, 0);
+        assert_eq!((advantages(long, 0), off.1), (off.clone(), None), "off: length is nothing");
+        assert_eq!(advantages(short, 4), (off.0, Some(0.0)), "none is long");
+        let (a, penalty) = advantages(long, 4);
+        assert!(a[1] < a[0] - 0.1, "{a:?}");
+        assert_close("3 of the last 4 tokens, of one of 4", penalty.unwrap_or(f64::NAN), -0.75 / 4.0, 1e-12);
     }
 
     #[test]

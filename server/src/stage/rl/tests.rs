@@ -283,6 +283,24 @@ fn gspo_is_grpo_until_a_batch_is_used_again() {
 }
 
 #[test]
+fn punished_length_is_shown_and_changes_what_is_learnt() {
+    let world = world();
+    let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();
+    let outcome = |overlong_buffer| {
+        let dir = tempfile::tempdir().expect("folder");
+        let config = RlConfig { overlong_buffer, ..config(3) };
+        let mut watcher = Watcher::default();
+        let outcome = train(&mut context(dir.path(), &mut watcher), &world.inputs(), &config, &score);
+        let shown: Vec<f64> = watcher.metrics.iter().filter(|m| m.1 == "overlong_penalty").map(|m| m.2).collect();
+        (outcome.expect("training").policy, shown)
+    };
+    let ((off, none), (on, shown)) = (outcome(0), outcome(12));
+    assert_eq!((none.len(), shown.len()), (0, 3), "a point a step where it is on");
+    assert!(shown.iter().all(|penalty| (-1.0..0.0).contains(penalty)), "every token counts: {shown:?}");
+    assert_ne!(off, on);
+}
+
+#[test]
 fn a_budget_that_is_changed_holds_from_its_step_on() {
     let world = world();
     let score = |sequences: &[Sequence]| sequences.iter().map(|s| world.likes_near_me(s)).collect::<Vec<_>>();

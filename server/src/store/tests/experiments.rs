@@ -6,7 +6,7 @@ use crate::store::sql::values;
 use beckon_shared::ab::input::{Observed, parse};
 use beckon_shared::ab::interleave::Votes;
 use beckon_shared::ab::report::{AnalysisError, Looks, Settings, analyze};
-use beckon_shared::control::experiment::{ExperimentStatus, IngestEvent, IngestOutcome, Layout};
+use beckon_shared::control::experiment::{ExperimentState, ExperimentStatus, IngestEvent, IngestOutcome, Layout};
 use serde_json::json;
 
 const HOUR: i64 = 3_600_000;
@@ -119,6 +119,86 @@ pub(super) fn votes_and_users_of_no_arm_are_told_apart(open: Open<'_>) {
     let (users, n_exposures, n_clicks) = store.experiment_users(&experiment, START).expect("summed");
     assert_eq!((users.users.len(), n_exposures, n_clicks), (2, 3, 3));
     assert!(users.is_simulated, "who counts in no arm is labelled all the same");
+}
+
+/// An experiment that was a draft until now.
+fn started(store: &Store, cuped: bool, now_millis: i64) -> ExperimentStatus {
+    let mut draft = ExperimentStatus { state: ExperimentState::Draft, started_millis: None, ..running() };
+    draft.config.settings.cuped = cuped;
+    let id = store.add_experiment(draft, None).expect("added").id;
+    let start = |status: &mut ExperimentStatus| {
+        (status.state, status.started_millis) = (ExperimentState::Running, Some(now_millis));
+        Ok::<(), ()>(())
+    };
+    store.change_experiment(&id, start).expect("written").expect("is there").expect("a draft can start")
+}
+
+fn simulated(mut event: IngestEvent) -> IngestEvent {
+    if let IngestEvent::Exposure(exposure) = &mut event {
+        exposure.simulated = true;
+    }
+    event
+}
+
+pub(super) fn the_past_is_what_other_experiments_took_in_before_the_start(open: Open<'_>) {
+    let store = open();
+    let earlier = started(&store, false, START - 1_000 * HOUR);
+    let mut votes = running();
+    votes.config.layout = Layout::Interleaved;
+    let votes = store.add_experiment(votes, None).expect("added");
+    let show = |experiment: &ExperimentStatus, id: &str, unit: &str, time_millis| {
+        exposure(experiment, id, unit, time_millis, &[None, None])
+    };
+    let take_in = |experiment: &ExperimentStatus, events: &[IngestEvent]| {
+        let outcome = take_in(&store, experiment, events);
+        assert_eq!((outcome.n_accepted, outcome.rejects), (events.len(), vec![]));
+    };
+    let oldest = START - 28 * 24 * HOUR;
+    let before = [
+        show(&earlier, "too old", "u1", oldest - 1),
+        click("too old", 0, oldest),
+        show(&earlier, "oldest", "u1", oldest),
+        show(&earlier, "twice", "u1", START - HOUR),
+        click("twice", 0, START - HOUR),
+        click("twice", 1, START - HOUR),
+        exposure(&earlier, "nothing", "u1", START - HOUR, &[]),
+        // a clock that is fast makes no past of what is yet to come
+        show(&earlier, "fast", "u2", START + 5 * HOUR),
+        show(&earlier, "real", "u4", START - HOUR),
+        click("real", 0, START - HOUR),
+        simulated(show(&earlier, "robot", "u1", START - HOUR)),
+        click("robot", 0, START - HOUR),
+        simulated(show(&earlier, "robot too", "u5", START - HOUR)),
+        click("robot too", 1, START - HOUR),
+    ];
+    take_in(&earlier, &before);
+    let drafted = exposure(&votes, "vote", "u1", START - HOUR, &[Some("a"), Some("b")]);
+    take_in(&votes, &[drafted, click("vote", 1, START - HOUR)]);
+    let mut adjusted = started(&store, true, START);
+    let plain = started(&store, false, START);
+    // what comes in now may depend on the arm, whatever time it names
+    let late = show(&earlier, "late", "u1", START - HOUR);
+    take_in(&earlier, &[late, click("late", 0, START - HOUR), click("oldest", 0, START - HOUR)]);
+    for experiment in [&adjusted, &plain] {
+        let now = ["u1", "u2", "u3"].map(|unit| show(experiment, unit, unit, START + HOUR));
+        take_in(experiment, &now);
+        take_in(experiment, &["u4", "u5"].map(|unit| simulated(show(experiment, unit, unit, START + HOUR))));
+    }
+    let pasts = |experiment: &ExperimentStatus| {
+        let (users, ..) = store.experiment_users(experiment, START + 1_000 * HOUR).expect("summed");
+        let past: Vec<_> = users.users.iter().map(|u| (u.clicks.pre_numerator, u.clicks.pre_denominator)).collect();
+        assert!(users.users.iter().all(|u| (u.clicks.numerator, u.clicks.denominator) == (0.0, 1.0)));
+        (users.has_past, past)
+    };
+    let want = (true, vec![(2.0, 3.0), (0.0, 1.0), (0.0, 0.0), (0.0, 0.0), (1.0, 1.0)]);
+    assert_eq!(pasts(&adjusted), want);
+    assert_eq!(pasts(&plain), (false, vec![(0.0, 0.0); 5]));
+    adjusted.config.settings.observation_hours = Some(1.0);
+    assert_eq!(pasts(&adjusted), want, "users who count with a window have the same past");
+    assert!(store.remove_experiment(&earlier.id).expect("removed"));
+    assert_eq!(pasts(&adjusted), want, "looks have counted it");
+    assert!(store.remove_experiment(&adjusted.id).expect("removed"));
+    assert_eq!(store.reader().value::<u64>("SELECT count(*) FROM pasts", values![]).expect("counted"), 0);
 }
 
 /// A look at two arms of `n` users that goes on from `before`.

@@ -3,44 +3,68 @@
 //! Relaxed instructions may give different results on different processors, but not for these operands: a nibble fits
 //! into 7 bits, and a pair of products, and the sum of a block's, into 16. Browsers that lack them refuse the whole
 //! module, so the product is a module of its own ([`module`]) beside the page's, over the page's memory. Whoever has a
-//! browser at hand compiles it and [`install`]s its function; where that fails, the paths are not there.
+//! browser at hand compiles it and [`install`]s its functions; where that fails, the paths are not there.
 //!
 //! Two instructions can do it. One multiplies bytes in pairs, and every processor with vectors has it or nearly so. The other
 //! multiplies them in fours and adds them to a sum: one instruction with AVX-VNNI or ARM's dot products, three or more
-//! elsewhere. Which of the two it is shows in what it makes of operands out of its range ([`DOT_EXPORT`]). 8-bit weights fit into no
+//! elsewhere. Which of the two it is shows in what it makes of operands out of its range ([`module`]'s `has_dot`). 8-bit weights fit into no
 //! 7 bits: in pairs they are multiplied in 16 bits, as in `simd128`; in fours without their sign, and the signs apart.
 
-mod code;
-mod emit;
 #[cfg(target_arch = "wasm32")]
 mod installed;
+#[expect(dead_code, reason = "some of it is for the build script")]
+mod layout;
 
 #[cfg(test)]
 mod tests;
 
-use super::KernelPath;
 use super::rows::Int8Rows;
-use crate::panel::Panels;
+use super::{KernelPath, tile};
+use crate::panel::{OUTPUTS, Panels};
 use crate::weight::{BLOCK, WeightFormat};
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
 
-use emit::Products;
-pub use emit::module;
 #[cfg(target_arch = "wasm32")]
-pub use installed::{Function, install};
+pub use installed::{Functions, install, n_threads, team_place};
 #[cfg(target_arch = "wasm32")]
 pub(super) use installed::{is_available, matmul};
+pub(super) use layout::TILE;
+use layout::{N_PIECES, N_WORDS, Products};
 
-/// Rows that the module unpacks a weight for at once.
-pub(super) const TILE: usize = 4;
+const _: () = assert!(layout::OUTPUTS == OUTPUTS && layout::HALF_MASK == tile::HALF_MASK);
+const _: () = assert!(layout::HALF_REBIAS.to_bits() == tile::HALF_REBIAS.to_bits());
 
-/// Module and name of the memory that [`module`] imports.
-pub const IMPORT: [&str; 2] = emit::IMPORT;
-/// The function that [`module`] exports: takes the place of a [`Call`] in the memory.
-pub const EXPORT: &str = emit::EXPORT;
-/// The other function that [`module`] exports: 1 if this processor multiplies in fours by one instruction, else 0.
-pub const DOT_EXPORT: &str = emit::DOT_EXPORT;
+/// The module as `shaders/build/` makes it, for a memory that no other thread sees.
+const MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/relaxed.wasm"));
+/// What the module calls the memory that it imports; a length, a kind and its limits' flags follow.
+const MEMORY: &[u8] = b"memory";
+/// Flag of a memory that threads share.
+const SHARED: u8 = 2;
+
+/// The module, over `page.memory`, for one that other threads see too or one that they do not; either has an end. Its functions:
+///
+/// - `matmul`: products, from the place of a [`Call`], the first panel and their number, at least one;
+/// - `has_dot`: 1 if `i32x4.relaxed_dot_i8x16_i7x16_add_s` is one instruction here, else 0;
+/// - `share`: products that threads make together, from the place of their words ([`work`]);
+/// - `help`: takes part in all of them, for ever.
+pub fn module(is_shared: bool) -> Vec<u8> {
+    let mut module = MODULE.to_vec();
+    if let Some(at) = module.windows(MEMORY.len()).position(|part| part == MEMORY)
+        && is_shared
+    {
+        module[at + MEMORY.len() + 1] |= SHARED;
+    }
+    module
+}
+
+/// First word of [`work`].
+const WORK: usize = N_PIECES as usize / 4;
+
+/// What `share` is to make next: the panels of a [`Call`] from its first one on, at least one, so many a piece.
+fn work(call: u32, n_panels: usize, of_piece: usize) -> [u32; N_WORDS - WORK] {
+    [n_panels.div_ceil(of_piece) as u32, of_piece as u32, n_panels as u32, call]
+}
 
 /// What a product is of; places are those of the memory that page and [`module`] share.
 #[repr(C)]
@@ -48,7 +72,6 @@ pub const DOT_EXPORT: &str = emit::DOT_EXPORT;
 pub struct Call {
     quants: u32,
     scales: u32,
-    n_panels: u32,
     n_blocks: u32,
     n_rows: u32,
     words: u32,
@@ -78,7 +101,6 @@ impl Call {
         (!range.is_empty() && rows.n_rows() > 0).then(|| Self {
             quants: quants.as_ptr() as usize as u32,
             scales: scales.as_ptr() as usize as u32,
-            n_panels: range.len() as u32,
             n_blocks: (panels.cols() / BLOCK) as u32,
             n_rows: rows.n_rows() as u32,
             words,

@@ -1,6 +1,6 @@
 //! What the claims of a report rest on, and what is odd about its data, in words.
 
-use super::comparison::ArmData;
+use super::comparison::{ArmData, Comparison};
 use super::{DEFAULT_PLANNED_USERS, Design, Settings};
 use crate::ab::BURN_IN_CLICKS;
 use crate::ab::input::{Observed, Table};
@@ -28,9 +28,19 @@ pub(super) fn assumptions(table: &Table, settings: &Settings) -> Vec<String> {
         Design::Fixed => said.push("looked at once, at the planned size, which was decided before the test".to_owned()),
     }
     if settings.cuped {
-        said.push("adjusted by the time before the test; this was decided before the first look".to_owned());
+        said.push(format!(
+            "adjusted by the time before the test{}; this was decided before the first look",
+            known_before(table).unwrap_or_default()
+        ));
     }
     said
+}
+
+/// Of how many users that time is known.
+fn known_before(table: &Table) -> Option<String> {
+    let Table::Users(users) = table else { return None };
+    let n = users.users.iter().filter(|user| user.clicks.pre_denominator > 0.0).count();
+    Some(format!(", which is known of {n} of {} users", users.users.len()))
 }
 
 /// What the totals of a user are of. A confidence sequence is over users in the order in which they are counted, so a
@@ -65,7 +75,12 @@ fn totals(table: &Table, design: Design) -> Option<String> {
 }
 
 /// What is odd about the data.
-pub(super) fn warnings(table: &Table, settings: &Settings, arms: &[ArmData]) -> Vec<String> {
+pub(super) fn warnings(
+    table: &Table,
+    settings: &Settings,
+    arms: &[ArmData],
+    comparisons: &[Comparison],
+) -> Vec<String> {
     let mut odd = Vec::new();
     if let Table::Users(users) = table {
         if users.n_crossovers > 0 {
@@ -95,6 +110,15 @@ pub(super) fn warnings(table: &Table, settings: &Settings, arms: &[ArmData]) -> 
                   these are not"
                 .to_owned(),
         );
+    }
+    if settings.cuped && arms.iter().any(|arm| arm.n_units() > 0) {
+        let plain = comparisons.iter().filter(|comparison| comparison.cuped.is_none());
+        odd.extend(plain.map(|Comparison { treatment, control, .. }| {
+            format!(
+                "`{treatment}` against `{control}` is not adjusted, though `cuped` is set: no past is known of users \
+                 of both arms, or it explains nothing. The figures hold; they are only no narrower"
+            )
+        }));
     }
     let empty = arms.iter().filter(|arm| arm.figures().n_clicks == 0.0);
     odd.extend(empty.map(|arm| format!("arm `{}` has no clicks", arm.name)));

@@ -99,6 +99,30 @@ fn the_past_narrows_the_interval_and_does_not_move_the_truth() {
     );
 }
 
+/// That it was decided stays so at the first look, which may come before anybody with a past does.
+#[test]
+fn without_a_past_the_figures_stay_as_they_are_and_the_report_says_so() {
+    let cuped = Settings { cuped: true, ..Settings::default() };
+    let Table::Users(mut users) = table(&rows(2_000, 0.2, 1.0, 2)) else { panic!("rows of users") };
+    let known = users.clone();
+    for user in &mut users.users {
+        (user.clicks.pre_numerator, user.clicks.pre_denominator) = (0.0, 0.0);
+    }
+    let unknown = Table::Users(users);
+    let (adjusted, looks) = analyze(&unknown, &cuped, None).expect("a report");
+    let (plain, _) = analyze(&unknown, &Settings::default(), None).expect("a report");
+    let figures = |report: &Report| (report.comparisons[0].difference, report.comparisons[0].difference_std_error);
+    assert_eq!((figures(&adjusted), adjusted.comparisons[0].cuped), (figures(&plain), None));
+    assert!(adjusted.warnings[0].starts_with("`B` against `A` is not adjusted, though `cuped` is set"));
+    assert!(plain.warnings.is_empty(), "{:?}", plain.warnings);
+    assert!(adjusted.assumptions.iter().any(|said| said.contains("known of 0 of 2000 users")));
+    // the next look of the same test may know one
+    let (later, _) = analyze(&Table::Users(known), &cuped, Some(&looks)).expect("a report");
+    assert!(later.comparisons[0].cuped.is_some_and(|cuped| cuped.is_used) && later.warnings.is_empty());
+    let error = analyze(&unknown, &Settings::default(), Some(&looks)).expect_err("refused").to_string();
+    assert!(error.starts_with("the adjustment by the past changed"), "{error}");
+}
+
 fn report_of_few_users() -> Report {
     let report = report(&rows(300, 0.0, 1.5, 3), &Settings::default());
     assert_eq!(report.comparisons[0].guardrails.len(), 2);

@@ -46,7 +46,6 @@ fn what_cannot_be_is_refused_by_name() {
 fn what_could_never_be_analysed_is_refused_with_the_field() {
     for (more, needle) in [
         (serde_json::json!({"alpha": 0.0}), "settings.alpha: 0; expected a level"),
-        (serde_json::json!({"cuped": true}), "settings.cuped: true, but a live experiment"),
         (serde_json::json!({"design": "fixed"}), "settings.planned_users_per_arm: not given; expected a number"),
         (serde_json::json!({"planned_users_per_arm": 1e308}), "settings.planned_users_per_arm: 1"),
         (serde_json::json!({"latency_margin": -0.1}), "settings.latency_margin: -0.1; expected 0 or more"),
@@ -56,13 +55,20 @@ fn what_could_never_be_analysed_is_refused_with_the_field() {
         let error = config(settings(more.clone())).expect_err("refused");
         assert!(error.starts_with(needle), "{more}: {error}");
     }
-    let mut votes = settings(serde_json::json!({"observation_hours": 24.0}));
-    votes["layout"] = "interleaved".into();
-    assert!(config(votes).expect_err("refused").starts_with("settings.observation_hours: given, but arms are"));
+    for (more, needle) in [
+        (serde_json::json!({"observation_hours": 24.0}), "settings.observation_hours: given, but arms are interleaved"),
+        (serde_json::json!({"cuped": true}), "settings.cuped: true, but arms are interleaved"),
+    ] {
+        let mut votes = settings(more);
+        votes["layout"] = "interleaved".into();
+        assert!(config(votes).expect_err("refused").starts_with(needle));
+    }
     let fixed = serde_json::json!({"design": "fixed", "planned_users_per_arm": 500.0, "observation_hours": 24.0});
-    for accepted in [settings(serde_json::json!({})), settings(fixed)] {
+    let cuped = serde_json::json!({"cuped": true});
+    for accepted in [settings(serde_json::json!({})), settings(fixed), settings(cuped)] {
         let config = config(accepted).expect("valid");
-        let users = Users { arms: vec!["sft".into(), "rl".into()], ..Users::default() };
+        let has_past = config.settings.cuped;
+        let users = Users { arms: vec!["sft".into(), "rl".into()], has_past, ..Users::default() };
         analyze(&Table::Users(users), &config.analysis(), None).expect("a look");
     }
 }

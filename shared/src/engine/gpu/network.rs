@@ -29,7 +29,9 @@ pub(super) struct GpuMatrix {
 /// Weights and cache of a network on the device.
 #[derive(Debug)]
 pub(super) struct Uploaded {
-    embedding: GpuMatrix,
+    pub embedding: GpuMatrix,
+    /// Where the embedding does not make the logits.
+    output: Option<GpuMatrix>,
     layers: Vec<UploadedLayer>,
     norm: Buffer,
 }
@@ -62,6 +64,7 @@ impl Uploaded {
         };
         Self {
             embedding: uploaded(gpu, &[&weights.embedding]),
+            output: weights.output.as_ref().map(|output| uploaded(gpu, &[output])),
             layers: weights.layers.iter().map(layer).collect(),
             norm: gpu.storage_with("norm", &weights.norm),
         }
@@ -69,7 +72,7 @@ impl Uploaded {
 
     /// Format of the embedding, and every product with its format.
     pub fn kernels(&self) -> (WeightFormat, Vec<(Product, WeightFormat)>) {
-        let mut products = vec![(Product::Matmul, self.embedding.format)];
+        let mut products = vec![(Product::Matmul, self.projection().format)];
         for layer in &self.layers {
             products.push((Product::NormMatmul, layer.qkv.format));
             products.push((Product::Matmul, layer.output.format));
@@ -81,10 +84,16 @@ impl Uploaded {
         (self.embedding.format, products)
     }
 
+    /// What makes the logits.
+    fn projection(&self) -> &GpuMatrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
     /// Every buffer, to be counted and destroyed with the executor.
     pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
         let around = [&self.embedding.quants, &self.embedding.scales, &self.norm];
-        self.layers.iter().flat_map(UploadedLayer::buffers).chain(around)
+        let output = self.output.iter().flat_map(|output| [&output.quants, &output.scales]);
+        self.layers.iter().flat_map(UploadedLayer::buffers).chain(around).chain(output)
     }
 }
 
@@ -168,13 +177,13 @@ pub(super) struct Binder<'a> {
 impl Binder<'_> {
     pub fn network(&self, config: &ModelConfig, limits: Limits, uploaded: Uploaded) -> GpuNetwork {
         let b = self.buffers;
-        let table = &uploaded.embedding;
+        let (table, projection) = (&uploaded.embedding, uploaded.projection());
         GpuNetwork {
             plan: Plan::new(limits, config.vocab_size, config.rope_frequencies()),
             embed: self.bind(self.kernels.embed(table.format), &[&table.quants, &table.scales, &b.ids, &b.x]),
             layers: uploaded.layers.iter().map(|layer| self.layer(layer)).collect(),
             norm: self.bind(&self.kernels.norm_rows, &[&b.select, &b.x, &uploaded.norm, &b.normed]),
-            logits: self.product(Product::Matmul, table, &[&b.normed, &b.logits]),
+            logits: self.product(Product::Matmul, projection, &[&b.normed, &b.logits]),
             uploaded,
             side: None,
         }

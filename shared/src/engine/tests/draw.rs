@@ -59,3 +59,23 @@ fn the_device_draws_what_the_host_draws() {
         assert!(n_same >= 9, "{sampling:?}: {n_same} of 11 are the same");
     }
 }
+
+/// As many candidates as do not fit into a page's batch and pass, in one batch.
+#[test]
+#[ignore = "needs a Vulkan adapter (lavapipe will do)"]
+fn a_wide_batch_writes_what_batches_of_eight_write() {
+    let context = ready(GpuContext::request()).expect("native").expect("a Vulkan adapter");
+    let checkpoint = checkpoint(BlockFormat::Q4);
+    let usual = Limits::of(&checkpoint.manifest.model);
+    let n_wide = usual.rows_per_pass + 6;
+    let mut narrow = now(Engine::gpu(&checkpoint, &context));
+    let mut wide = now(Engine::gpu_within(&checkpoint, &context, Limits { n_seqs: n_wide, ..usual }));
+    assert_eq!(wide.limits().rows_per_pass, n_wide);
+    let of = |engine: &mut Engine| {
+        engine.rollouts(&prompts()[..1], n_wide, 10, &Sampling::plain(3), 0).expect("rollouts").remove(0)
+    };
+    let (want, got) = (of(&mut narrow), of(&mut wide));
+    // a number at the edge of a token may fall either way: products of more rows are tiled in another way
+    let n_same = want.iter().zip(&got).filter(|(a, b)| a.tokens == b.tokens).count();
+    assert!(n_same + 3 >= n_wide, "{n_same} of {n_wide} are the same");
+}

@@ -181,6 +181,19 @@ fn prior_and_bradley_terry_equal_their_references() {
     assert_close("its gradient", d_mean[1], -1.0, 1e-6);
 }
 
+#[test]
+fn the_text_loss_equals_its_reference_and_stays_finite_for_long_texts() {
+    let logps = [-12.0, 0.0, -300.0, -5_000.0];
+    let (values, slopes, _) = evaluate(&logps, &[0.0; 4], |logps, _| text_loss(logps, variants::TEXT_BETA));
+    for ((logp, value), slope) in logps.iter().zip(values).zip(slopes) {
+        let want = variants::text_regularisation(*logp, variants::TEXT_BETA);
+        assert_close(&format!("L_text at {logp}"), value, want, 1e-6 * want);
+        // -beta sigmoid(-beta log p)
+        let want = -variants::TEXT_BETA / (1.0 + (variants::TEXT_BETA * logp).exp());
+        assert_close(&format!("its slope at {logp}"), slope, want, 1e-6);
+    }
+}
+
 /// Central differences of the loss itself, in f32 with a step that f32 can carry.
 #[test]
 fn gradients_are_finite_differences_of_the_loss() {

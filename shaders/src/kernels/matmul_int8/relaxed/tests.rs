@@ -8,19 +8,61 @@ use crate::weight::WeightFormat;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Runs the module over an image of a memory: module, image and the call's place in, the image afterwards out.
+/// Runs the module over an image of a memory: module, image, the call's place, the first panel and their number in, the image
+/// afterwards out.
 const SCRIPT: &str = r#"
 const fs = require("fs");
 // the baseline compiler of Node 20 adds some products in fours twice; the optimizing one does not, nor does Chromium 156
 ["--experimental-wasm-relaxed-simd", "--no-liftoff"].forEach(require("v8").setFlagsFromString);
-const [folder, place] = process.argv.slice(1);
+const [folder, ...numbers] = process.argv.slice(1);
 const image = fs.readFileSync(folder + "/image");
-const memory = new WebAssembly.Memory({ initial: Math.ceil(image.length / 65536) });
+const memory = new WebAssembly.Memory({ initial: Math.ceil(image.length / 65536), maximum: 65536 });
 new Uint8Array(memory.buffer).set(image);
 const module = new WebAssembly.Module(fs.readFileSync(folder + "/module"));
 const { exports } = new WebAssembly.Instance(module, { page: { memory } });
-exports.matmul(Number(place));
+exports.matmul(...numbers.map(Number));
 fs.writeFileSync(folder + "/image", new Uint8Array(memory.buffer, 0, image.length));
+"#;
+
+/// The same by three threads, many times over, with pieces of different size: module, image, the call's place, its number of panels, the
+/// place of the team's words, and where the products are and how many. What a product leaves must be the same every time.
+const TEAM_SCRIPT: &str = r#"
+const fs = require("fs");
+const { Worker } = require("worker_threads");
+["--experimental-wasm-relaxed-simd", "--no-liftoff"].forEach(require("v8").setFlagsFromString);
+const [folder, ...numbers] = process.argv.slice(1);
+const [call, n_panels, team, out, n_out] = numbers.map(Number);
+const image = fs.readFileSync(folder + "/image");
+const memory = new WebAssembly.Memory({ initial: Math.ceil(image.length / 65536), maximum: 65536, shared: true });
+new Uint8Array(memory.buffer).set(image);
+const module = new WebAssembly.Module(fs.readFileSync(folder + "/module"));
+const { exports } = new WebAssembly.Instance(module, { page: { memory } });
+const words = new Int32Array(memory.buffer);
+const helper = `
+  ["--experimental-wasm-relaxed-simd", "--no-liftoff"].forEach(require("v8").setFlagsFromString);
+  const { module, memory, team } = require("worker_threads").workerData;
+  new WebAssembly.Instance(module, { page: { memory } }).exports.help(team);`;
+for (let i = 0; i < 2; i++) new Worker(helper, { eval: true, workerData: { module, memory, team } });
+const products = new Int32Array(memory.buffer, out, n_out);
+const nap = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2);
+const work = (of_piece) => {
+  products.fill(-1);
+  words.set([Math.ceil(n_panels / of_piece), of_piece, n_panels, call], team / 4 + 4);
+  exports.share(team);
+  return products.slice();
+};
+const join = (values) => values.join();
+setTimeout(() => { // workers are there
+  const first = join(work(n_panels));
+  for (let i = 0; i < 3000; i++) {
+    if (i % 300 == 0) nap(); // they sleep
+    const again = join(work(1 + i % 5));
+    if (again !== first) throw new Error(`product ${i} differs`);
+  }
+  if (Atomics.load(words, team / 4 + 2) !== 3001) throw new Error("products are not counted");
+  fs.writeFileSync(folder + "/image", new Uint8Array(memory.buffer.slice(0, image.length)));
+  process.exit();
+}, 300);
 "#;
 
 const PATHS: [KernelPath; 2] = [KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot];
@@ -36,18 +78,25 @@ impl Image {
     }
 }
 
-/// Products `[panels, R, 16]` by a module, run in Node.
-fn in_node(module: &[u8], path: KernelPath, panels: &Panels, rows: &Int8Rows, range: Range<usize>) -> Vec<f32> {
+/// Products `[panels, R, 16]` by a module, run in Node: by one thread, or by a team where the module is for a shared memory.
+fn in_node(
+    (module, is_shared): (&[u8], bool),
+    path: KernelPath,
+    panels: &Panels,
+    rows: &Int8Rows,
+    range: Range<usize>,
+) -> Vec<f32> {
     static N_RUNS: AtomicUsize = AtomicUsize::new(0);
     let name = format!("beckon-relaxed-{}-{}", std::process::id(), N_RUNS.fetch_add(1, Ordering::Relaxed));
     let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let mut image = Image::default();
     image.put(&[7; 3]); // nothing stands at a round place
-    let (quants, scales) = panels.lines(range.clone());
     let n_out = range.len() * rows.n_rows() * OUTPUTS;
     let [words, row_scales, scaled_sums] = rows.places().map(|part| image.put(part));
-    // the call of this process, its places exchanged for those of the image
+    // the call of this process, its places exchanged for those of the image; the panels before the range are there, and skipped
+    let (first, n_panels) = (range.start, range.len());
+    let (quants, scales) = panels.lines(0..range.end);
     let mut products = vec![f32::NAN; n_out];
     let call = Call::new(path, panels, range, rows, &mut products).unwrap();
     let call = Call {
@@ -60,17 +109,30 @@ fn in_node(module: &[u8], path: KernelPath, panels: &Panels, rows: &Int8Rows, ra
         ..call
     };
     let out = call.out;
-    let place = image.put(bytemuck::cast_slice(&[call]));
+    let skipped = (first * rows.n_rows() * OUTPUTS * 4) as u32;
+    let place = image.put(bytemuck::cast_slice(&[Call { out: out.wrapping_sub(skipped), ..call }]));
+    let team = image.put(&[0; N_WORDS]);
     std::fs::write(folder.join("module"), module).unwrap();
     std::fs::write(folder.join("image"), bytemuck::cast_slice::<u32, u8>(&image.0)).unwrap();
-    let done = Command::new("node").args(["-e", SCRIPT]).arg(&folder).arg(place.to_string()).output().unwrap();
+    let (script, numbers) = if is_shared {
+        assert_eq!(first, 0, "a team makes all panels");
+        (TEAM_SCRIPT, vec![place, n_panels as u32, team, out, n_out as u32])
+    } else {
+        (SCRIPT, vec![place, first as u32, n_panels as u32])
+    };
+    let numbers = numbers.iter().map(u32::to_string);
+    let done = Command::new("node").args(["-e", script]).arg(&folder).args(numbers).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     let bytes = std::fs::read(folder.join("image")).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();
     let (before, after) = (&image.0, bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)));
     let after: Vec<u32> = after.collect();
-    let at = out as usize / 4;
-    assert_eq!((&after[..at], &after[at + n_out..]), (&before[..at], &before[at + n_out..]), "it wrote elsewhere");
+    let (at, team) = (out as usize / 4, team as usize / 4);
+    assert_eq!(
+        (&after[..at], &after[at + n_out..team]),
+        (&before[..at], &before[at + n_out..team]),
+        "it wrote elsewhere"
+    );
     after[at..at + n_out].iter().map(|word| f32::from_bits(*word)).collect()
 }
 
@@ -94,11 +156,30 @@ fn the_module_gives_the_bits_of_the_reference() {
                 matmul_int8(scalar, &panels, range.clone(), &rows(KernelPath::Int8Scalar), &mut want);
                 let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 for path in PATHS {
-                    let got = in_node(&module(), path, &panels, &rows(path), range.clone());
+                    let got = in_node((&module(false), false), path, &panels, &rows(path), range.clone());
                     assert_eq!(bits(&got), bits(&want), "{path} {format:?} {n_rows} x {cols} x {n_outputs}");
                 }
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "needs Node"]
+fn a_team_gives_the_bits_of_one_thread_however_it_shares() {
+    // as the script writes them
+    assert_eq!((WORK, work(9, 23, 5)), (4, [5, 5, 23, 9]));
+    for (format, path, n_rows) in [
+        (WeightFormat::Q4, KernelPath::Int8RelaxedSimd, 5),
+        (WeightFormat::Q8, KernelPath::Int8RelaxedSimd, 1),
+        (WeightFormat::Q4, KernelPath::Int8RelaxedDot, 1),
+    ] {
+        let panels = Panels::pack(&Weights::new(format, 16 * 22 + 1, 64).view());
+        let mut rows = Int8Rows::default();
+        rows.quantize(Int8::unchecked(path), format, (n_rows, 64), &Noise(7).rows(n_rows, 64));
+        let [alone, team] = [false, true]
+            .map(|is_shared| in_node((&module(is_shared), is_shared), path, &panels, &rows, 0..panels.n_panels()));
+        assert_eq!(alone, team, "{path} {format:?} {n_rows}");
     }
 }
 
@@ -115,7 +196,7 @@ fn the_largest_codes_and_bytes_do_not_overflow_in_the_module() {
             for path in PATHS {
                 let mut rows = Int8Rows::default();
                 rows.quantize(Int8::unchecked(path), format, (4, cols), &x);
-                let got = in_node(&module(), path, &Panels::pack(&view), &rows, 0..1);
+                let got = in_node((&module(false), false), path, &Panels::pack(&view), &rows, 0..1);
                 crate::assert_all_close(path.name(), &got, &vec![x[0] * (largest + min) * 96.0; 64], 1e-2);
             }
         }
@@ -140,13 +221,13 @@ fn a_module_changed_by_hand_gives_other_products() {
         let panels = Panels::pack(&Weights::new(format, 17, 96).view());
         let mut rows = Int8Rows::default();
         rows.quantize(Int8::unchecked(path), format, (4, 96), &Noise(5).rows(4, 96));
-        let right = in_node(&module(), path, &panels, &rows, 0..2);
+        let right = in_node((&module(false), false), path, &panels, &rows, 0..2);
         for (from, to) in edits {
-            let mut wrong = module();
+            let mut wrong = module(false);
             let places: Vec<usize> = (0..wrong.len()).filter(|at| wrong[*at..].starts_with(from)).collect();
             assert!(!places.is_empty(), "no {from:x?}");
             places.into_iter().for_each(|at| wrong[at..at + to.len()].copy_from_slice(to));
-            assert_ne!(in_node(&wrong, path, &panels, &rows, 0..2), right, "{path} {format:?} {from:x?}");
+            assert_ne!(in_node((&wrong, false), path, &panels, &rows, 0..2), right, "{path} {format:?} {from:x?}");
         }
     }
 }

@@ -9,15 +9,25 @@ pub const END: u8 = 0x0b;
 pub const BRANCH: u8 = 0x0c;
 pub const CALL: u8 = 0x10;
 pub const I32_LOAD: u8 = 0x28;
+pub const IF_VOID: [u8; 2] = [0x04, 0x40];
+pub const DROP: u8 = 0x1a;
 pub const SELECT: u8 = 0x1b;
 pub const I32_EQZ: u8 = 0x45;
 pub const I32_EQ: u8 = 0x46;
 pub const I32_NE: u8 = 0x47;
 pub const I32_LT_U: u8 = 0x49;
+pub const I32_GT_S: u8 = 0x4a;
 pub const I32_ADD: u8 = 0x6a;
 pub const I32_SUB: u8 = 0x6b;
 pub const I32_MUL: u8 = 0x6c;
 pub const I32_OR: u8 = 0x72;
+
+/// Atomic instructions by their numbers behind the prefix 0xfe (threads proposal).
+pub const NOTIFY: u8 = 0x00;
+pub const WAIT_I32: u8 = 0x01;
+pub const ATOMIC_LOAD: u8 = 0x10;
+pub const ATOMIC_STORE: u8 = 0x17;
+pub const ATOMIC_ADD: u8 = 0x1e;
 
 /// Vector instructions by their numbers behind the prefix 0xfd.
 pub const LOAD: u32 = 0x00;
@@ -44,7 +54,6 @@ pub const RELAXED_DOT: u32 = 0x112;
 pub const RELAXED_DOT_ADD: u32 = 0x113;
 
 /// Unsigned LEB128.
-#[inline(never)]
 pub fn leb(mut value: u32, to: &mut Vec<u8>) {
     while value >= 0x80 {
         to.push(value as u8 | 0x80);
@@ -54,13 +63,12 @@ pub fn leb(mut value: u32, to: &mut Vec<u8>) {
 }
 
 /// Something behind its length.
-#[inline(never)]
 pub fn sized(bytes: &[u8], to: &mut Vec<u8>) {
     leb(bytes.len() as u32, to);
     to.extend(bytes);
 }
 
-/// A function's code; its parts are not inlined, so that the page stays small: parameters of type i32 first, then the locals in the order in which they are made.
+/// A function's code: parameters of type i32 first, then the locals in the order in which they are made.
 pub struct Code {
     locals: Vec<u8>,
     n_params: u32,
@@ -72,34 +80,36 @@ impl Code {
         Self { locals: Vec::new(), n_params, bytes: Vec::new() }
     }
 
-    #[inline(never)]
     pub fn local(&mut self, of: u8) -> u32 {
         self.locals.push(of);
         self.n_params + self.locals.len() as u32 - 1
     }
 
-    #[inline(never)]
     pub fn op(&mut self, op: u8) {
         self.bytes.push(op);
     }
 
-    #[inline(never)]
     pub fn get(&mut self, local: u32) {
         self.op(0x20);
         leb(local, &mut self.bytes);
     }
 
-    #[inline(never)]
     pub fn set(&mut self, local: u32) {
         self.op(0x21);
         leb(local, &mut self.bytes);
     }
 
-    #[inline(never)]
     pub fn i32(&mut self, value: i32) {
-        self.op(0x41);
-        // signed LEB128
-        let mut value = value;
+        self.constant(0x41, value);
+    }
+
+    pub fn i64(&mut self, value: i32) {
+        self.constant(0x42, value);
+    }
+
+    /// A constant of either width, as signed LEB128.
+    fn constant(&mut self, op: u8, mut value: i32) {
+        self.op(op);
         while !(-64..64).contains(&value) {
             self.bytes.push(value as u8 | 0x80);
             value >>= 7;
@@ -107,34 +117,37 @@ impl Code {
         self.bytes.push(value as u8 & 0x7f);
     }
 
-    #[inline(never)]
     pub fn branch_if(&mut self, depth: u32) {
         self.op(0x0d);
         leb(depth, &mut self.bytes);
     }
 
-    #[inline(never)]
     pub fn simd(&mut self, op: u32) {
         self.op(0xfd);
         leb(op, &mut self.bytes);
     }
 
+    /// An atomic instruction on a word.
+    pub fn atomic(&mut self, op: u8, offset: u32) {
+        self.op(0xfe);
+        self.op(op);
+        self.op(2); // alignment
+        leb(offset, &mut self.bytes);
+    }
+
     /// The four words of a constant.
-    #[inline(never)]
     pub fn splat(&mut self, word: u32) {
         self.simd(CONST);
         (0..4).for_each(|_| self.bytes.extend(word.to_le_bytes()));
     }
 
     /// A load or store; alignment is a hint of a word.
-    #[inline(never)]
     pub fn memory(&mut self, op: u32, offset: u32) {
         self.simd(op);
         self.bytes.push(2);
         leb(offset, &mut self.bytes);
     }
 
-    #[inline(never)]
     pub fn load_i32(&mut self, at: u32, offset: u32, to: u32) {
         self.get(at);
         self.op(I32_LOAD);
@@ -144,7 +157,6 @@ impl Code {
     }
 
     /// `local += by`.
-    #[inline(never)]
     pub fn advance(&mut self, local: u32, by: u32) {
         self.get(local);
         self.i32(by as i32);
@@ -153,7 +165,6 @@ impl Code {
     }
 
     /// `local += a · by`.
-    #[inline(never)]
     pub fn advance_by(&mut self, local: u32, a: u32, by: u32) {
         self.get(local);
         self.get(a);
@@ -168,14 +179,12 @@ impl Code {
         self.set(to);
     }
 
-    #[inline(never)]
     pub fn shift(&mut self, by: i32, op: u32) {
         self.i32(by);
         self.simd(op);
     }
 
     /// `local -= 1`, and again from the loop's start while it is not zero.
-    #[inline(never)]
     pub fn repeat(&mut self, local: u32) {
         self.get(local);
         self.i32(1);

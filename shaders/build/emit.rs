@@ -3,36 +3,21 @@
 //! Written by hand because a browser without relaxed vectors refuses every module that holds one such instruction, and
 //! because LLVM moves the places of loads into locals, which costs an instruction a product. The module has no memory
 //! of its own, no data and no stack: it reads and writes the memory of the page's module, at the places of a
-//! [`super::Call`]. Dimension key: `R` rows of a tile, `P` registers of a panel that go together.
+//! `Call` (`relaxed.rs`). So any number of threads may run it over one memory: [`super::team`]. Dimension key: `R` rows of a tile,
+//! `P` registers of a panel that go together.
 
-use super::TILE;
 use super::code::*;
-use crate::kernels::matmul_int8::tile::{HALF_MASK, HALF_REBIAS};
-use crate::panel::OUTPUTS;
+use super::layout::{HALF_MASK, HALF_REBIAS, OUTPUTS, Products, TILE};
+use super::team;
 
-/// Where the module takes its memory from, and what it calls its function.
-pub(super) const IMPORT: [&str; 2] = ["page", "memory"];
-/// See [`IMPORT`].
-pub(super) const EXPORT: &str = "matmul";
-/// Says whether [`RELAXED_DOT_ADD`] is one instruction.
-pub(super) const DOT_EXPORT: &str = "has_dot";
+/// Where the module takes its memory from.
+const IMPORT: [&str; 2] = ["page", "memory"];
+/// The functions, as `relaxed::module` says.
+const EXPORTS: [&str; 4] = ["matmul", "has_dot", "share", "help"];
 
 /// Bytes of a panel's line, and of a register.
 const LINE: u32 = OUTPUTS as u32 * 4;
 const REGISTER: u32 = 16;
-
-/// What is multiplied, and by which instruction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Products {
-    /// Nibbles by [`RELAXED_DOT`].
-    Q4InPairs,
-    /// Bytes as halves by [`DOT_I16`].
-    Q8InHalves,
-    /// Nibbles by [`RELAXED_DOT_ADD`].
-    Q4InFours,
-    /// Bytes by [`RELAXED_DOT_ADD`]: 7 bits of a code, and its sign, which counts -128.
-    Q8InFours,
-}
 
 impl Products {
     /// In the order of their numbers.
@@ -296,7 +281,7 @@ impl Tile {
         }
     }
 
-    /// The values of the halves that are a block's scale, or minimum, as in `simd128`; in halves a 256th of it, exactly.
+    /// The values of the halves that are a block's scale, or minimum, as in `simd128.rs`; in halves a 256th of it, exactly.
     fn half(self, c: &mut Code, l: &Locals, i: u32, is_min: bool) {
         c.get(l.halves);
         c.memory(LOAD, i * REGISTER);
@@ -339,15 +324,32 @@ fn has_dot() -> Vec<u8> {
 /// Functions of tiles.
 const N_TILES: u32 = (Products::ALL.len() * TILE) as u32;
 
-/// Panels and tiles around [`Tile`]; the parameter is the place of a [`super::Call`].
+/// Panels and tiles around [`Tile`]; the parameters are the place of a `Call`, the first panel and how many, at least one.
 fn matmul() -> Vec<u8> {
     const AT: u32 = 0;
-    let mut c = Code::new(1);
-    let fields = [(); 13].map(|()| c.local(I32));
+    const FIRST: u32 = 1;
+    const N_PANELS: u32 = 2;
+    let mut c = Code::new(3);
+    let fields = [(); 12].map(|()| c.local(I32));
     fields.iter().enumerate().for_each(|(i, field)| c.load_i32(AT, i as u32 * 4, *field));
-    let [quants, halves, n_panels, n_blocks, n_rows, words, scales, sums, out, of_panel, of_halves, of_row, kind] =
-        fields;
+    let [quants, halves, n_blocks, n_rows, words, scales, sums, out, of_panel, of_halves, of_row, kind] = fields;
     let [left, of_tile, words_at, scales_at, sums_at] = [(); 5].map(|()| c.local(I32));
+    let by = |c: &mut Code, local: u32, a: u32, b: u32| {
+        c.get(local);
+        c.get(a);
+        c.get(b);
+        c.op(I32_MUL);
+        c.op(I32_ADD);
+        c.set(local);
+    };
+    by(&mut c, quants, FIRST, of_panel);
+    by(&mut c, halves, FIRST, of_halves);
+    // rows of outputs before the first panel's
+    c.get(FIRST);
+    c.get(n_rows);
+    c.op(I32_MUL);
+    c.set(left);
+    c.advance_by(out, left, LINE);
     c.bytes.extend(LOOP_VOID); // panels
     for (from, to) in [(n_rows, left), (words, words_at), (scales, scales_at), (sums, sums_at)] {
         c.copy(from, to);
@@ -382,14 +384,6 @@ fn matmul() -> Vec<u8> {
     c.get(of_tile);
     c.op(I32_SUB);
     c.set(left);
-    let by = |c: &mut Code, local: u32, a: u32, b: u32| {
-        c.get(local);
-        c.get(a);
-        c.get(b);
-        c.op(I32_MUL);
-        c.op(I32_ADD);
-        c.set(local);
-    };
     by(&mut c, words_at, of_tile, of_row);
     c.advance_by(out, of_tile, LINE);
     // of_tile · blocks from here on
@@ -404,31 +398,35 @@ fn matmul() -> Vec<u8> {
     c.op(END);
     c.advance_by(quants, of_panel, 1);
     c.advance_by(halves, of_halves, 1);
-    c.repeat(n_panels);
+    c.repeat(N_PANELS);
     c.finish()
 }
 
-/// The whole module.
+/// The whole module, for a memory that is not shared; where it is, one flag of its limits differs.
 pub fn module() -> Vec<u8> {
     let tiles = Products::ALL.into_iter().flat_map(|products| (1..=TILE as u32).map(move |r| Tile::new(products, r)));
-    let functions: Vec<Vec<u8>> = tiles.map(Tile::function).chain([matmul(), has_dot()]).collect();
+    let functions: Vec<Vec<u8>> = tiles
+        .map(Tile::function)
+        .chain([matmul(), has_dot(), team::share(N_TILES + 4), team::help(N_TILES + 4), team::take(N_TILES)])
+        .collect();
     let section = |id: u8, body: &[u8], to: &mut Vec<u8>| {
         to.push(id);
         sized(body, to);
     };
     let mut module = b"\0asm\x01\0\0\0".to_vec();
     let of_tile = [&[0x60, 7][..], &[I32; 7], &[0]].concat();
-    section(1, &[&[3][..], &of_tile, &[0x60, 1, I32, 0], &[0x60, 0, 1, I32]].concat(), &mut module);
+    let others: [&[u8]; 3] = [&[0x60, 3, I32, I32, I32, 0], &[0x60, 0, 1, I32], &[0x60, 1, I32, 0]];
+    section(1, &[&[4][..], &of_tile, &others.concat()].concat(), &mut module);
     let mut import = vec![1];
     IMPORT.iter().for_each(|name| sized(name.as_bytes(), &mut import));
-    import.extend([2, 0, 0]); // a memory of any size
+    import.extend([2, 1, 0, 0x80, 0x80, 4]); // a memory of any size that has an end, as a shared one must
     section(2, &import, &mut module);
     let mut types = vec![functions.len() as u8];
     types.extend([0].repeat(N_TILES as usize));
-    types.extend([1, 2]);
+    types.extend([1, 2, 3, 3, 3]);
     section(3, &types, &mut module);
-    let mut exports = vec![2];
-    for (name, function) in [EXPORT, DOT_EXPORT].into_iter().zip(N_TILES..) {
+    let mut exports = vec![EXPORTS.len() as u8];
+    for (name, function) in EXPORTS.into_iter().zip(N_TILES..) {
         sized(name.as_bytes(), &mut exports);
         exports.extend([0, function as u8]);
     }
