@@ -26,6 +26,11 @@ async function start_shared() {
   TextDecoder.prototype.decode = function (view) {
     return decode.call(this, view?.slice());
   };
+  TextEncoder.prototype.encodeInto = function (text, view) {
+    const bytes = this.encode(text);
+    view.set(bytes);
+    return { read: text.length, written: bytes.length };
+  };
   const random = crypto.getRandomValues.bind(crypto);
   crypto.getRandomValues = (view) => view.set(random(new Uint8Array(view.length)));
   return init({ module_or_path: bytes });
