@@ -325,6 +325,7 @@ fn has_dot() -> Vec<u8> {
 const N_TILES: u32 = (Products::ALL.len() * TILE) as u32;
 
 /// Panels and tiles around [`Tile`]; the parameters are the place of a `Call`, the first panel and how many, at least one.
+// reason: one function of the module, instruction by instruction
 fn matmul() -> Vec<u8> {
     const AT: u32 = 0;
     const FIRST: u32 = 1;
