@@ -48,25 +48,16 @@ fn nano() -> Subject {
     Subject { prefix: "", label: "nano, Q8", job, checkpoint }
 }
 
-/// SmolLM2-135M with a shorter context: matrices Q4, embedding Q8, as in the GGUF file of that name.
+/// SmolLM2-135M: matrices Q4, embedding Q8, as in the GGUF file of that name.
 fn smollm2() -> Subject {
-    let model = ModelConfig {
-        vocab_size: 49_152,
-        d_model: 576,
-        n_layers: 30,
-        n_heads: 9,
-        n_kv_heads: 3,
-        head_dim: 64,
-        d_ff: 1536,
-        rope_base: 100_000.0,
-        rope_scaling: None,
-        norm_eps: 1e-5,
-        max_seq_len: 512,
-        tied_embedding: true,
-    };
     let format = |name: &str| if name.contains("embed") { BlockFormat::Q8 } else { BlockFormat::Q4 };
     let job = Job { prompt_tokens: 64, new_tokens: 12, candidates: 8 };
-    Subject { prefix: "smollm2.", label: "SmolLM2-135M's shape, Q4", job, checkpoint: checkpoint(model, format) }
+    Subject {
+        prefix: "smollm2.",
+        label: "SmolLM2-135M's shape, Q4",
+        job,
+        checkpoint: checkpoint(ModelConfig::smollm2(), format),
+    }
 }
 
 struct Noise(u64);

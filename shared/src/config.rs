@@ -112,6 +112,24 @@ impl Preset {
 }
 
 impl ModelConfig {
+    /// Shape of SmolLM2-135M with a context of 512 tokens, which benches and tests measure with.
+    pub fn smollm2() -> Self {
+        Self {
+            vocab_size: 49_152,
+            d_model: 576,
+            n_layers: 30,
+            n_heads: 9,
+            n_kv_heads: 3,
+            head_dim: 64,
+            d_ff: 1_536,
+            rope_base: 100_000.0,
+            rope_scaling: None,
+            norm_eps: 1e-5,
+            max_seq_len: 512,
+            tied_embedding: true,
+        }
+    }
+
     /// Checks every constraint that the kernels and the block formats rely on.
     ///
     /// # Errors

@@ -104,23 +104,8 @@ mod tests {
     use beckon_shared::config::Preset;
     use beckon_shared::control::LoraConfig;
 
-    /// The shape of SmolLM2-135M.
-    fn smollm2() -> ModelConfig {
-        let nano = Preset::Nano.model();
-        ModelConfig {
-            vocab_size: 49_152,
-            d_model: 576,
-            n_layers: 30,
-            n_heads: 9,
-            n_kv_heads: 3,
-            head_dim: 64,
-            d_ff: 1_536,
-            ..nano
-        }
-    }
-
     fn refused(config: &RunConfig, gib: f64) -> Option<MemoryError> {
-        check(&smollm2(), config, (gib * GIB) as u64).err()
+        check(&ModelConfig::smollm2(), config, (gib * GIB) as u64).err()
     }
 
     #[test]
@@ -148,7 +133,7 @@ mod tests {
 
     #[test]
     fn an_output_matrix_is_held_by_policies_and_not_by_a_reward_model() {
-        let (tied, config) = (smollm2(), RunConfig::default());
+        let (tied, config) = (ModelConfig::smollm2(), RunConfig::default());
         let untied = ModelConfig { tied_embedding: false, ..tied.clone() };
         let more = |config: &RunConfig, stage| {
             let [with, without] = [&untied, &tied].map(|model| need(model, config, stage).weights);

@@ -10,7 +10,7 @@
 use anyhow::{Context, Result, bail};
 use beckon_shaders::{GpuContext, ready};
 use beckon_shared::checkpoint::{Checkpoint, Lineage, PolicyParts};
-use beckon_shared::config::{ModelConfig, Preset, tensor_names};
+use beckon_shared::config::{ModelConfig, tensor_names};
 use beckon_shared::engine::{Engine, Executor, Limits, SuggestRequest};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::quant::{BlockFormat, Matrix, f16_from_f32};
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
         Ok(gpu) => return not_run(gpu.adapter_name()),
         Err(error) => return not_run(&format!("none, {error}")),
     };
-    let checkpoint = checkpoint(&smollm2())?;
+    let checkpoint = checkpoint(&ModelConfig::smollm2())?;
     for n_rows in rows {
         measure(&name(n_rows), &checkpoint, &gpu, n_rows, &work)?;
     }
@@ -103,22 +103,6 @@ fn measure(name: &str, checkpoint: &Checkpoint, gpu: &GpuContext, n_rows: usize,
     });
     println!("{figure}");
     Ok(())
-}
-
-/// SmolLM2-135M with a shorter context.
-fn smollm2() -> ModelConfig {
-    ModelConfig {
-        vocab_size: 49_152,
-        d_model: 576,
-        n_layers: 30,
-        n_heads: 9,
-        n_kv_heads: 3,
-        head_dim: 64,
-        d_ff: 1536,
-        rope_base: 100_000.0,
-        max_seq_len: 512,
-        ..Preset::Nano.model()
-    }
 }
 
 /// Matrices in 4-bit blocks, the embedding in 8-bit ones, as in the GGUF file that the product is used with. Its tokenizer

@@ -16,8 +16,8 @@ const VERSION: &str = "2.15.0";
 const TRANSFORMERS: &str = "5.24.0";
 /// The rival's programs: of SFT and GaRM steps, of RL steps, and of the engine on a GPU.
 const STEP: &str = include_str!("torch_step.py");
-const RL: &str = include_str!("torch_rl.py");
-const GENERATE: &str = include_str!("torch_generate.py");
+const RL: &str = concat!(include_str!("torch_llama.py"), include_str!("torch_rl.py"));
+const GENERATE: &str = concat!(include_str!("torch_llama.py"), include_str!("torch_generate.py"));
 
 /// A Python that has PyTorch and transformers.
 pub struct Torch {

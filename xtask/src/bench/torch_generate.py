@@ -22,40 +22,14 @@ def main():
     if not torch.cuda.is_available():
         sys.exit(f"PyTorch {torch.__version__} sees no GPU")
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=c["d_model"],
-        intermediate_size=c["d_ff"],
-        num_hidden_layers=c["n_layers"],
-        num_attention_heads=c["n_heads"],
-        num_key_value_heads=c["n_kv_heads"],
-        head_dim=c["head_dim"],
-        max_position_embeddings=c["max_seq_len"],
-        rms_norm_eps=c["norm_eps"],
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    model = transformers.LlamaForCausalLM(config).to(device="cuda", dtype=torch.bfloat16).eval()
+    model = network(c).to(device="cuda", dtype=torch.bfloat16).eval()
     prompt = torch.randint(5, c["vocab_size"], (1, setting["n_prompt_tokens"]), device="cuda")
     speeds = []
     for call in range(1 + setting["n_repeats"]):
         torch.cuda.synchronize()
         begun = time.perf_counter()
         with torch.inference_mode():
-            sequences = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                num_return_sequences=n_rows,
-                min_new_tokens=n_new,
-                max_new_tokens=n_new,
-            )
+            sequences = written(model, prompt, n_rows, n_new)
         torch.cuda.synchronize()
         n_written = n_rows * (sequences.shape[1] - prompt.shape[1])
         if call > 0:

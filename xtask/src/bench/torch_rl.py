@@ -30,23 +30,7 @@ def main():
     n_prompt, n_new = drawing["n_prompt_tokens"], drawing["n_new_tokens"]
     torch.set_num_threads(setting["n_threads"])
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=c["vocab_size"],
-        hidden_size=c["d_model"],
-        intermediate_size=c["d_ff"],
-        num_hidden_layers=c["n_layers"],
-        num_attention_heads=c["n_heads"],
-        num_key_value_heads=c["n_kv_heads"],
-        head_dim=c["head_dim"],
-        max_position_embeddings=c["max_seq_len"],
-        rms_norm_eps=c["norm_eps"],
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    model = transformers.LlamaForCausalLM(config)
+    model = network(c)
     reference = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     speeds = []
@@ -54,17 +38,7 @@ def main():
         prompts = torch.randint(5, c["vocab_size"], (drawing["n_prompts"], n_prompt))
         begun = time.perf_counter()
         with torch.no_grad():
-            sequences = model.generate(
-                prompts,
-                attention_mask=torch.ones_like(prompts),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                num_return_sequences=drawing["group_size"],
-                min_new_tokens=n_new,
-                max_new_tokens=n_new,
-            )
+            sequences = written(model, prompts, drawing["group_size"], n_new)
             baseline = logps_of(reference, sequences, n_prompt)
         logps = logps_of(model, sequences, n_prompt)
         advantages = torch.arange(len(sequences)).sin()[:, None] - 1e-3 * baseline
