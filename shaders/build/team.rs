@@ -11,8 +11,9 @@
 use super::code::*;
 use super::layout::{CALL as CALL_AT, DONE, EPOCH, LEFT, N_PANELS, N_PIECES, N_SLEEPERS, OF_PIECE};
 
-/// Looks at a word before a thread sleeps: some 50 µs, longer than from one product of a layer to the next.
-const N_LOOKS: i32 = 30_000;
+/// Looks at a word before a thread sleeps: about a millisecond, longer than what a layer does between two products for eight
+/// candidates. To wake a sleeper costs a call of the system, and it comes too late for the product.
+const N_LOOKS: i32 = 600_000;
 /// Nanoseconds that the one who shares sleeps when others take long, as where they lost their core.
 const NAP: i32 = 50_000;
 
