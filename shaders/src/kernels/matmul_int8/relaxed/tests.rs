@@ -45,6 +45,13 @@ const helper = `
 for (let i = 0; i < 2; i++) new Worker(helper, { eval: true, workerData: { module, memory, team } });
 const products = new Int32Array(memory.buffer, out, n_out);
 const nap = () => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2);
+const n_sleepers = () => Atomics.load(words, team / 4 + 3);
+const until_they_sleep = () => {
+  for (let i = 0; n_sleepers() < 2; i++) {
+    if (i === 500) throw new Error("helpers do not sleep");
+    nap();
+  }
+};
 const work = (of_piece) => {
   products.fill(-1);
   words.set([Math.ceil(n_panels / of_piece), of_piece, n_panels, call], team / 4 + 4);
@@ -55,7 +62,7 @@ const join = (values) => values.join();
 setTimeout(() => { // workers are there
   const first = join(work(n_panels));
   for (let i = 0; i < 3000; i++) {
-    if (i % 300 == 0) nap(); // they sleep
+    if (i % 300 == 0) until_they_sleep();
     const again = join(work(1 + i % 5));
     if (again !== first) throw new Error(`product ${i} differs`);
   }
