@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod access;
+pub mod allocator;
 pub mod app;
 pub mod assets;
 pub mod audit;

@@ -287,10 +287,7 @@ impl Linear {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.adapter {
             None => ops::linear(x, self.weight.val()),
-            Some(Adapter { a, b, scale }) => {
-                let through = ops::linear(ops::linear(x.clone(), a.val()), b.val()); // [N, out]
-                ops::linear(x, self.weight.val()) + through.mul_scalar(*scale)
-            }
+            Some(Adapter { a, b, scale }) => ops::linear_low_rank(x, self.weight.val(), a.val(), b.val(), *scale),
         }
     }
 }

@@ -39,6 +39,16 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     x.matmul(weight)
 }
 
+/// `x · weight + scale · (x · a) · b`, the weight with an adapter beside it: `[N, I]`, `[I, O]`, `[I, r]` and `[r, O]` to
+/// `[N, O]` (Hu et al. 2021). The weight as in [`linear`]; `a` and `b` are f32.
+pub fn linear_low_rank(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
+    if weight.dtype() != DType::F16 && is_fused(&x.device()) {
+        let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
+        return Tensor::from_dispatch(Dispatch::linear_low_rank(x, weight, a, b, scale as f32));
+    }
+    composed::linear_low_rank(x, weight, a, b, scale)
+}
+
 /// Root-mean-square norm over the last dimension: `x / sqrt(mean(x²) + eps) * weight`
 /// (Zhang and Sennrich 2019). `x` is `[N, D]`, `weight` `[D]`.
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {

@@ -24,6 +24,11 @@ pub fn linear_half(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     rows.matmul(weight).cast(FloatDType::F32).mul_scalar(HALF_ROWS) // [N, O]
 }
 
+pub fn linear_low_rank(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
+    let thin = super::linear(x.clone(), a).mul_scalar(scale); // [N, r]
+    super::linear(x, weight) + super::linear(thin, b) // [N, O]
+}
+
 pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1); // [N, 1]
     x * mean_square.add_scalar(eps).sqrt().recip() * weight.unsqueeze()

@@ -11,6 +11,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod low_rank;
 pub mod matrix;
 pub mod norm;
 pub mod rows;
@@ -39,6 +40,14 @@ use vocabulary::Softmax;
 pub trait FusedOps: Backend {
     /// `x · weight`: `[N, I]` and `[I, O]` to `[N, O]`.
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// See [`low_rank`].
+    fn linear_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self>;
     /// See [`norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     /// See [`attention`].
@@ -99,6 +108,10 @@ impl FusedOps for Flex {
         let (x, weight) = (dense(x), dense(weight));
         let ([n, i], [j, o]) = (sizes(&x), sizes(&weight));
         tensor(product(Matrix::new(values(&x), n, i), Matrix::new(values(&weight), j, o)), [n, o])
+    }
+
+    fn linear_low_rank(x: FlexTensor, weight: FlexTensor, a: FlexTensor, b: FlexTensor, scale: f32) -> FlexTensor {
+        SavedLowRank { inputs: [x, weight, a, b].map(dense), thin: Vec::new(), scale }.forward().0
     }
 
     fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
@@ -175,6 +188,23 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         })
     }
 
+    fn linear_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+        let ((a, a_node), (b, b_node)) = (a.into_parts(), b.into_parts());
+        record::<C, _, 4>(LowRankGradient, [x_node, weight_node, a_node, b_node], |keep| {
+            let mut saved = SavedLowRank { inputs: [x, weight, a, b].map(dense), thin: Vec::new(), scale };
+            let (y, thin) = saved.forward();
+            saved.thin = thin;
+            (y, keep.then_some(saved))
+        })
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
         record::<C, _, 2>(NormGradient, [x_node, weight_node], |keep| {
@@ -231,6 +261,31 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
     }
 }
 
+/// Inputs of a product with its side path, x, W, A, B, and the side path's thin rows.
+#[derive(Debug, Clone)]
+struct SavedLowRank {
+    inputs: [FlexTensor; 4],
+    thin: Vec<f32>,
+    scale: f32,
+}
+
+impl SavedLowRank {
+    fn operands(&self) -> low_rank::Operands<'_> {
+        let [x, weight, a, b] = self.inputs.each_ref().map(|tensor| {
+            let [rows, columns] = sizes(tensor);
+            Matrix::new(values(tensor), rows, columns)
+        });
+        low_rank::Operands { x, weight, a, b, scale: self.scale }
+    }
+
+    /// The product, and its thin rows.
+    fn forward(&self) -> (FlexTensor, Vec<f32>) {
+        let operands = self.operands();
+        let (y, thin) = low_rank::forward(operands);
+        (tensor(y, [operands.x.rows(), operands.weight.columns()]), thin)
+    }
+}
+
 /// Inputs of an attention, q, k, v, cos, sin, and its softmax's denominators.
 #[derive(Debug, Clone)]
 struct SavedAttention {
@@ -257,6 +312,8 @@ struct SavedLogps {
 #[derive(Debug)]
 struct LinearGradient;
 #[derive(Debug)]
+struct LowRankGradient;
+#[derive(Debug)]
 struct NormGradient;
 #[derive(Debug)]
 struct AttentionGradient;
@@ -279,6 +336,21 @@ impl Backward<Flex, 2> for LinearGradient {
         let dx = parents[0].map(|_| tensor(product(dy, Matrix::new(values(&weight), i, o).transposed()), [n, i]));
         let dw = parents[1].map(|_| tensor(product(Matrix::new(values(&x), n, i).transposed(), dy), [i, o]));
         register(grads, parents, [dx, dw]);
+    }
+}
+
+impl Backward<Flex, 4> for LowRankGradient {
+    type State = SavedLowRank;
+
+    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = dense(grads.consume::<Flex>(&ops.node));
+        let [n, o] = sizes(&dy);
+        let saved = ops.state;
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        let wants = parents.map(|parent| parent.is_some());
+        let mut found = low_rank::backward(Matrix::new(values(&dy), n, o), saved.operands(), &saved.thin, wants);
+        let found = std::array::from_fn(|i| found[i].take().map(|d| tensor(d, sizes(&saved.inputs[i]))));
+        register(grads, parents, found);
     }
 }
 

@@ -109,6 +109,23 @@ fn linear() {
 }
 
 #[test]
+fn low_rank_beside_a_weight() {
+    for (n, i, o, r) in [(1, 3, 2, 1), (130, 33, 17, 4), (7, 64, 129, 8)] {
+        let operands = vec![operand(&[n, i], 0.0), operand(&[i, o], 1.0), operand(&[i, r], 2.0), operand(&[r, o], 3.0)];
+        let [x, w, a, b] = [0, 1, 2, 3];
+        check(&Case {
+            name: "linear_low_rank",
+            operands,
+            fused: Box::new(move |t| linear_low_rank(t[x].clone(), t[w].clone(), t[a].clone(), t[b].clone(), 0.3)),
+            composed: Box::new(move |t| {
+                let through = t[x].clone().matmul(t[a].clone()).matmul(t[b].clone());
+                t[x].clone().matmul(t[w].clone()) + through.mul_scalar(0.3)
+            }),
+        });
+    }
+}
+
+#[test]
 fn norm() {
     for (n, d) in [(1, 1), (5, 7), (130, 33), (65, 64)] {
         check(&Case {

@@ -5,7 +5,7 @@
 
 use gemm::Parallelism;
 
-/// Products with fewer multiplications than this run on one thread: waking the others would cost more.
+/// Products with fewer multiplications than this run on one thread.
 const PARALLEL_FROM: usize = 1 << 20;
 
 /// A matrix that lies in a slice: element (r, c) at `r * row_stride + c * column_stride`.
@@ -38,6 +38,16 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
 
+    /// Number of rows.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(self) -> usize {
+        self.columns
+    }
+
     /// The transposed matrix, on the same data.
     pub fn transposed(self) -> Self {
         Self {
@@ -55,20 +65,29 @@ impl<'a> Matrix<'a> {
 /// # Panics
 /// If the inner dimensions differ; so do the other products, and where `out` has another size.
 pub fn product(a: Matrix, b: Matrix) -> Vec<f32> {
-    let parallelism = match a.rows * a.columns * b.columns {
-        0..PARALLEL_FROM => Parallelism::None,
-        // 0: as many as rayon's pool has
-        _ => Parallelism::Rayon(0),
-    };
     let n = a.rows * b.columns;
     let mut out = Vec::with_capacity(n);
     // SAFETY: the capacity is what `multiply` writes, every element of it, and none is read before.
     #[expect(unsafe_code, reason = "zeroing what is overwritten at once would cost a pass over memory")]
     unsafe {
-        multiply(out.as_mut_ptr(), a, b, false, parallelism);
+        multiply(out.as_mut_ptr(), a, b, false, parallelism(a, b));
         out.set_len(n);
     }
     out
+}
+
+/// `out ← out + a · b`, row-major, on all threads where that pays.
+pub fn add_product_on_all(out: &mut [f32], a: Matrix, b: Matrix) {
+    add(out, a, b, parallelism(a, b));
+}
+
+/// Who computes `a · b`: rayon's pool, or the caller alone where waking the others would cost more.
+fn parallelism(a: Matrix, b: Matrix) -> Parallelism {
+    match a.rows * a.columns * b.columns {
+        0..PARALLEL_FROM => Parallelism::None,
+        // 0: as many as rayon's pool has
+        _ => Parallelism::Rayon(0),
+    }
 }
 
 /// `out ← a · b` on the caller's thread, row-major.
@@ -83,11 +102,15 @@ pub fn product_into(out: &mut [f32], a: Matrix, b: Matrix) {
 
 /// `out ← out + a · b` on the caller's thread, row-major.
 pub fn add_product(out: &mut [f32], a: Matrix, b: Matrix) {
+    add(out, a, b, Parallelism::None);
+}
+
+fn add(out: &mut [f32], a: Matrix, b: Matrix, parallelism: Parallelism) {
     assert_eq!(out.len(), a.rows * b.columns, "product: {} x {}", a.rows, b.columns);
     // SAFETY: `out` has room for the product, as was just checked, and holds values.
     #[expect(unsafe_code, reason = "one function calls gemm")]
     unsafe {
-        multiply(out.as_mut_ptr(), a, b, true, Parallelism::None);
+        multiply(out.as_mut_ptr(), a, b, true, parallelism);
     }
 }
 

@@ -34,6 +34,9 @@ fn products_equal_the_sums_in_every_layout() {
         check(&out, strided, bt, 2.0);
         product_into(&mut out, strided, b);
         check(&out, strided, b, 0.0);
+        out.fill(-1.0);
+        add_product_on_all(&mut out, strided, b);
+        check(&out, strided, b, -1.0);
     }
 }
 
