@@ -36,7 +36,7 @@ use beckon_shared::config::ModelConfig;
 use beckon_shared::control::{CheckpointInfo, RlConfig, RunConfig, Stage};
 use beckon_shared::distill::samples::SampleError;
 use beckon_shared::lexical::Judge;
-use beckon_shared::preference::{Dataset, PreferenceError, Split, dataset_with_teacher};
+use beckon_shared::preference::{Dataset, PreferenceError, SftExample, Split, dataset_with_teacher};
 use beckon_shared::tokenizer::{Tokenizer, TokenizerError};
 use burn::tensor::Device;
 use given::Given;
@@ -50,6 +50,8 @@ use std::path::{Path, PathBuf};
 
 /// Purpose of the seed that halves the held-out pairs between the judges, see [`derived_seed`].
 const JUDGES: u64 = 6;
+/// Fewest held-out examples that the veto's threshold is read from.
+const MIN_LOGGED: usize = 200;
 
 /// What a finished run leaves.
 #[derive(Debug, Clone)]
@@ -401,10 +403,17 @@ fn rl_inputs<'a>(
         reward_config: &garm.config,
         prompts: &dataset.train.prompts,
         bc: &dataset.train.sft,
+        logged: logged(dataset),
         lora: None,
         judge: judges.choosing.as_ref().map(|judge| judge as &dyn Judge),
         truth: None,
     }
+}
+
+/// Logged text for the veto's threshold: the held-out side's where it is enough for a quantile, as GaRM learnt from the other.
+fn logged(dataset: &Dataset) -> &[SftExample] {
+    let held_out = &dataset.held_out.sft;
+    if held_out.len() < MIN_LOGGED { &dataset.train.sft } else { held_out }
 }
 
 /// Runs one stage in `dir`, its curves recorded there. `purpose` derives its seed from the run's.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use factor::{add_product, low_rank};
-pub use format::{AdapterHeader, decode_header};
+pub use format::{AdapterHeader, MAGIC, decode_header};
 
 /// Version of the file format.
 pub const FORMAT_VERSION: u32 = 2;

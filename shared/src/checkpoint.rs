@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 pub(crate) use format::MAX_PAYLOAD_BYTES;
-pub use format::{Chunk, Header, PREFIX_BYTES, chunks, decode_header, header_bytes};
+pub use format::{Chunk, Header, MAGIC, PREFIX_BYTES, chunks, decode_header, header_bytes};
 
 /// Latest version of the file format; every earlier one is read.
 pub const FORMAT_VERSION: u32 = 4;

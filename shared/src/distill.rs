@@ -8,7 +8,7 @@
 //! `s = 0.5 z(logit of the lower bound of the click rate) + 0.3 z(teacher) + 0.2 z(relevance)`,
 //!
 //! and choose by statistical rejection sampling under a limit of similarity ([`rejection`]); weights follow the
-//! click evidence ([`click_weights`]). Soft targets, where a teacher shares the vocabulary: [`soft_target`]. A teacher's
+//! click evidence ([`click_weight`]). Soft targets, where a teacher shares the vocabulary: [`soft_target`]. A teacher's
 //! suggestions come from a checkpoint or from a file ([`samples`]).
 //!
 //! That click logs are distilled is the paper's; pool, score, selection and weights are our design (method
@@ -176,11 +176,16 @@ impl Distilled {
     }
 }
 
-/// w = clip(exp((logit LCB - logit base)/beta), 0.1, 5) for lower bounds of click rates. Not normalised:
-/// [`normalise_mean`] does that, over whatever the weights are of.
-pub fn click_weights(lower_bounds: &[f64], base: f64, beta: f64) -> Vec<f64> {
+/// exp(logit LCB - logit base): the odds of a click at the lower bound of its rate, above 0, as a multiple of those at `base`.
+pub fn odds_ratio(lower_bound: f64, base: f64) -> f64 {
+    (logit(lower_bound) - logit(base)).exp()
+}
+
+/// w = clip(exp((logit LCB - logit base)/beta), 0.1, 5) from [`odds_ratio`]. Not normalised: [`normalise_mean`] does that, over
+/// whatever the weights are of.
+pub fn click_weight(odds_ratio: f64, beta: f64) -> f64 {
     let (least, most) = WEIGHT_RANGE;
-    lower_bounds.iter().map(|lower| ((logit(*lower) - logit(base)) / beta).exp().clamp(least, most)).collect()
+    odds_ratio.max(0.0).powf(1.0 / beta).clamp(least, most)
 }
 
 /// Divides by the mean, so that it is 1; leaves no weights and all zeros alone.
@@ -205,13 +210,16 @@ pub fn select(pool: &Pool, prior: Beta, config: &DistillConfig, rng: &mut ChaCha
     let lower: Vec<f64> =
         candidates.iter().map(|c| prior.observe(c.clicks, c.examinations).lower().max(1e-9)).collect();
     let scores = scores(&pool.prompt, &candidates, &lower, config);
-    let weights = click_weights(&lower, prior.mean(), 1.0);
     let texts: Vec<&str> = candidates.iter().map(|c| c.text.as_str()).collect();
     let mut order = rejection::sample(&scores, &texts, config, rng);
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     told.n_chosen = order.len();
     told.n_not_selected = candidates.len() - order.len();
-    let chosen = |i: usize| Chosen { candidate: candidates[i].clone(), score: scores[i], weight: weights[i] };
+    let chosen = |i: usize| Chosen {
+        candidate: candidates[i].clone(),
+        score: scores[i],
+        weight: odds_ratio(lower[i], prior.mean()),
+    };
     (order.into_iter().map(chosen).collect(), told)
 }
 

@@ -27,6 +27,7 @@ mod panes;
 pub mod partition;
 mod rates;
 pub mod report;
+pub mod unit;
 
 use crate::click::{Impression, Record, Sourced};
 use crate::distill::TeacherSample;
@@ -50,8 +51,8 @@ pub struct SftExample {
     pub prompt: Prompt,
     /// What to write.
     pub suggestion: String,
-    /// Evidence for it, relative; mean 1 over a data set. What only a teacher wrote for a conversation without showings
-    /// is weighed against that mean and no part of it.
+    /// Evidence for it as odds (method B.1.5 (5), [`crate::distill::odds_ratio`]); 1 for what a person wrote or listed. SFT raises it
+    /// to 1/beta_w, bounds it, and brings it to mean 1 over the data set.
     pub weight: f32,
 }
 
@@ -275,7 +276,7 @@ fn add_source(
 }
 
 impl Split {
-    /// Brings one source into a fixed order and its weights to mean 1.
+    /// Brings one source into a fixed order, and the weights of its pairs and anchors to mean 1.
     fn settle(&mut self) {
         self.sft.sort_by_cached_key(|e| (e.group.clone(), key(&e.prompt), e.suggestion.clone()));
         self.pairs.sort_by_cached_key(|p| {
@@ -284,7 +285,6 @@ impl Split {
         self.anchors.sort_by_cached_key(|a| (a.group.clone(), key(&a.prompt), a.suggestion.clone(), a.level));
         self.prompts.sort_by_cached_key(key);
         self.prompts.dedup();
-        scale(self.sft.iter_mut().map(|e| &mut e.weight).collect());
         scale(self.pairs.iter_mut().map(|p| &mut p.weight).collect());
         scale(self.anchors.iter_mut().map(|a| &mut a.weight).collect());
     }

@@ -19,7 +19,7 @@ pub struct Cuts {
     pub n_requests: usize,
     /// Whether an answer that breaks off does so without an end: its connection stays open, and nothing more comes.
     pub stalls: bool,
-    /// Which byte of an answer about a file comes damaged, in the next such answers, last first.
+    /// Which byte behind the head of an answer about a file comes damaged, in the next such answers, last first.
     pub damaged: Vec<usize>,
     /// Whether the server is gone with the next answer that breaks off.
     pub goes: bool,
@@ -74,6 +74,8 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
         (usize::MAX, None)
     };
     let (mut sent, mut piece) = (0, vec![0; 16 << 10]);
+    // where the body begins; the head comes in the first piece
+    let mut body_at = None;
     while sent < limit {
         let n = server.read(&mut piece)?.min(limit - sent);
         if n == 0 {
@@ -83,10 +85,12 @@ fn pass(mut browser: TcpStream, upstream: &str, cuts: &Mutex<Cuts>) -> std::io::
         if is_file {
             cuts.lock().unwrap_or_else(PoisonError::into_inner).n_bytes += n;
         }
-        if let Some(at) = damaged
-            && (sent..sent + n).contains(&at)
+        let head_end = || piece[..n].windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        body_at = body_at.or_else(head_end);
+        if let (Some(at), Some(body_at)) = (damaged, body_at)
+            && (sent..sent + n).contains(&(body_at + at))
         {
-            piece[at - sent] ^= 1;
+            piece[body_at + at - sent] ^= 1;
         }
         browser.write_all(&piece[..n])?;
         sent += n;

@@ -4,15 +4,22 @@ use crate::client::Client;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a start may take; generous, as the machine may be compiling beside it.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Root of the clone.
+/// Root of the clone: the one that the tests run for, which is not where they were built if two clones share a build directory.
+///
+/// # Panics
+/// If the folder of a package has no parent.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the root")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&own).parent().expect("tests lies in the root").to_owned()
+    });
+    &ROOT
 }
 
 /// Path of the `beckon` binary, built from this clone.

@@ -67,7 +67,7 @@ impl Default for SuggestOptions {
 pub fn install(live: Live, engine: EngineLink) {
     let ready: PublicFunction = Box::new(move |_| {
         from_future(async move {
-            engine.ready().await?;
+            engine.ready(Side::A).await?;
             Ok(status(engine))
         })
     });
@@ -158,7 +158,7 @@ async fn run_greedy(
 async fn run_suggest(engine: EngineLink, prompt: Option<String>, options: Option<String>) -> Result<String, String> {
     let prompt: AnyPrompt = parse("prompt", &prompt.ok_or("prompt: expected JSON text")?)?;
     let o: SuggestOptions = options.map_or_else(|| Ok(SuggestOptions::default()), |text| parse("options", &text))?;
-    engine.ready().await?;
+    engine.ready(Side::A).await?;
     let request = Request::Suggest {
         side: Side::A,
         prompt: prompt.into(),
@@ -171,7 +171,7 @@ async fn run_suggest(engine: EngineLink, prompt: Option<String>, options: Option
 }
 
 async fn find_checkpoint(live: Live, engine: EngineLink, id: Option<String>) -> Result<CheckpointInfo, String> {
-    let Some(id) = id else { return Ok(engine.ready().await?.checkpoint) };
+    let Some(id) = id else { return Ok(engine.ready(Side::A).await?.checkpoint) };
     let known = live.checkpoints.with_untracked(|list| list.value()?.iter().find(|c| c.id == id).cloned());
     if let Some(known) = known {
         return Ok(known);

@@ -238,19 +238,22 @@ impl EngineLink {
         }
     }
 
-    /// Waits until side A has an engine.
+    /// Waits until a side has an engine.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn ready(&self) -> Result<Loaded, String> {
+    pub async fn ready(&self, side: Side) -> Result<Loaded, String> {
         self.wanted.set(true);
+        let state = self.side(side);
         loop {
-            let state = self.side(Side::A);
             if let Some(loaded) = state.loaded.get_untracked() {
                 return Ok(loaded);
             }
             if let Some(failure) = state.failure.get_untracked() {
                 return Err(failure);
+            }
+            if side == Side::B && state.pick.with_untracked(Option::is_none) {
+                return Err("nothing is compared any more".to_owned());
             }
             let no_list = self.live.checkpoints.with_untracked(|c| match c.value() {
                 Some(list) if list.is_empty() => Some("the server has no checkpoint yet".to_owned()),
@@ -304,11 +307,20 @@ impl EngineLink {
         };
         let is_whole = gguf.is_some() || state.whole.with_untracked(|whole| whole.as_ref() == Some(&id));
         let over = if is_whole { None } else { self.over(&id).await };
+        let is_last =
+            || state.attempt.with_untracked(|a| a.as_ref().is_some_and(|(last, by)| *last == id && *by == choice));
+        // another choice was made while the server was asked, and is with the worker already
+        if !is_last() {
+            return;
+        }
         let has_whole = over.is_some();
         let request = Request::Load { side, checkpoint, executor: choice, over, gguf };
         let answer = self.call_with(request, file, Some(state.progress)).await;
-        // a later load has taken over; its outcome counts
-        if state.attempt.with_untracked(|a| a.as_ref().is_none_or(|(tried, _)| *tried != id)) {
+        if !is_last() {
+            // a later load has taken over and its outcome counts; until then this is what the worker has
+            if let (Ok(Reply::Loaded(loaded)), true) = (answer, state.attempt.with_untracked(Option::is_some)) {
+                state.loaded.set(Some(*loaded));
+            }
             return;
         }
         state.progress.set(None);
@@ -323,6 +335,7 @@ impl EngineLink {
                     if loaded.checkpoint.simulated { ", trained on simulated clicks," } else { "" },
                     loaded.executor.label(),
                 ));
+                state.failure.set(None);
                 state.loaded.set(Some(*loaded));
             }
             Ok(_) => state.failure.set(Some(UNEXPECTED.into())),

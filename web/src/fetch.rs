@@ -8,10 +8,10 @@ use crate::platform::clock;
 use crate::platform::http::{Download, NetworkError};
 use crate::platform::kept::{Kept, evict};
 use beckon_shared::adapter::{self, AdapterFile, FORMAT_VERSION};
-use beckon_shared::checkpoint::{Checkpoint, Chunk, PREFIX_BYTES, decode_header};
+use beckon_shared::checkpoint::{self, Checkpoint, Chunk, PREFIX_BYTES, decode_header};
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::control::registry::AdapterInfo;
-use beckon_shared::digest::sha256_hex;
+use beckon_shared::digest::{hex, sha256, sha256_hex};
 use beckon_shared::gguf::{Bytes, Ranges};
 use std::ops::Range;
 
@@ -35,6 +35,8 @@ struct Source<'a> {
     name: String,
     /// The file that is kept.
     kept: Option<Kept>,
+    /// First bytes of a file of its kind.
+    magic: &'static [u8],
     /// SHA-256 of the header, hex.
     id: &'a str,
     /// Size of the file.
@@ -81,7 +83,7 @@ async fn whole(mut source: Source<'_>, on_share: &dyn Fn(f64)) -> Result<Fetched
 pub async fn adapter(of: &str, info: &AdapterInfo, on_share: &dyn Fn(f64)) -> Result<Fetched<AdapterFile>, String> {
     let url = api::adapter_url(of);
     let name = format!("{}-{}-{FORMAT_VERSION}.adapter", info.base, info.id);
-    let mut source = Source { whole: true, ..Source::new(url, name, &info.id, info.n_bytes) };
+    let mut source = Source { whole: true, magic: adapter::MAGIC, ..Source::new(url, name, &info.id, info.n_bytes) };
     let header = adapter::decode_header(&source.header().await?).map_err(|e| e.to_string())?;
     if header.manifest.checkpoint != of {
         return Err("the file is the adapter of another checkpoint".into());
@@ -134,6 +136,7 @@ impl<'a> Source<'a> {
             url,
             name,
             kept: None,
+            magic: checkpoint::MAGIC,
             id,
             n_bytes,
             online: true,
@@ -177,7 +180,7 @@ impl<'a> Source<'a> {
             return Ok(None);
         }
         bytes.extend(self.bytes(PREFIX_BYTES as u64, n_json as usize).await?);
-        Ok((sha256_hex(&bytes[PREFIX_BYTES..]) == self.id).then_some(bytes))
+        Ok(self.is_header(&bytes).then_some(bytes))
     }
 
     /// After bytes that are not those announced: whether they may be asked for again, now past what the browser keeps of earlier
@@ -191,7 +194,14 @@ impl<'a> Source<'a> {
     fn kept_header(&self, kept: &Kept) -> Option<Vec<u8>> {
         let end = PREFIX_BYTES as u64 + u64::from(header_length(&kept.read(0..PREFIX_BYTES as u64)?));
         let bytes = kept.read(0..end.min(self.n_bytes))?;
-        bytes.get(PREFIX_BYTES..).is_some_and(|json| sha256_hex(json) == self.id).then_some(bytes)
+        self.is_header(&bytes).then_some(bytes)
+    }
+
+    /// Whether these bytes are the announced header behind what stands before it: magic, length, its hash.
+    fn is_header(&self, bytes: &[u8]) -> bool {
+        let Some((prefix, json)) = bytes.split_at_checked(PREFIX_BYTES) else { return false };
+        let hash = sha256(json);
+        prefix.starts_with(self.magic) && prefix.ends_with(&hash) && hex(&hash) == self.id
     }
 
     /// Everything behind the header, chunk by chunk.

@@ -17,7 +17,7 @@ use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::engine::{
-    Engine, EngineError, Executor, KernelPath, Limits, SuggestOutcome, SuggestRequest, Variant, parity,
+    Engine, EngineError, Executor, KernelPath, Limits, Score, SuggestOutcome, SuggestRequest, Variant, parity,
 };
 use beckon_shared::json;
 use beckon_shared::prompt::Prompt;
@@ -33,8 +33,12 @@ const MAX_QUEUE: usize = 64;
 const KNOWN_PROMPT: &str = "how to cook rice";
 /// Greedy tokens compared in the self-test.
 const SELF_TEST_TOKENS: usize = 3;
+/// What is scored in the self-test.
+const KNOWN_TEXT: &str = "how to cook brown rice";
 /// Logits may differ by this share of the largest one: rounding of sums in another order, no more.
 const RELATIVE_TOLERANCE: f32 = 2e-3;
+/// Scores may differ by this share of themselves, or where they are below 1 by this much: halves take part where they are faster.
+const SCORE_TOLERANCE: f32 = 0.05;
 /// Candidates and tokens of the measurement.
 const MEASURED: (usize, usize) = (4, 4);
 /// Every so many logits one is reported by `Greedy`.
@@ -48,6 +52,8 @@ struct Hosted {
     gpu: Option<Engine>,
     /// What lies over the weights, which are then the base's.
     adapter: Option<AdapterFile>,
+    /// Whether it had a GPU and lost it.
+    was_lost: bool,
 }
 
 /// What is to be loaded.
@@ -140,6 +146,15 @@ fn next_suggest(sides: &[Option<Hosted>; 2]) -> Option<(u32, Side, SuggestReques
     })
 }
 
+/// Whether a request waits that puts something else in the place of what is on its way to this side.
+fn is_superseded(on_its_way: Side) -> bool {
+    QUEUE.with_borrow(|(queue, _)| {
+        queue.iter().any(|(message, _)| {
+            matches!(message.request, Request::Load { side, .. } | Request::Unload { side } if side == on_its_way)
+        })
+    })
+}
+
 fn reply(id: u32, reply: Reply) {
     if let Ok(text) = serde_json::to_string(&FromWorker { id, reply }) {
         worker_scope::post(&text);
@@ -186,13 +201,21 @@ impl Host {
         }
     }
 
-    /// What a download brings; the engines at hand write suggestions meanwhile.
-    async fn meanwhile<T>(&mut self, download: impl Future<Output = T>) -> T {
+    /// What a download for a side brings; the engines at hand write suggestions meanwhile. It ends where something else is wanted of
+    /// the side; what came is kept.
+    async fn meanwhile<T>(
+        &mut self,
+        side: Side,
+        download: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
         let mut download = std::pin::pin!(download);
         loop {
             let next = std::future::poll_fn(|context| {
                 if let Poll::Ready(got) = download.as_mut().poll(context) {
                     return Poll::Ready(Ok(got));
+                }
+                if is_superseded(side) {
+                    return Poll::Ready(Ok(Err("another choice was made".to_owned())));
                 }
                 DOWNLOAD.set(Some(context.waker().clone()));
                 next_suggest(&self.sides).map_or(Poll::Pending, |request| Poll::Ready(Err(request)))
@@ -331,10 +354,27 @@ impl Host {
 impl Hosted {
     fn drop_gpu(&mut self, why: &str) {
         self.gpu = None;
+        self.was_lost = true;
         self.loaded.executor = ExecutorKind::Cpu;
         self.loaded.adapter = device_name(&self.cpu);
         self.loaded.why = format!("the GPU failed ({why}), so the CPU goes on");
     }
+}
+
+/// Whether the GPU scores a text as the CPU does in f32; adapters included.
+async fn same_scores(cpu: &mut Engine, gpu: &mut Engine) -> Result<bool, EngineError> {
+    if !cpu.has_reward() {
+        return Ok(true);
+    }
+    let (prompt, texts) = (Prompt::from_query(KNOWN_PROMPT), [KNOWN_TEXT.to_owned()]);
+    let of_gpu = gpu.score(&prompt, &texts).await?;
+    cpu.set_exact(true);
+    let of_cpu = cpu.score(&prompt, &texts).await;
+    cpu.set_exact(false);
+    // the root would make a small variance's rounding large
+    let figures = |s: &Score| [s.reward_mean, s.aleatoric_std, s.epistemic_std * s.epistemic_std];
+    let near = |(a, b): (f32, f32)| (a - b).abs() <= SCORE_TOLERANCE * a.abs().max(1.0);
+    Ok(of_cpu?.iter().zip(&of_gpu).all(|(a, b)| figures(a).into_iter().zip(figures(b)).all(near)))
 }
 
 /// What runs, on how many threads.

@@ -7,7 +7,9 @@ const n_most = Math.min(new URLSearchParams(location.search).get("threads") ?? n
 // Threads need a memory that they share. The module was made for one of its own, and this worker stays the only one that runs its code:
 // others run the kernels' small module, which has no state. So it is enough to set a flag in its limits (2 of section 5).
 async function start_shared() {
-  const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer());
+  const answer = await fetch(url);
+  if (!answer.ok) throw answer.status;
+  const bytes = new Uint8Array(await answer.arrayBuffer());
   let at = 8;
   const number = () => {
     let value = 0;

@@ -19,6 +19,7 @@ use crate::report::plot::ReliabilityPoint;
 use crate::stage::aside::evenly;
 use beckon_shared::click::Sourced;
 use beckon_shared::metrics::{adaptive_ece, aurc, brier, ece, mean, nll, pair_accuracy, spearman};
+use beckon_shared::preference::unit::Units;
 use beckon_shared::preference::{Anchor, Pair, PairKind, Split};
 use beckon_shared::prompt::Prompt;
 use beckon_shared::special::normal_cdf;
@@ -27,6 +28,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 pub use spread::{Dispersion, dispersion};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Bins of the calibration error and of the reliability diagram.
@@ -87,7 +89,7 @@ pub struct SourceFigures {
     pub source: String,
     /// Held-out pairs.
     pub n_pairs: usize,
-    /// Users, queries or tests that they come from.
+    /// Users, queries or tests that they come from; conversations where rates stand beside the clicks that they add up.
     pub n_groups: usize,
     /// Mean entropy of the soft labels, nats: the lowest possible NLL.
     #[serde(deserialize_with = "null_as_nan")]
@@ -276,7 +278,8 @@ pub fn reliability(p: &[f64], labels: &[f64]) -> Vec<ReliabilityPoint> {
         .collect()
 }
 
-/// Pairs by group, for intervals that respect that pairs of one user, query or test hang together.
+/// Pairs by unit, for intervals that respect that pairs of one user, query or test hang together, and rates with the clicks that
+/// they add up ([`Units`]).
 struct Groups {
     members: Vec<Vec<usize>>,
     seed: u64,
@@ -284,11 +287,12 @@ struct Groups {
 
 impl Groups {
     fn new(pairs: &[&Pair], seed: u64) -> Self {
-        let mut by_group: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let units = Units::of(pairs.iter().copied());
+        let mut by_unit: BTreeMap<Cow<str>, Vec<usize>> = BTreeMap::new();
         for (i, pair) in pairs.iter().enumerate() {
-            by_group.entry(&pair.group).or_default().push(i);
+            by_unit.entry(units.of_pair(pair)).or_default().push(i);
         }
-        Self { members: by_group.into_values().collect(), seed }
+        Self { members: by_unit.into_values().collect(), seed }
     }
 
     /// 95% percentile interval of the mean over pairs, groups drawn with replacement.

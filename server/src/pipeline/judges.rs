@@ -3,9 +3,11 @@
 
 use beckon_shared::lexical::LexicalModel;
 use beckon_shared::preference::Pair;
+use beckon_shared::preference::unit::Units;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -30,13 +32,14 @@ impl Judges {
     }
 }
 
-/// The pairs in two parts, of every data set about as many in each, and no group in both.
+/// The pairs in two parts, of every data set about as many in each, and no unit in both.
 fn halves(pairs: &[Pair], seed: u64) -> [Vec<Pair>; 2] {
-    let mut by_group: BTreeMap<(&str, &str), Vec<&Pair>> = BTreeMap::new();
+    let units = Units::of(pairs);
+    let mut by_unit: BTreeMap<(&str, Cow<str>), Vec<&Pair>> = BTreeMap::new();
     for pair in pairs {
-        by_group.entry((pair.source.as_str(), pair.group.as_str())).or_default().push(pair);
+        by_unit.entry((pair.source.as_str(), units.of_pair(pair))).or_default().push(pair);
     }
-    let mut groups: Vec<((&str, &str), Vec<&Pair>)> = by_group.into_iter().collect();
+    let mut groups: Vec<((&str, Cow<str>), Vec<&Pair>)> = by_unit.into_iter().collect();
     groups.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     // the large ones first: the small ones even out what they leave
     groups.sort_by_key(|(_, pairs)| Reverse(pairs.len()));

@@ -7,7 +7,7 @@ use crate::report::Curve;
 use crate::stage::{Control, Observer};
 use beckon_shared::control::Stage;
 use beckon_shared::control::sample::SampledPrompt;
-use beckon_shared::control::tuning::{Change, Tuned};
+use beckon_shared::control::tuning::{self, Change, Moment, Tuned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -127,7 +127,8 @@ impl Observer for Recorder<'_> {
 }
 
 /// An observer of a baseline: its loss passes on under another name, so that it does not mix with the
-/// model's curves; its other curves and its samples do not.
+/// model's curves; its other curves and its samples do not. Live changes reach it where they reached the model, and none takes
+/// effect while it trains.
 pub struct Quiet<'a>(pub &'a mut dyn Observer);
 
 impl Observer for Quiet<'_> {
@@ -146,7 +147,7 @@ impl Observer for Quiet<'_> {
     }
 
     fn tuned(&mut self, stage: Stage, step: usize) -> Tuned {
-        self.0.tuned(stage, step)
+        tuning::tuned(&self.0.changes(), Moment { stage, step })
     }
 
     fn changes(&self) -> Vec<Change> {
@@ -214,6 +215,38 @@ mod tests {
         fn wait_while_paused(&mut self) -> Control {
             Control::Continue
         }
+    }
+
+    /// Told of steps, it would put a waiting change on record.
+    struct Stamping(Vec<Change>);
+    impl Observer for Stamping {
+        fn metric(&mut self, _: Stage, _: usize, _: usize, _: &str, _: f64) {}
+        fn log(&mut self, _: &str) {}
+        fn tuned(&mut self, _: Stage, _: usize) -> Tuned {
+            panic!("a baseline puts nothing on record")
+        }
+        fn changes(&self) -> Vec<Change> {
+            self.0.clone()
+        }
+        fn control(&mut self) -> Control {
+            Control::Continue
+        }
+        fn wait_while_paused(&mut self) -> Control {
+            Control::Continue
+        }
+    }
+
+    #[test]
+    fn a_baseline_is_tuned_as_the_model_was_and_takes_no_change_of_its_own() {
+        let change = |at, learning_rate| {
+            let text = format!("{{\"garm\": {{\"learning_rate\": {learning_rate}}}}}");
+            Change { at, tuning: serde_json::from_str(&text).expect("a live change") }
+        };
+        let taken = change(Some(Moment { stage: Stage::Garm, step: 5 }), 1e-5);
+        let mut inner = Stamping(vec![taken, change(None, 1e-3)]);
+        let mut quiet = Quiet(&mut inner);
+        assert_eq!(quiet.tuned(Stage::Garm, 4).learning_rate, None);
+        assert_eq!(quiet.tuned(Stage::Garm, 30).learning_rate, Some(1e-5));
     }
 
     #[test]

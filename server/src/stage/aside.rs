@@ -1,5 +1,5 @@
 //! What a stage sets aside from its training data, to decide which weights are kept: whole groups, so that nothing of
-//! a user, query or test stands on both sides.
+//! a user, query or test stands on both sides. Of pairs whole units ([`beckon_shared::preference::unit`]), so that no click does.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;

@@ -197,6 +197,7 @@ fn rl_step(
         reward_config: &reward_config,
         prompts,
         bc: sft,
+        logged: sft,
         lora,
         judge: None,
         truth: None,

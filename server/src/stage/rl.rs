@@ -33,6 +33,7 @@ mod part;
 pub mod rollout;
 pub mod watch;
 
+use super::aside::evenly;
 use super::folder::{Exact, Folder, obey, split_best, with_best};
 use super::{StageContext, StageError};
 use crate::model::ModelError;
@@ -95,8 +96,11 @@ pub struct RlInputs<'a> {
     pub reward_config: &'a RewardConfig,
     /// Prompts to write for.
     pub prompts: &'a [Prompt],
-    /// Examples of the behaviour-cloning term, which also stand for logged text in the veto's threshold.
+    /// Examples of the behaviour-cloning term.
     pub bc: &'a [SftExample],
+    /// Logged text, which GaRM has not learnt from where there is enough of it: the veto's threshold is a quantile of its distances
+    /// (method B.3 (3)).
+    pub logged: &'a [SftExample],
     /// Adapters to train in place of all weights.
     pub lora: Option<LoraConfig>,
     /// Gold: values suggestions, never trained on. With one the best policy is kept and a fall is an alarm.
@@ -184,7 +188,7 @@ pub fn reward_version(reward: &TensorMap, config: &RewardConfig) -> String {
 fn fingerprint(seed: u64, inputs: &RlInputs, config: &RlConfig) -> String {
     Fingerprint::default()
         .with(&("rl", 3, seed, inputs.tokenizer.hash(), inputs.model, config, inputs.reward_config))
-        .with(&(inputs.prompts, inputs.bc, inputs.lora))
+        .with(&(inputs.prompts, inputs.bc, inputs.logged, inputs.lora))
         .with_tensors(inputs.policy)
         .with_tensors(inputs.reward)
         .hex()
@@ -240,6 +244,10 @@ struct Trainer<'a> {
     checkpoint_activations: bool,
 }
 
+fn encode(inputs: &RlInputs, example: &SftExample) -> Sequence {
+    Sequence::encode(inputs.tokenizer, &example.prompt, &example.suggestion, inputs.model.max_seq_len)
+}
+
 impl<'a> Trainer<'a> {
     fn new(
         inputs: &'a RlInputs<'a>,
@@ -251,11 +259,9 @@ impl<'a> Trainer<'a> {
             let hint = "import a log with prompts to write suggestions for".into();
             return Err(StageError::NoData { stage: "rl", hint });
         }
-        let encode =
-            |e: &SftExample| Sequence::encode(inputs.tokenizer, &e.prompt, &e.suggestion, inputs.model.max_seq_len);
         Ok(Self {
             reference: Llama::from_tensors(inputs.model, &lora::frozen(inputs.policy, inputs.lora), &ctx.device)?,
-            bc: inputs.bc.iter().map(encode).collect(),
+            bc: inputs.bc.iter().map(|example| encode(inputs, example)).collect(),
             reward_version: reward_version(inputs.reward, inputs.reward_config),
             seed: ctx.seed,
             device: ctx.device.clone().autodiff(),
@@ -337,8 +343,8 @@ impl<'a> Trainer<'a> {
         let prompts = self.prompts(CALIBRATION, 0, 2 * self.config.batch_prompts);
         let groups = self.write(self.inputs.policy, &prompts, derived_seed(self.seed, CALIBRATION), 0)?;
         let scores = self.score_groups(&groups);
-        let n = self.bc.len().min(fuse::N_LOGGED);
-        let logged: Vec<Sequence> = (0..n).map(|i| self.bc[i * self.bc.len() / n].clone()).collect();
+        let logged: Vec<Sequence> =
+            evenly(self.inputs.logged, fuse::N_LOGGED).iter().map(|example| encode(self.inputs, example)).collect();
         Ok(Calibration::of(&groups, &scores, &(self.score)(&logged), self.config))
     }
 

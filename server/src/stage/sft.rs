@@ -22,6 +22,8 @@ use crate::model::parallel::Replicas;
 use crate::model::state::Fingerprint;
 use beckon_shared::config::{ConfigError, ModelConfig};
 use beckon_shared::control::{LoraConfig, SftConfig, Stage};
+use beckon_shared::distill::click_weight;
+use beckon_shared::metrics::mean;
 use beckon_shared::preference::SftExample;
 use beckon_shared::prompt::Prompt;
 use beckon_shared::tensor::TensorMap;
@@ -29,13 +31,12 @@ use beckon_shared::tokenizer::Tokenizer;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub use soft::SoftTargets;
 use soft::Teacher;
 
-/// Click weights after `beta_w`, before they are brought to mean 1.
-const WEIGHT_RANGE: (f64, f64) = (0.1, 5.0);
 /// Padded tokens of a batch that is only read.
 const READ_TOKENS: usize = 4_096;
 /// Looks at the validation loss over a run; the policy of the best one is the result.
@@ -258,7 +259,7 @@ impl Examples {
         // best those that nothing is learnt from
         let shown = [&validation, &held_out, &train].into_iter().find(|examples| !examples.is_empty());
         let prompts = shown.map(|examples| sample::prompts(examples)).unwrap_or_default();
-        let weights = train.iter().map(|e| click_weight(e.weight, config.beta_w)).collect();
+        let weights = weights(&train, config.beta_w);
         let train: Vec<Sequence> = train.into_iter().map(tokens).collect();
         Ok(Self {
             weights,
@@ -271,10 +272,15 @@ impl Examples {
     }
 }
 
-/// `exp(evidence / beta_w)` within bounds. A stored weight is `exp(evidence)` up to a factor, so
-/// the temperature is a root.
-fn click_weight(weight: f32, beta_w: f64) -> f32 {
-    f64::from(weight).max(0.0).powf(1.0 / beta_w).clamp(WEIGHT_RANGE.0, WEIGHT_RANGE.1) as f32
+/// Click weights, of mean 1 over each data set.
+fn weights(examples: &[&SftExample], beta_w: f64) -> Vec<f32> {
+    let weights: Vec<f64> = examples.iter().map(|e| click_weight(f64::from(e.weight), beta_w)).collect();
+    let mut of_source: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (example, weight) in examples.iter().zip(&weights) {
+        of_source.entry(&example.source).or_default().push(*weight);
+    }
+    let means: BTreeMap<&str, f64> = of_source.into_iter().map(|(source, of)| (source, mean(&of))).collect();
+    examples.iter().zip(weights).map(|(example, weight)| (weight / means[example.source.as_str()]) as f32).collect()
 }
 
 /// The batches of one pass over the examples.

@@ -7,7 +7,8 @@ use crate::engine::{Adapter, LowRank};
 use crate::tensor::{DenseTensor, TensorMap};
 use std::collections::BTreeMap;
 
-const MAGIC: &[u8; 8] = b"BECKAD01";
+/// First bytes of an adapter.
+pub const MAGIC: &[u8; 8] = b"BECKAD01";
 /// Longest header that is read.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 

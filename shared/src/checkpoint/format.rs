@@ -8,7 +8,8 @@ use crate::tokenizer::Tokenizer;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-const MAGIC: &[u8; 8] = b"BECKON01";
+/// First bytes of a checkpoint.
+pub const MAGIC: &[u8; 8] = b"BECKON01";
 /// Bytes in front of the header JSON: magic, header length, header hash.
 pub const PREFIX_BYTES: usize = 8 + 4 + 32;
 /// Longest header that is read; a real one has some 100 bytes a tensor.

@@ -16,7 +16,8 @@ fn rng() -> ChaCha8Rng {
 
 #[test]
 fn c11() {
-    let mut weights = click_weights(&[0.02, 0.05, 0.12], 0.06, 1.0);
+    let weight = |lower: f64, beta: f64| click_weight(odds_ratio(lower, 0.06), beta);
+    let mut weights = [0.02, 0.05, 0.12].map(|lower| weight(lower, 1.0));
     for (w, want) in weights.iter().zip([0.319727891, 0.824561404, 2.136363636]) {
         assert_close("w", *w, want, 1e-9);
     }
@@ -24,8 +25,10 @@ fn c11() {
     for (w, want) in weights.iter().zip([0.292375845, 0.754021917, 1.953602238]) {
         assert_close("normalised", *w, want, 1e-9);
     }
-    let clipped = click_weights(&[1e-6, 0.9], 0.06, 1.0);
-    assert_eq!(clipped, [WEIGHT_RANGE.0, WEIGHT_RANGE.1]);
+    assert_eq!([1e-6, 0.9].map(|lower| weight(lower, 1.0)), [WEIGHT_RANGE.0, WEIGHT_RANGE.1]);
+    // beta comes before the bounds: logit 0.9 - logit 0.06 = 4.949, logit 1e-3 - logit 0.06 = -4.155
+    assert_close("at beta 4", weight(0.9, 4.0), 3.446_0, 1e-3);
+    assert_close("at beta 4", weight(1e-3, 4.0), 0.353_9, 1e-3);
     let mut none: [f64; 0] = [];
     normalise_mean(&mut none);
 }

@@ -205,7 +205,7 @@ impl PairConfig {
             within(field, n as f64, (1.0, 1e6), "1 to 1,000,000")?;
         }
         for clicks in self.level_clicks {
-            within("preferences.pairs.level_clicks", clicks, (0.1, 1e6), "three numbers of 0.1 to 1,000,000")?;
+            within("preferences.pairs.level_clicks", clicks, (0.1, 1e3), "three numbers of 0.1 to 1,000")?;
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ fn the_order_of_records_changes_nothing() {
 }
 
 #[test]
-fn weights_have_mean_one_in_every_source() {
+fn weights_of_pairs_and_anchors_have_mean_one_in_every_source() {
     let mut records = log();
     records.extend(others());
     let train = made(&records, 0).train;
@@ -115,7 +115,6 @@ fn weights_have_mean_one_in_every_source() {
             weights.into_iter().filter(|(s, _)| *s == source).map(|(_, w)| f64::from(w)).collect()
         };
         for weights in [
-            of(train.sft.iter().map(|e| (&e.source, e.weight)).collect()),
             of(train.pairs.iter().map(|p| (&p.source, p.weight)).collect()),
             of(train.anchors.iter().map(|a| (&a.source, a.weight)).collect()),
         ] {

@@ -130,7 +130,7 @@ impl Monitor {
         for (alarm, holds) in [
             (Alarm::GoldFalls, falls),
             (Alarm::OutOfDistribution, reading.epistemic_std_mean > base.epistemic_std_p99),
-            (Alarm::DiversityFalls, reading.distinct_2 < (1.0 - DIVERSITY_DROP) * base.distinct_2),
+            (Alarm::DiversityFalls, grow_alike(reading.distinct_2, base.distinct_2)),
             (Alarm::LengthDrifts, drift > LENGTH_DRIFT),
             (Alarm::OpeningsRepeat, reading.opening_share > OPENING_GROWTH * base.opening_share),
             (Alarm::FarFromReference, reading.kl_share > KL_SHARE),
@@ -169,9 +169,15 @@ impl Monitor {
     }
 }
 
+/// Without a single pair of words there are no distinct ones: that is a fall where there were some before, and says nothing
+/// of a language that writes without spaces.
+fn grow_alike(distinct_2: f64, before: f64) -> bool {
+    before.is_finite() && (distinct_2.is_nan() || distinct_2 < (1.0 - DIVERSITY_DROP) * before)
+}
+
 fn is_finite(r: &Reading) -> bool {
     let (gold, std_error) = r.gold.unwrap_or((0.0, 0.0));
-    [r.proxy, gold, std_error, r.kl_share, r.distinct_2, r.n_tokens_mean, r.opening_share, r.epistemic_std_mean]
+    [r.proxy, gold, std_error, r.kl_share, r.n_tokens_mean, r.opening_share, r.epistemic_std_mean]
         .iter()
         .all(|x| x.is_finite())
 }

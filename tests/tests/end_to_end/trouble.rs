@@ -133,12 +133,15 @@ fn what_came_damaged_comes_again_past_the_browsers_own_cache() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), &[]);
     let n_bytes = server.client.checkpoints().remove(0).n_bytes as usize;
-    let cuts = Arc::new(Mutex::new(Cuts { damaged: vec![n_bytes / 2], ..Cuts::default() }));
-    let page = open(&cutting::start(&server.client.url, &cuts).unwrap(), WebGpu::Off);
-    loaded(&page);
-    assert_eq!(page.text("engine-failure"), None);
-    let cuts = cuts.lock().unwrap();
-    assert!(cuts.damaged.is_empty() && cuts.n_requests == 2, "{} requests", cuts.n_requests);
+    // magic, the header's stored hash, the header, a chunk
+    for at in [7, 20, 60, n_bytes / 2] {
+        let cuts = Arc::new(Mutex::new(Cuts { damaged: vec![at], ..Cuts::default() }));
+        let page = open(&cutting::start(&server.client.url, &cuts).unwrap(), WebGpu::Off);
+        loaded(&page);
+        assert_eq!(page.text("engine-failure"), None, "byte {at}");
+        let cuts = cuts.lock().unwrap();
+        assert!(cuts.damaged.is_empty() && cuts.n_requests == 2, "byte {at}: {} requests", cuts.n_requests);
+    }
 }
 
 #[test]
@@ -165,6 +168,28 @@ fn a_download_in_which_nothing_comes_any_more_goes_on_by_itself_and_the_old_engi
     let cuts = cuts.lock().unwrap();
     let n_fetched = cuts.n_bytes - before.1;
     assert!(cuts.n_requests == before.0 + 2 && n_fetched < n_bytes + n_bytes / 4, "{n_fetched} of {n_bytes}: {cuts:?}");
+}
+
+/// Nothing comes for 20 seconds before a download is tried again: who has picked something else does not wait for that.
+#[test]
+#[ignore = "needs Chromium"]
+fn another_choice_ends_a_download_that_nobody_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, n_bytes) = another(dir.path());
+    let server = Server::start(dir.path(), &[]);
+    let cuts = Arc::new(Mutex::new(Cuts { stalls: true, ..Cuts::default() }));
+    let page = open(&cutting::start(&server.client.url, &cuts).unwrap(), WebGpu::Off);
+    let first = page.wait("an engine", 120, || page.attribute("engine-status", "data-checkpoint"));
+    let other = server.client.checkpoints().into_iter().find(|info| info.id != first).unwrap().id;
+    cuts.lock().unwrap().after.push(n_bytes / 2);
+    page.fill("checkpoint-pick", &other);
+    page.wait("the download", 30, || cuts.lock().unwrap().after.is_empty().then_some(()));
+    page.wait("its progress", 10, || page.text("load-progress"));
+    page.fill("checkpoint-pick", &first);
+    page.wait("the first again", 12, || page.text("load-progress").is_none().then_some(()));
+    assert_eq!(page.attribute("engine-status", "data-checkpoint"), Some(first));
+    assert_eq!(page.text("engine-failure"), None);
+    suggestions_with_scores(&page);
 }
 
 #[test]

@@ -115,12 +115,8 @@ fn suggest(engine: EngineLink, side: Side, answer: Answer, conversation: Convers
     answer.busy.set(true);
     answer.failure.set(None);
     spawn(async move {
-        let outcome = match side {
-            Side::A => engine.ready().await.map(|_| ()),
-            Side::B => Ok(()),
-        };
-        let outcome = match outcome {
-            Ok(()) => engine.suggest(side, request).await,
+        let outcome = match engine.ready(side).await {
+            Ok(_) => engine.suggest(side, request).await,
             Err(reason) => Err(reason),
         };
         match outcome {

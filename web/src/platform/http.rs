@@ -119,6 +119,14 @@ pub struct Download {
     n_bytes: Option<u64>,
     /// What came and was not asked for yet.
     rest: Vec<u8>,
+    request: web_sys::AbortController,
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // a request that nobody waits for would keep one of the few connections that a browser has for a server
+        self.request.abort();
+    }
 }
 
 impl Download {
@@ -137,8 +145,13 @@ impl Download {
             headers.set("range", &format!("bytes={first}-")).map_err(|e| unreachable(&e))?;
             init.set_headers(&headers);
         }
-        let response = clock::within(STALL_MILLIS, fetch(url, &init, None)?).await;
-        let response: web_sys::Response = response.ok_or_else(stalled)?.map_err(|e| unreachable(&e))?.unchecked_into();
+        let request = web_sys::AbortController::new().map_err(|e| unreachable(&e))?;
+        init.set_signal(Some(&request.signal()));
+        let Some(response) = clock::within(STALL_MILLIS, fetch(url, &init, None)?).await else {
+            request.abort();
+            return Err(stalled());
+        };
+        let response: web_sys::Response = response.map_err(|e| unreachable(&e))?.unchecked_into();
         let status = response.status();
         let body = response.body().filter(|_| status == 206 || status == 200 && first.unwrap_or(0) == 0);
         let Some(body) = body else { return Err(NetworkError::Status { status, url: url.to_owned() }) };
@@ -146,7 +159,8 @@ impl Download {
         let name = if status == 206 { "content-range" } else { "content-length" };
         let size = response.headers().get(name).ok().flatten();
         let n_bytes = size.and_then(|size| size.rsplit('/').next()?.parse().ok());
-        Ok(Self { reader: body.get_reader().unchecked_into(), url: url.to_owned(), n_bytes, rest: Vec::new() })
+        let reader = body.get_reader().unchecked_into();
+        Ok(Self { reader, url: url.to_owned(), n_bytes, rest: Vec::new(), request })
     }
 
     /// Size of the whole file; `None` where the server does not say it.
@@ -171,16 +185,6 @@ impl Download {
         }
         let behind = self.rest.split_off(max.min(self.rest.len()));
         Ok(std::mem::replace(&mut self.rest, behind))
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        // the rest is not wanted; a stream that broke refuses, which is as good, but must not go unheard
-        let cancelled = JsFuture::from(self.reader.cancel());
-        wasm_bindgen_futures::spawn_local(async move {
-            let _ = cancelled.await;
-        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it, or a GGUF file. What
 //! is new is made and tested beside the old one and then exchanged; after a failure the old one goes on.
 
-use super::{Host, Hosted, Order, Progress, cpu_engine, device_name, faster, fault, measure};
+use super::{Host, Hosted, Order, Progress, cpu_engine, device_name, faster, fault, measure, same_scores};
 use crate::fetch::{self, Fetched, Unannounced};
 use crate::platform::picked::Picked;
 use crate::platform::{clock, kept};
@@ -9,7 +9,7 @@ use crate::wire::{ExecutorChoice, ExecutorKind, Gguf, LoadStep, Loaded, Over};
 use beckon_shared::adapter::{AdapterError, AdapterFile};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
-use beckon_shared::engine::EngineError;
+use beckon_shared::engine::{Engine, EngineError};
 use beckon_shared::gguf::Ranges;
 use beckon_shared::gguf::llama::checkpoint_of_page;
 
@@ -38,7 +38,7 @@ impl Host {
         {
             return Ok(loaded);
         }
-        let files = self.meanwhile(files(&order, &progress)).await?;
+        let files = self.meanwhile(order.side, files(&order, &progress)).await?;
         let over = order.over.filter(|_| files.adapter.is_some());
         let (n_fetched_bytes, notice) = (files.n_bytes, files.notice.clone());
         let mut info = order.info;
@@ -75,7 +75,7 @@ impl Host {
         self.sides[order.side.index()].as_ref().is_some_and(|hosted| {
             let base = hosted.adapter.as_ref().map(|adapter| &adapter.manifest.base);
             // a GPU that was lost comes back with engines of its own
-            let may_return = order.choice != ExecutorChoice::Cpu && self.lost.is_some();
+            let may_return = order.choice != ExecutorChoice::Cpu && hosted.was_lost;
             base == Some(&over.base.id) && hosted.choice == order.choice && !may_return
         })
     }
@@ -89,7 +89,8 @@ impl Host {
         progress: &Progress<'_>,
         begun: f64,
     ) -> Result<Option<Loaded>, String> {
-        let Fetched { file, n_bytes, notice } = adapter(&order.info, over, progress).await?;
+        let Fetched { file, n_bytes, notice } =
+            self.meanwhile(order.side, adapter(&order.info, over, progress)).await?;
         progress.at(LoadStep::Swap).await;
         let Some(hosted) = &mut self.sides[order.side.index()] else { return Err("it was unloaded".into()) };
         let old = hosted.adapter.as_ref();
@@ -119,6 +120,23 @@ impl Host {
         Ok(Some(loaded.clone()))
     }
 
+    /// The GPU's engine with the adapter that the CPU's has, if it then scores as that one does.
+    async fn adapted(
+        &mut self,
+        mut gpu: Engine,
+        cpu: &mut Engine,
+        adapter: Option<&AdapterFile>,
+    ) -> Result<Engine, String> {
+        if let Some(adapter) = adapter {
+            adapter.apply(&mut gpu, None).await.map_err(|e| format!("the GPU refused the adapter: {e}"))?;
+        }
+        match same_scores(cpu, &mut gpu).await {
+            Ok(true) => Ok(gpu),
+            Ok(false) => Err("the GPU gives other scores than the CPU, so it is not used".to_owned()),
+            Err(error) => Err(format!("the GPU failed its self-test: {}", fault(&mut self.gpu, &error).await)),
+        }
+    }
+
     /// Engines of `files`, tested and measured.
     async fn prepare(
         &mut self,
@@ -140,11 +158,9 @@ impl Host {
         };
         if let Some(adapter) = &adapter {
             adapter.apply(&mut cpu, None).await.map_err(|e| e.to_string())?;
-            if let Ok(gpu) = &mut tested
-                && let Err(error) = adapter.apply(gpu, None).await
-            {
-                tested = Err(format!("the GPU refused the adapter: {error}"));
-            }
+        }
+        if let Ok(gpu) = tested {
+            tested = self.adapted(gpu, &mut cpu, adapter.as_ref()).await;
         }
         let (executor, why) = match tested {
             Err(why) => (ExecutorKind::Cpu, why),
@@ -187,7 +203,7 @@ impl Host {
             load_secs: 0.0,
             notice: None,
         };
-        Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter })
+        Ok(Hosted { loaded, choice, cpu, gpu: hosted_gpu, adapter, was_lost: false })
     }
 }
 

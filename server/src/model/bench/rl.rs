@@ -76,6 +76,7 @@ fn measure(setting: &Setting, tokenizer: &Tokenizer, prompts: &[Prompt], device:
         reward_config: &reward_config,
         prompts,
         bc: &[],
+        logged: &[],
         lora: None,
         judge: None,
         truth: None,

@@ -12,20 +12,22 @@ use crate::stage::aside::{evenly, groups_aside};
 use beckon_shared::config::ConfigError;
 use beckon_shared::control::GarmConfig;
 use beckon_shared::garm::normal::normal_quantile;
+use beckon_shared::preference::unit::Units;
 use beckon_shared::preference::{Anchor, Pair};
 use beckon_shared::prompt::Prompt;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-/// Share of the training groups kept aside, and the fewest groups from which that is done.
+/// Share of the training units kept aside, and the fewest units from which that is done.
 const VALIDATION_SHARE: f64 = 0.1;
 const MIN_GROUPS: usize = 20;
 /// Validation pairs, and held-out pairs, that a look at the model reads at most.
 const MAX_VALIDATION: usize = 384;
 const MAX_HELD_OUT: usize = 128;
-/// Folds of the training groups on which starts are compared.
+/// Folds of the training units on which starts are compared.
 const N_FOLDS: usize = 3;
 /// Logged suggestions behind the whitening, and behind the prior.
 const MAX_LOGGED: usize = 2_048;
@@ -176,13 +178,15 @@ impl Data {
             return Err(StageError::Model(ConfigError { field, value: model.vocab_size, expected }.into()));
         }
         let sources: BTreeSet<&str> = inputs.train.pairs.iter().map(|p| p.source.as_str()).collect();
-        let aside = validation_groups(&inputs.train.pairs, seed);
-        let is_aside = |source: &str, group: &str| aside.contains(&(source, group));
+        let units = Units::of(&inputs.train.pairs);
+        let aside = validation_units(&inputs.train.pairs, &units, seed);
+        let is_aside = |source: &str, unit: Cow<str>| aside.contains(&(source.to_owned(), unit.into_owned()));
         let (validation, train): (Vec<&Pair>, Vec<&Pair>) =
-            inputs.train.pairs.iter().partition(|p| is_aside(&p.source, &p.group));
+            inputs.train.pairs.iter().partition(|p| is_aside(&p.source, units.of_pair(p)));
         // the baseline has no use for levels
         let levels = if inputs.likelihood == Likelihood::Probit { &inputs.train.anchors[..] } else { &[] };
-        let anchors: Vec<&Anchor> = levels.iter().filter(|a| !is_aside(&a.source, &a.group)).collect();
+        let anchors: Vec<&Anchor> =
+            levels.iter().filter(|a| !is_aside(&a.source, units.name(&a.source, &a.group, &a.prompt))).collect();
         let mut logged: Vec<(Prompt, String)> =
             train.iter().flat_map(|p| [&p.chosen, &p.rejected].map(|text| (p.prompt.clone(), text.clone()))).collect();
         logged.sort_unstable_by(|a, b| (a.0.query(), &a.1).cmp(&(b.0.query(), &b.1)));
@@ -215,7 +219,7 @@ impl Data {
         Ok(Self {
             plan,
             pairs,
-            folds: folds(&train),
+            folds: folds(&train, &units),
             anchors: anchors_of,
             validation,
             held_out,
@@ -285,7 +289,7 @@ impl Data {
         &self.pairs
     }
 
-    /// Of each of [`Self::train`], the fold of its group.
+    /// Of each of [`Self::train`], the fold of its unit.
     pub fn folds(&self) -> &[usize] {
         &self.folds
     }
@@ -325,18 +329,21 @@ impl ItemTexts for Data {
     }
 }
 
-/// Groups in turn, so that each fold has its share of every source.
-fn folds(pairs: &[&Pair]) -> Vec<usize> {
-    let groups: BTreeSet<(&str, &str)> = pairs.iter().map(|p| (p.source.as_str(), p.group.as_str())).collect();
-    let fold_of: HashMap<_, _> = groups.into_iter().enumerate().map(|(i, group)| (group, i % N_FOLDS)).collect();
-    pairs.iter().map(|p| fold_of[&(p.source.as_str(), p.group.as_str())]).collect()
+/// Units in turn, so that each fold has its share of every source.
+fn folds(pairs: &[&Pair], units: &Units) -> Vec<usize> {
+    let of_pairs: Vec<(&str, Cow<str>)> = pairs.iter().map(|p| (p.source.as_str(), units.of_pair(p))).collect();
+    let all: BTreeSet<&(&str, Cow<str>)> = of_pairs.iter().collect();
+    let fold_of: HashMap<_, _> = all.into_iter().enumerate().map(|(i, unit)| (unit, i % N_FOLDS)).collect();
+    of_pairs.iter().map(|unit| fold_of[unit]).collect()
 }
 
-/// A tenth of each source's groups (source, group), drawn by `seed`; none of a source with few groups.
-fn validation_groups(pairs: &[Pair], seed: u64) -> BTreeSet<(&str, &str)> {
+/// A tenth of each source's units (source, unit), drawn by `seed`; none of a source with few.
+fn validation_units(pairs: &[Pair], units: &Units, seed: u64) -> BTreeSet<(String, String)> {
     let n_of = |n: usize| if n < MIN_GROUPS { 0 } else { (VALIDATION_SHARE * n as f64).round() as usize };
-    let groups = pairs.iter().map(|p| (p.source.as_str(), p.group.as_str()));
-    groups_aside(groups, n_of, derived_seed(seed, VALIDATION))
+    let of_pairs: Vec<(&str, Cow<str>)> = pairs.iter().map(|p| (p.source.as_str(), units.of_pair(p))).collect();
+    let names = of_pairs.iter().map(|(source, unit)| (*source, unit.as_ref()));
+    let aside = groups_aside(names, n_of, derived_seed(seed, VALIDATION));
+    aside.into_iter().map(|(source, unit)| (source.to_owned(), unit.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -355,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_groups_of_a_large_source_is_kept_aside() {
+    fn a_tenth_of_the_units_of_a_large_source_is_kept_aside() {
         let pair = |source: &str, group: usize| Pair {
             source: source.into(),
             group: format!("g{group}"),
@@ -368,9 +375,45 @@ mod tests {
             logit_variance: 0.0,
         };
         let pairs: Vec<Pair> = (0..40).map(|g| pair("large", g)).chain((0..10).map(|g| pair("small", g))).collect();
-        let aside = validation_groups(&pairs, 1);
+        let units = Units::of(&pairs);
+        let aside = validation_units(&pairs, &units, 1);
         assert_eq!(aside.len(), 4);
-        assert!(aside.iter().all(|(source, _)| *source == "large"));
-        assert_ne!(aside, validation_groups(&pairs, 2));
+        assert!(aside.iter().all(|(source, _)| source == "large"));
+        assert_ne!(aside, validation_units(&pairs, &units, 2));
+    }
+
+    /// A user's click and the rate that it is part of lie on one side and in one fold.
+    #[test]
+    fn rates_do_not_bring_over_the_clicks_that_are_kept_aside() {
+        let pair = |query: usize, group: String, kind: PairKind| Pair {
+            source: "log".into(),
+            group,
+            prompt: Prompt::from_query(format!("query {query}")),
+            chosen: "a".into(),
+            rejected: "b".into(),
+            label: 0.9,
+            weight: 1.0,
+            kind,
+            logit_variance: 0.0,
+        };
+        let pairs: Vec<Pair> = (0..40)
+            .flat_map(|q| {
+                let slates = (0..3).map(move |u| pair(q, format!("user:{}", (q + u) % 25), PairKind::Slate));
+                slates.chain([pair(q, format!("prompt:query {q}"), PairKind::Rate)])
+            })
+            .collect();
+        let units = Units::of(&pairs);
+        let aside = validation_units(&pairs, &units, 1);
+        assert_eq!(aside.len(), 4);
+        let all: Vec<&Pair> = pairs.iter().collect();
+        let folds = folds(&all, &units);
+        for of_query in 0..40 {
+            let rows: Vec<usize> = (4 * of_query..4 * of_query + 4).collect();
+            let sides: BTreeSet<bool> = rows
+                .iter()
+                .map(|&i| aside.contains(&("log".to_owned(), units.of_pair(&pairs[i]).into_owned())))
+                .collect();
+            assert!(sides.len() == 1 && rows.iter().all(|&i| folds[i] == folds[rows[0]]));
+        }
     }
 }

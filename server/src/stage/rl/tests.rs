@@ -83,6 +83,7 @@ impl World {
             reward_config: &self.reward_config,
             prompts: &self.prompts,
             bc: &self.bc,
+            logged: &self.bc,
             lora: None,
             judge: None,
             truth: None,

@@ -40,10 +40,9 @@ pub struct Look {
     epistemic_std_p99: Exact,
 }
 
-/// Prompts that a look is at: two batches of a step, or where that is few at least 32 of the `n_prompts` that there
-/// are.
+/// Prompts that a look is at: two batches of a step, at least 32, each of the `n_prompts` that there are once.
 pub fn n_watched(batch_prompts: usize, n_prompts: usize) -> usize {
-    (2 * batch_prompts).max(MIN_WATCHED.min(n_prompts))
+    (2 * batch_prompts).max(MIN_WATCHED).min(n_prompts)
 }
 
 /// What people see of a look: the first suggestions for the first prompts that they can tell apart.
@@ -198,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_look_is_at_enough_prompts_where_there_are_enough() {
-        assert_eq!([(4, 500), (4, 20), (4, 6), (64, 500)].map(|(batch, n)| n_watched(batch, n)), [32, 20, 8, 128]);
+        assert_eq!([(4, 500), (4, 20), (4, 6), (64, 500)].map(|(batch, n)| n_watched(batch, n)), [32, 20, 6, 128]);
     }
 
     #[test]

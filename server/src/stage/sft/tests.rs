@@ -500,11 +500,15 @@ fn adapters_learn_beside_a_frozen_policy_and_resume_bit_for_bit() {
 }
 
 #[test]
-fn click_weights_are_tempered_and_bounded() {
-    assert_close("beta 1", click_weight(2.0, 1.0), 2.0, 1e-6);
-    assert_close("beta 2 is a root", click_weight(4.0, 2.0), 2.0, 1e-6);
-    assert_close("floor", click_weight(0.0, 1.0), 0.1, 1e-7);
-    assert_close("ceiling", click_weight(100.0, 1.0), 5.0, 0.0);
+fn click_weights_are_tempered_then_bounded_then_of_mean_one_in_each_data_set() {
+    let of = |source: &str, weight| SftExample { source: source.into(), ..example(("rice", "rice cooker"), weight) };
+    let examples = [of("log", 4.0), of("log", 0.0), of("log", 100.0), of("list", 1.0), of("list", 1.0)];
+    let examples: Vec<&SftExample> = examples.iter().collect();
+    // at beta 2: 2, the floor 0.1, the ceiling 5
+    for (got, want) in weights(&examples, 2.0).into_iter().zip([2.0, 0.1, 5.0].map(|w| w * 3.0 / 7.1)) {
+        assert_close("log", got, want, 1e-6);
+    }
+    assert_eq!(weights(&examples, 2.0)[3..], [1.0, 1.0]);
 }
 
 /// Two equal rows but for their weights: the loss is the weighted mean, and a common factor on the

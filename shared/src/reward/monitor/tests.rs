@@ -36,6 +36,7 @@ fn each_drift_has_its_alarm_at_its_threshold() {
     };
     assert_eq!(of(&|r| r.distinct_2 = 0.41), []);
     assert_eq!(of(&|r| r.distinct_2 = 0.39), [Alarm::DiversityFalls]);
+    assert_eq!(of(&|r| r.distinct_2 = f64::NAN), [Alarm::DiversityFalls], "no text has two words");
     assert_eq!(of(&|r| r.n_tokens_mean = 9.9), []);
     assert_eq!(of(&|r| r.n_tokens_mean = 10.1), [Alarm::LengthDrifts]);
     assert_eq!(of(&|r| r.n_tokens_mean = 5.9), [Alarm::LengthDrifts]);
@@ -46,6 +47,15 @@ fn each_drift_has_its_alarm_at_its_threshold() {
     assert_eq!(of(&|r| r.kl_share = 1.6), [Alarm::FarFromReference]);
     assert_eq!(of(&|r| r.proxy = f64::NAN), [Alarm::NotFinite]);
     assert_eq!(of(&|r| r.gold = Some((0.1, f64::INFINITY))), [Alarm::NotFinite]);
+}
+
+/// A log in a language without spaces has no pairs of words from the start; the other alarms hold there.
+#[test]
+fn what_has_no_distinct_words_is_watched_for_the_rest() {
+    let mut monitor = Monitor::new(Baseline { distinct_2: f64::NAN, ..BASE });
+    let undefined = Reading { distinct_2: f64::NAN, ..reading(1) };
+    assert_eq!(monitor.observe(&undefined), []);
+    assert_eq!(monitor.observe(&Reading { opening_share: 0.41, ..undefined }), [Alarm::OpeningsRepeat]);
 }
 
 /// Alarms of gold and proxy curves, standard error 0.01.
