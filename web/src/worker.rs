@@ -17,7 +17,7 @@ use beckon_shared::adapter::AdapterFile;
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
 use beckon_shared::engine::{
-    Engine, EngineError, Executor, KernelPath, Limits, Score, SuggestOutcome, SuggestRequest, Variant, parity,
+    Engine, EngineError, Executor, KernelPath, Limits, SuggestOutcome, SuggestRequest, Variant, parity,
 };
 use beckon_shared::json;
 use beckon_shared::prompt::Prompt;
@@ -33,12 +33,8 @@ const MAX_QUEUE: usize = 64;
 const KNOWN_PROMPT: &str = "how to cook rice";
 /// Greedy tokens compared in the self-test.
 const SELF_TEST_TOKENS: usize = 3;
-/// What is scored in the self-test.
-const KNOWN_TEXT: &str = "how to cook brown rice";
 /// Logits may differ by this share of the largest one: rounding of sums in another order, no more.
 const RELATIVE_TOLERANCE: f32 = 2e-3;
-/// Scores may differ by this share of themselves, or where they are below 1 by this much: halves take part where they are faster.
-const SCORE_TOLERANCE: f32 = 0.05;
 /// Candidates and tokens of the measurement.
 const MEASURED: (usize, usize) = (4, 4);
 /// Every so many logits one is reported by `Greedy`.
@@ -359,22 +355,6 @@ impl Hosted {
         self.loaded.adapter = device_name(&self.cpu);
         self.loaded.why = format!("the GPU failed ({why}), so the CPU goes on");
     }
-}
-
-/// Whether the GPU scores a text as the CPU does in f32; adapters included.
-async fn same_scores(cpu: &mut Engine, gpu: &mut Engine) -> Result<bool, EngineError> {
-    if !cpu.has_reward() {
-        return Ok(true);
-    }
-    let (prompt, texts) = (Prompt::from_query(KNOWN_PROMPT), [KNOWN_TEXT.to_owned()]);
-    let of_gpu = gpu.score(&prompt, &texts).await?;
-    cpu.set_exact(true);
-    let of_cpu = cpu.score(&prompt, &texts).await;
-    cpu.set_exact(false);
-    // the root would make a small variance's rounding large
-    let figures = |s: &Score| [s.reward_mean, s.aleatoric_std, s.epistemic_std * s.epistemic_std];
-    let near = |(a, b): (f32, f32)| (a - b).abs() <= SCORE_TOLERANCE * a.abs().max(1.0);
-    Ok(of_cpu?.iter().zip(&of_gpu).all(|(a, b)| figures(a).into_iter().zip(figures(b)).all(near)))
 }
 
 /// What runs, on how many threads.

@@ -1,7 +1,7 @@
 //! Loading: a whole checkpoint, or, where the checkpoint that it was trained from is here, the adapter over it, or a GGUF file. What
 //! is new is made and tested beside the old one and then exchanged; after a failure the old one goes on.
 
-use super::{Host, Hosted, Order, Progress, cpu_engine, device_name, faster, fault, measure, same_scores};
+use super::{Host, Hosted, Order, Progress, cpu_engine, device_name, faster, fault, measure};
 use crate::fetch::{self, Fetched, Unannounced};
 use crate::platform::picked::Picked;
 use crate::platform::{clock, kept};
@@ -9,7 +9,7 @@ use crate::wire::{ExecutorChoice, ExecutorKind, Gguf, LoadStep, Loaded, Over};
 use beckon_shared::adapter::{AdapterError, AdapterFile};
 use beckon_shared::checkpoint::Checkpoint;
 use beckon_shared::control::CheckpointInfo;
-use beckon_shared::engine::{Engine, EngineError};
+use beckon_shared::engine::EngineError;
 use beckon_shared::gguf::Ranges;
 use beckon_shared::gguf::llama::checkpoint_of_page;
 
@@ -120,23 +120,6 @@ impl Host {
         Ok(Some(loaded.clone()))
     }
 
-    /// The GPU's engine with the adapter that the CPU's has, if it then scores as that one does.
-    async fn adapted(
-        &mut self,
-        mut gpu: Engine,
-        cpu: &mut Engine,
-        adapter: Option<&AdapterFile>,
-    ) -> Result<Engine, String> {
-        if let Some(adapter) = adapter {
-            adapter.apply(&mut gpu, None).await.map_err(|e| format!("the GPU refused the adapter: {e}"))?;
-        }
-        match same_scores(cpu, &mut gpu).await {
-            Ok(true) => Ok(gpu),
-            Ok(false) => Err("the GPU gives other scores than the CPU, so it is not used".to_owned()),
-            Err(error) => Err(format!("the GPU failed its self-test: {}", fault(&mut self.gpu, &error).await)),
-        }
-    }
-
     /// Engines of `files`, tested and measured.
     async fn prepare(
         &mut self,
@@ -158,9 +141,11 @@ impl Host {
         };
         if let Some(adapter) = &adapter {
             adapter.apply(&mut cpu, None).await.map_err(|e| e.to_string())?;
-        }
-        if let Ok(gpu) = tested {
-            tested = self.adapted(gpu, &mut cpu, adapter.as_ref()).await;
+            if let Ok(gpu) = &mut tested
+                && let Err(error) = adapter.apply(gpu, None).await
+            {
+                tested = Err(format!("the GPU refused the adapter: {error}"));
+            }
         }
         let (executor, why) = match tested {
             Err(why) => (ExecutorKind::Cpu, why),
