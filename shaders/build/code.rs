@@ -31,11 +31,13 @@ pub const ATOMIC_ADD: u8 = 0x1e;
 
 /// Vector instructions by their numbers behind the prefix 0xfd.
 pub const LOAD: u32 = 0x00;
-pub const LOAD_SPLAT: u32 = 0x09;
 pub const STORE: u32 = 0x0b;
 pub const CONST: u32 = 0x0c;
 pub const EXTRACT_I32: u32 = 0x1b;
 pub const AND: u32 = 0x4e;
+/// The first without the bits of the second.
+pub const AND_NOT: u32 = 0x4f;
+pub const XOR: u32 = 0x51;
 pub const EXTADD_I16: u32 = 0x7e;
 pub const SHL_I16: u32 = 0x8b;
 pub const SHR_U16: u32 = 0x8d;
@@ -43,9 +45,9 @@ pub const ADD_I16: u32 = 0x8e;
 pub const SHL_I32: u32 = 0xab;
 pub const SHR_I32: u32 = 0xac;
 pub const ADD_I32: u32 = 0xae;
-pub const SUB_I32: u32 = 0xb1;
 pub const DOT_I16: u32 = 0xba;
 pub const ADD_F32: u32 = 0xe4;
+pub const SUB_F32: u32 = 0xe5;
 pub const MUL_F32: u32 = 0xe6;
 pub const CONVERT_I32: u32 = 0xfa;
 /// `i16x8.relaxed_dot_i8x16_i7x16_s`.

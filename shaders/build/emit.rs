@@ -19,6 +19,10 @@ const EXPORTS: [&str; 4] = ["matmul", "has_dot", "share", "help"];
 const LINE: u32 = OUTPUTS as u32 * 4;
 const REGISTER: u32 = 16;
 
+/// 1.5 · 2^23: what is added to its bits as a whole number is added to its value, and taking it away makes a float of a sum with an
+/// instruction that more of a core's units have than a conversion.
+const SHIFTED_ZERO: f32 = 12_582_912.0;
+
 impl Products {
     /// In the order of their numbers.
     const ALL: [Self; 4] = [Self::Q4InPairs, Self::Q8InHalves, Self::Q4InFours, Self::Q8InFours];
@@ -47,25 +51,24 @@ struct Locals {
     /// Q8: how far a block's scale must be shifted up within its word, 16 or 0.
     shift: u32,
     mask: u32,
+    /// Q8 in fours: all ones where codes are taken with their sign.
+    signed: u32,
+    half_mask: u32,
+    rebias: u32,
+    /// Q4 in fours: [`SHIFTED_ZERO`], which sums begin at.
+    shifted: u32,
     row: u32,
     scale: u32,
     min: u32,
     words: Vec<u32>,
     codes: Vec<u32>,
     sums: Vec<u32>,
-    /// Q8 in fours: the products of the signs, apart.
-    sign_sums: Vec<u32>,
     totals: Vec<u32>,
 }
 
 impl Tile {
     fn new(products: Products, r: u32) -> Self {
-        let p = match (products, r) {
-            (Products::Q8InFours, 3..) => 1, // twice as many sums
-            (Products::Q8InFours, _) | (_, 2..) => 2,
-            (_, _) => 4,
-        };
-        Self { products, r, p }
+        Self { products, r, p: if r == 1 { 4 } else { 2 } }
     }
 
     /// Lines of a block's codes.
@@ -78,12 +81,12 @@ impl Tile {
         if self.products == Products::Q8InHalves { 16 } else { 8 }
     }
 
-    /// What is left of a word of codes.
+    /// What is left of a word of codes; of Q8 in fours, what is turned round where codes are taken without a sign.
     fn mask(self) -> u32 {
         match self.products {
             Products::Q4InPairs | Products::Q4InFours => 0x0f0f_0f0f,
             Products::Q8InHalves => 0xff00_ff00,
-            Products::Q8InFours => 0x7f7f_7f7f,
+            Products::Q8InFours => 0x8080_8080,
         }
     }
 
@@ -94,13 +97,10 @@ impl Tile {
         let Self { products, r, p } = self;
         let q4 = products.q4();
         let mut c = Code::new(7);
-        let n_groups = c.local(I32);
-        let n_blocks = c.local(I32);
-        let [quants, halves, words_at, scales, sums_at, shift] = [(); 6].map(|()| c.local(I32));
-        let [mask, row, scale, min] = [(); 4].map(|()| c.local(V128));
+        let [n_groups, n_blocks, quants, halves, words_at, scales, sums_at, shift] = [(); 8].map(|()| c.local(I32));
+        let [mask, signed, half_mask, rebias, shifted, row, scale, min] = [(); 8].map(|()| c.local(V128));
         let mut some = |n| (0..n).map(|_| c.local(V128)).collect::<Vec<_>>();
         let (words, codes, sums, totals) = (some(p), some(p), some(r * p), some(r * p));
-        let sign_sums = some(if products == Products::Q8InFours { r * p } else { 0 });
         let l = Locals {
             quants,
             halves,
@@ -109,17 +109,19 @@ impl Tile {
             sums_at,
             shift,
             mask,
+            signed,
+            half_mask,
+            rebias,
+            shifted,
             row,
             scale,
             min,
             words,
             codes,
             sums,
-            sign_sums,
             totals,
         };
-        c.splat(self.mask());
-        c.set(mask);
+        self.set_constants(&mut c, &l);
         c.i32((LINE / (REGISTER * p)) as i32);
         c.set(n_groups);
         c.bytes.extend(LOOP_VOID);
@@ -138,7 +140,7 @@ impl Tile {
         for i in 0..p {
             self.scale(&mut c, &l, i);
         }
-        let rows = [(words_at, self.words() * r * 4), (scales, r * 4), (sums_at, r * 4)];
+        let rows = [(words_at, self.words() * r * REGISTER), (scales, r * REGISTER), (sums_at, r * REGISTER)];
         rows.into_iter().for_each(|(local, by)| c.advance(local, by));
         c.advance(quants, self.lines() * LINE);
         if q4 {
@@ -156,6 +158,28 @@ impl Tile {
         [FROM[0], FROM[1], OUT].into_iter().for_each(|local| c.advance(local, p * REGISTER));
         c.repeat(n_groups);
         c.finish()
+    }
+
+    /// In locals, as V8 would make a constant anew wherever it stands.
+    fn set_constants(self, c: &mut Code, l: &Locals) {
+        c.splat(self.mask());
+        if self.products == Products::Q8InFours {
+            // 1 times 128, or times -128, four times
+            [0x0101_0101, 0x8080_8080, 0].into_iter().for_each(|word| c.splat(word));
+            c.simd(RELAXED_DOT_ADD);
+            c.shift(31, SHR_I32);
+            c.set(l.signed);
+            c.get(l.signed);
+            c.simd(AND_NOT);
+        }
+        c.set(l.mask);
+        let rebias = if self.products == Products::Q8InHalves { HALF_REBIAS / 256.0 } else { HALF_REBIAS };
+        c.splat(HALF_MASK as u32);
+        c.set(l.half_mask);
+        c.splat(rebias.to_bits());
+        c.set(l.rebias);
+        c.splat(SHIFTED_ZERO.to_bits());
+        c.set(l.shifted);
     }
 
     /// `halves += LINE · (shift == 0)`, `shift = 16 - shift`.
@@ -193,45 +217,41 @@ impl Tile {
                 }
                 if products != Products::Q8InHalves || second {
                     c.get(l.mask);
-                    c.simd(AND);
+                    c.simd(if products == Products::Q8InFours { XOR } else { AND });
                 }
                 c.set(*codes);
-                if products == Products::Q8InFours {
-                    c.get(*words);
-                    c.shift(7, SHR_U16);
-                    c.splat(0x0101_0101);
-                    c.simd(AND);
-                    c.set(*words);
-                }
             }
             for row in 0..r {
                 c.get(l.words_at);
-                c.memory(LOAD_SPLAT, (word * r + row) * 4);
+                c.memory(LOAD, (word * r + row) * REGISTER);
                 c.set(l.row);
                 let at = (row * p) as usize;
                 for (sum, codes) in l.sums[at..].iter().zip(&l.codes) {
-                    self.add_product(c, l.row, *codes, *sum, word == 0);
-                }
-                for (sum, signs) in l.sign_sums.iter().skip(at).zip(&l.words) {
-                    self.add_product(c, l.row, *signs, *sum, word == 0);
+                    self.add_product(c, l, row, (*codes, *sum), word == 0);
                 }
             }
         }
     }
 
-    /// `sum (+)= row · codes`.
-    fn add_product(self, c: &mut Code, row: u32, codes: u32, sum: u32, is_first: bool) {
+    /// `sum (+)= row · codes`; Q8 in fours begins at the row's sum where codes are taken without a sign, at 0 else.
+    fn add_product(self, c: &mut Code, l: &Locals, row: u32, (codes, sum): (u32, u32), is_first: bool) {
         let (product, add) = match self.products {
             Products::Q4InPairs => (RELAXED_DOT, Some(ADD_I16)),
             Products::Q8InHalves => (DOT_I16, Some(ADD_I32)),
             Products::Q4InFours | Products::Q8InFours => (RELAXED_DOT_ADD, None),
         };
-        c.get(row);
+        c.get(l.row);
         c.get(codes);
-        match add {
-            Some(_) => {}
-            None if is_first => c.splat(0),
-            None => c.get(sum),
+        match (add, self.products) {
+            (Some(_), _) => {}
+            (None, Products::Q8InFours) if is_first => {
+                c.get(l.sums_at);
+                c.memory(LOAD, row * REGISTER);
+                c.get(l.signed);
+                c.simd(AND_NOT);
+            }
+            (None, _) if is_first => c.get(l.shifted),
+            (None, _) => c.get(sum),
         }
         c.simd(product);
         if let Some(add) = add
@@ -254,25 +274,24 @@ impl Tile {
             let at = (row * p + i) as usize;
             c.get(l.totals[at]);
             c.get(l.sums[at]);
-            match products {
-                Products::Q4InPairs => c.simd(EXTADD_I16),
-                Products::Q8InFours => {
-                    c.get(l.sign_sums[at]);
-                    c.shift(7, SHL_I32);
-                    c.simd(SUB_I32);
-                }
-                Products::Q8InHalves | Products::Q4InFours => {}
+            if products == Products::Q4InPairs {
+                c.simd(EXTADD_I16);
             }
-            c.simd(CONVERT_I32);
+            if products == Products::Q4InFours {
+                c.get(l.shifted);
+                c.simd(SUB_F32);
+            } else {
+                c.simd(CONVERT_I32);
+            }
             c.get(l.scale);
             c.simd(MUL_F32);
             c.get(l.scales);
-            c.memory(LOAD_SPLAT, row * 4);
+            c.memory(LOAD, row * REGISTER);
             c.simd(MUL_F32);
             if products.q4() {
                 c.get(l.min);
                 c.get(l.sums_at);
-                c.memory(LOAD_SPLAT, row * 4);
+                c.memory(LOAD, row * REGISTER);
                 c.simd(MUL_F32);
                 c.simd(ADD_F32);
             }
@@ -295,10 +314,9 @@ impl Tile {
         }
         c.i32(3);
         c.simd(SHR_I32);
-        c.splat(HALF_MASK as u32);
+        c.get(l.half_mask);
         c.simd(AND);
-        let rebias = if self.products == Products::Q8InHalves { HALF_REBIAS / 256.0 } else { HALF_REBIAS };
-        c.splat(rebias.to_bits());
+        c.get(l.rebias);
         c.simd(MUL_F32);
         c.set(if is_min { l.min } else { l.scale });
     }
@@ -392,7 +410,7 @@ fn matmul() -> Vec<u8> {
     c.get(n_blocks);
     c.op(I32_MUL);
     c.set(of_tile);
-    [scales_at, sums_at].into_iter().for_each(|local| c.advance_by(local, of_tile, 4));
+    [scales_at, sums_at].into_iter().for_each(|local| c.advance_by(local, of_tile, REGISTER));
     c.op(BRANCH);
     leb(0, &mut c.bytes);
     c.op(END);

@@ -11,14 +11,69 @@ pub(crate) const LANES: usize = 8;
 /// Sum of products of two equally long slices.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let ((a_parts, a_rest), (b_parts, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a_parts.iter().zip(b_parts) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+    let [sum] = dots(a, [b]);
+    sum
+}
+
+/// [`dot`] of a slice with each of N equally long ones.
+#[inline(always)]
+pub(crate) fn dots<const N: usize>(a: &[f32], b: [&[f32]; N]) -> [f32; N] {
+    let (parts, rest) = a.as_chunks::<LANES>();
+    let b = b.map(|b| b[..a.len()].as_chunks::<LANES>());
+    let sums = sums_of_products(parts, b.map(|(b_parts, _)| &b_parts[..parts.len()]));
+    if rest.is_empty() { sums } else { std::array::from_fn(|n| sums[n] + dot_of_few(rest, b[n].1)) }
+}
+
+/// Sum of products in order. Few need it, so it is not unrolled in each of its places.
+#[cold]
+#[inline(never)]
+fn dot_of_few(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// See [`dots`]; all slices equally long.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline(always)]
+fn sums_of_products<const N: usize>(a: &[[f32; LANES]], b: [&[[f32; LANES]]; N]) -> [f32; N] {
+    b.map(|b| {
+        let mut sums = [0.0f32; LANES];
+        for (a, b) in a.iter().zip(b) {
+            for lane in 0..LANES {
+                sums[lane] += a[lane] * b[lane];
+            }
+        }
+        fold(&sums)
+    })
+}
+
+/// The same sums in the same order, in the registers that LLVM does not find by itself.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[inline(always)]
+fn sums_of_products<const N: usize>(a: &[[f32; LANES]], b: [&[[f32; LANES]]; N]) -> [f32; N] {
+    use std::arch::wasm32::*;
+    let halves = |x: &[f32; LANES]| [f32x4(x[0], x[1], x[2], x[3]), f32x4(x[4], x[5], x[6], x[7])];
+    let mut sums = [[f32x4_splat(0.0); 2]; N];
+    for (i, a) in a.iter().enumerate() {
+        let a = halves(a);
+        for n in 0..N {
+            let b = halves(&b[n][i]);
+            for half in 0..2 {
+                sums[n][half] = f32x4_add(sums[n][half], f32x4_mul(a[half], b[half]));
+            }
         }
     }
-    fold(&sums) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    // as `fold`
+    sums.map(|[low, high]| {
+        let fours = f32x4_add(low, high);
+        let pairs = f32x4_add(fours, i32x4_shuffle::<2, 3, 2, 3>(fours, fours));
+        f32x4_extract_lane::<0>(pairs) + f32x4_extract_lane::<1>(pairs)
+    })
+}
+
+/// The larger of two values; the first where the second is NaN. Not `f32::max`, which is a call in wasm.
+#[inline(always)]
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
 }
 
 /// Sum of products of two slices of whole blocks, in 32 partial sums: as many additions in flight as two

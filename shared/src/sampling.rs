@@ -2,16 +2,14 @@
 //! candidate.
 //!
 //! In the loop: between the engine's logits and a suggestion, and in RL rollouts. Runs on the host in
-//! f64, so the same logits and seed give the same tokens on every executor. Dimension key: `V` vocabulary.
+//! f64, so the same logits and seed give the same tokens on every executor; only the log-probability that is told
+//! comes from a sum in f32. Dimension key: `V` vocabulary.
 
 use beckon_shaders::softmax;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
-
-/// Logits that are compared at once.
-const LANES: usize = 16;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -124,21 +122,21 @@ impl Sampler {
     /// # Errors
     /// NaN or positive infinity among the logits, or none that is finite.
     pub fn draw(&mut self, logits: &[f32]) -> Result<Drawn, SamplingError> {
-        let best = largest(logits)?;
-        let peak = f64::from(logits[best]);
-        let mass = softmax::mass(logits, peak, 1.0);
-        let token = if self.sampling.temperature == 0.0 { best } else { self.draw_below(logits, peak, mass) };
-        Ok(Drawn { token: token as u32, logp: (f64::from(logits[token]) - peak - mass.ln()) as f32 })
+        let peaks = softmax::peaks(logits);
+        let best = largest_below(logits, &peaks)?;
+        let peak = logits[best];
+        let token = if self.sampling.temperature == 0.0 { best } else { self.draw_below(logits, &peaks, peak.into()) };
+        let mass = softmax::mass_in_f32(logits, peak);
+        Ok(Drawn { token: token as u32, logp: (f64::from(logits[token]) - f64::from(peak) - mass.ln()) as f32 })
     }
 
-    /// The drawn index, by inverting the cumulative distribution; `peak` is the largest logit, `mass` the sum of
-    /// the weights at temperature 1.
-    fn draw_below(&mut self, logits: &[f32], peak: f64, mass: f64) -> usize {
+    /// The drawn index, by inverting the cumulative distribution; `peaks` are those of the logits, `peak` the largest.
+    fn draw_below(&mut self, logits: &[f32], peaks: &[f32], peak: f64) -> usize {
         let steepness = 1.0 / f64::from(self.sampling.temperature);
         let uniform = self.uniform();
         let (k, p) = (self.sampling.top_k, f64::from(self.sampling.top_p));
         let all = k == 0 || k >= logits.len();
-        let mass = if steepness == 1.0 || !all { mass } else { softmax::mass(logits, peak, steepness) };
+        let mass = if all { softmax::mass(logits, peak, steepness) } else { 0.0 };
         if all && p >= 1.0 {
             return invert_all(uniform * mass, logits, peak, steepness);
         }
@@ -150,18 +148,19 @@ impl Sampler {
             let floor = peak + least.ln() / steepness;
             (0..logits.len()).filter(|i| f64::from(logits[*i]) >= floor).collect()
         } else {
-            first_ranks(logits, k)
+            first_ranks(logits, peaks, k)
         };
         kept.sort_unstable_by(by_rank);
-        let weight = |i: usize| softmax::exp_of_negative((f64::from(logits[i]) - peak) * steepness);
-        let mass = if all { mass } else { kept.iter().map(|i| weight(*i)).sum() };
+        let weight = |i: &usize| softmax::exp_of_negative((f64::from(logits[*i]) - peak) * steepness);
+        let weights: Vec<f64> = kept.iter().map(weight).collect();
+        let mass = if all { mass } else { weights.iter().sum() };
         let mut so_far = 0.0;
-        let enough = kept.iter().position(|i| {
-            so_far += weight(*i);
+        let enough = weights.iter().position(|weight| {
+            so_far += weight;
             so_far >= p * mass
         });
-        kept.truncate(enough.map_or(kept.len(), |last| last + 1));
-        invert(uniform, kept.iter().map(|i| (*i, weight(*i))))
+        let n_kept = enough.map_or(kept.len(), |last| last + 1);
+        kept[invert(uniform, &weights[..n_kept])]
     }
 }
 
@@ -172,9 +171,9 @@ fn by_rank(logits: &[f32], a: usize, b: usize) -> Ordering {
 
 /// The `k` tokens that rank first, in any order; `k` is 1 to the number of tokens.
 ///
-/// Tokens come by rising id, so one whose logit is not above the worst of `k` seen cannot be among the first: nearly
-/// all of a vocabulary costs a comparison each, a whole selection about a tenth of one over all ids.
-fn first_ranks(logits: &[f32], k: usize) -> Vec<usize> {
+/// Tokens come by rising id, so one whose logit is not above the worst of `k` seen cannot be among the first, nor any of
+/// a part whose peak is not: nearly all of a vocabulary is passed over a part at a time.
+fn first_ranks(logits: &[f32], peaks: &[f32], k: usize) -> Vec<usize> {
     let mut kept: Vec<usize> = Vec::with_capacity(2 * k);
     let mut floor = f32::NEG_INFINITY;
     let keep_k = |kept: &mut Vec<usize>| {
@@ -183,11 +182,17 @@ fn first_ranks(logits: &[f32], k: usize) -> Vec<usize> {
         kept.truncate(k);
         floor
     };
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > floor || kept.len() < k {
-            kept.push(token);
-            if kept.len() == 2 * k {
-                floor = keep_k(&mut kept);
+    for (part, peak) in peaks.iter().enumerate() {
+        if *peak <= floor && kept.len() >= k {
+            continue;
+        }
+        let first = part * softmax::PART;
+        for token in first..(first + softmax::PART).min(logits.len()) {
+            if logits[token] > floor || kept.len() < k {
+                kept.push(token);
+                if kept.len() == 2 * k {
+                    floor = keep_k(&mut kept);
+                }
             }
         }
     }
@@ -219,12 +224,12 @@ fn invert_all(threshold: f64, logits: &[f32], peak: f64, steepness: f64) -> usiz
 }
 
 /// The first index at which the running sum of weights passes `uniform` times their sum.
-fn invert(uniform: f64, weights: impl Iterator<Item = (usize, f64)> + Clone) -> usize {
-    let threshold = uniform * weights.clone().map(|(_, w)| w).sum::<f64>();
+fn invert(uniform: f64, weights: &[f64]) -> usize {
+    let threshold = uniform * weights.iter().sum::<f64>();
     let mut so_far = 0.0;
     let mut last = 0;
-    for (i, weight) in weights {
-        if weight > 0.0 {
+    for (i, weight) in weights.iter().enumerate() {
+        if *weight > 0.0 {
             last = i;
             so_far += weight;
             if so_far > threshold {
@@ -240,27 +245,21 @@ fn invert(uniform: f64, weights: impl Iterator<Item = (usize, f64)> + Clone) -> 
 /// # Errors
 /// As [`Sampler::draw`].
 pub fn largest(logits: &[f32]) -> Result<usize, SamplingError> {
-    // in lanes, which LLVM vectorises; NaN is greater than nothing, so it is looked for apart
-    let mut peaks = [f32::NEG_INFINITY; LANES];
-    let mut strange = [false; LANES];
-    let (parts, rest) = logits.as_chunks::<LANES>();
-    for part in parts {
-        for lane in 0..LANES {
-            peaks[lane] = if part[lane] > peaks[lane] { part[lane] } else { peaks[lane] };
-            strange[lane] |= !(part[lane] < f32::INFINITY);
-        }
-    }
-    let is_no_logit = |logit: &f32| !(*logit < f32::INFINITY);
-    if (strange.contains(&true) || rest.iter().any(is_no_logit))
-        && let Some(token) = logits.iter().position(is_no_logit)
+    largest_below(logits, &softmax::peaks(logits))
+}
+
+/// [`largest`] of logits whose peaks are known.
+fn largest_below(logits: &[f32], peaks: &[f32]) -> Result<usize, SamplingError> {
+    let peak = peaks.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if peak == f32::INFINITY
+        && let Some(token) = logits.iter().position(|logit| !(*logit < f32::INFINITY))
     {
         return Err(SamplingError::Logit { token, value: logits[token] });
     }
-    let peak = peaks.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    match logits.iter().position(|logit| *logit == peak) {
-        Some(best) if peak.is_finite() => Ok(best),
-        _ => Err(SamplingError::NothingLeft { vocab_size: logits.len() }),
-    }
+    let is_peak = |logit: &f32| *logit == peak && peak.is_finite();
+    let first = peaks.iter().position(is_peak).unwrap_or_default() * softmax::PART;
+    let best = logits[first..].iter().position(is_peak);
+    best.map(|i| first + i).ok_or(SamplingError::NothingLeft { vocab_size: logits.len() })
 }
 
 #[cfg(test)]
@@ -298,7 +297,7 @@ mod tests {
                 let mut sorted: Vec<usize> = (0..n).collect();
                 sorted.sort_by(|a, b| by_rank(&logits, *a, *b));
                 for k in [1, 2, 3, 40, n / 2, n].into_iter().filter(|k| (1..=n).contains(k)) {
-                    let mut first = first_ranks(&logits, k);
+                    let mut first = first_ranks(&logits, &softmax::peaks(&logits), k);
                     first.sort_by(|a, b| by_rank(&logits, *a, *b));
                     assert_eq!(first, sorted[..k], "{k} of {n}");
                 }

@@ -2,7 +2,7 @@
 //! rows share.
 
 use crate::kernel::{Access, KernelSpec};
-use crate::math::{dot, exp, sum};
+use crate::math::{dot, dots, exp, larger, sum};
 use crate::source::text;
 use crate::weight::BLOCK;
 use bytemuck::{Pod, Zeroable};
@@ -16,6 +16,9 @@ pub const SPEC: KernelSpec = KernelSpec {
     bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::ReadWrite],
     params_bytes: size_of::<AttentionParams>(),
 };
+
+/// Slots whose scores are made at once.
+const SLOTS: usize = 4;
 
 /// Parameters of [`attention`].
 #[repr(C)]
@@ -134,8 +137,7 @@ fn attention_in_order(
             }
             scores.clear();
             for run in keys {
-                let of_slot = |slot: &[f32]| dot(&query, &slot[kv_head * k..(kv_head + 1) * k]);
-                scores.extend(run.chunks_exact(kv_width).map(of_slot));
+                add_scores(&query, run, (kv_width, kv_head * k), &mut scores);
             }
             let mass = softmax_numerators(&mut scores);
             weighted_sum(&scores, values, (kv_width, kv_head * k), out);
@@ -150,6 +152,19 @@ fn attention_in_order(
 #[inline(always)]
 fn rows(cache: &[f32], run: Range<usize>, width: usize) -> &[f32] {
     &cache[run.start * width..run.end * width]
+}
+
+/// Scores of a run of slots, some slots at a time; a slot's keys for this head begin at `first`.
+#[inline(always)]
+fn add_scores<'a>(query: &[f32], run: &'a [f32], (width, first): (usize, usize), scores: &mut Vec<f32>) {
+    let mut some = run.chunks_exact(SLOTS * width);
+    let keys = |slots: &'a [f32], i: usize| &slots[i * width + first..][..query.len()];
+    for slots in &mut some {
+        scores.extend_from_slice(&dots::<SLOTS>(query, std::array::from_fn(|i| keys(slots, i))));
+    }
+    for slot in some.remainder().chunks_exact(width) {
+        scores.push(dot(query, keys(slot, 0)));
+    }
 }
 
 /// `out[i] = sum over slots of share · values[slot, first + i]`, in the order of the slots; as many columns at a
@@ -177,11 +192,13 @@ fn weighted_sum(shares: &[f32], values: [&[f32]; 2], (width, first): (usize, usi
 #[inline(always)]
 fn columns<const N: usize>(shares: &[f32], values: [&[f32]; 2], (width, at): (usize, usize), out: &mut [f32; N]) {
     let mut sums = [0.0f32; N];
-    let slots = values[0].chunks_exact(width).chain(values[1].chunks_exact(width));
-    for (slot, share) in slots.zip(shares) {
-        if let Some(values) = slot[at..].first_chunk::<N>() {
-            for i in 0..N {
-                sums[i] += share * values[i];
+    let mut shares = shares.iter();
+    for run in values {
+        for (slot, share) in run.chunks_exact(width).zip(&mut shares) {
+            if let Some(values) = slot[at..].first_chunk::<N>() {
+                for i in 0..N {
+                    sums[i] += share * values[i];
+                }
             }
         }
     }
@@ -191,7 +208,7 @@ fn columns<const N: usize>(shares: &[f32], values: [&[f32]; 2], (width, at): (us
 /// Replaces scores with `exp(score - largest)` and gives their sum.
 #[inline(always)]
 fn softmax_numerators(scores: &mut [f32]) -> f32 {
-    let largest = scores.iter().copied().fold(f32::MIN, f32::max);
+    let largest = scores.iter().copied().fold(f32::MIN, larger);
     for score in scores.iter_mut() {
         *score = exp(*score - largest);
     }

@@ -85,12 +85,20 @@ pub fn place(to: &Placing, products: &[f32], out: &mut [f32]) {
     assert_eq!(products.len(), to.n_outputs.div_ceil(OUTPUTS) * to.n_rows * OUTPUTS, "products");
     for row in 0..to.n_rows {
         let at = row * to.stride + to.offset;
-        let out = out[at..at + to.n_outputs].chunks_mut(OUTPUTS);
-        let from = products.as_chunks::<OUTPUTS>().0[row..].iter().step_by(to.n_rows);
-        for (out, from) in out.zip(from) {
-            for (out, value) in out.iter_mut().zip(from) {
-                *out = if to.accumulate { *out + value } else { *value };
+        let (out, rest) = out[at..at + to.n_outputs].as_chunks_mut::<OUTPUTS>();
+        let mut from = products.as_chunks::<OUTPUTS>().0[row..].iter().step_by(to.n_rows);
+        let set = |out: &mut f32, value: &f32| *out = if to.accumulate { *out + value } else { *value };
+        for (out, from) in out.iter_mut().zip(&mut from) {
+            if to.accumulate {
+                for i in 0..OUTPUTS {
+                    out[i] += from[i];
+                }
+            } else {
+                *out = *from;
             }
+        }
+        for (out, value) in rest.iter_mut().zip(from.next().into_iter().flatten()) {
+            set(out, value);
         }
     }
 }

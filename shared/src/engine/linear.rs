@@ -80,7 +80,7 @@ impl Linear {
             Self::Int8(int8, panels) if !*exact => {
                 rows.quantize(*int8, panels.format(), (to.n_rows, panels.cols()), x);
                 let (n_panels, of_panel) = (panels.n_panels(), to.n_rows * OUTPUTS);
-                pieces.resize(n_panels * of_panel, 0.0);
+                let pieces = room_for(n_panels * of_panel, pieces);
                 let of_piece = n_panels.div_ceil(n_pieces(threads, to.n_rows * panels.rows() * panels.cols()));
                 threads.for_chunks(pieces, of_piece * of_panel, &|piece, out| {
                     let first = piece * of_piece;
@@ -91,6 +91,14 @@ impl Linear {
             _ => multiply_in_f32(&self.row_major(), x, to, out, pieces, threads),
         }
     }
+}
+
+/// The first n values of a vector that only grows, whatever they are.
+fn room_for(n: usize, values: &mut Vec<f32>) -> &mut [f32] {
+    if values.len() < n {
+        values.resize(n, 0.0);
+    }
+    &mut values[..n]
 }
 
 /// The product with f32 activations; the same bits on any number of threads.
@@ -116,7 +124,7 @@ fn multiply_in_f32(
         return matmul(&params, &view(matrix), x, out);
     }
     let (w, x, of_piece) = (view(matrix), &x[..n_rows * cols], n_outputs.div_ceil(n_pieces));
-    pieces.resize(n_outputs * n_rows, 0.0);
+    let pieces = room_for(n_outputs * n_rows, pieces);
     threads.for_chunks(pieces, of_piece * n_rows, &|piece, out| {
         let first = piece * of_piece;
         matmul_of(&w, first..(first + of_piece).min(n_outputs), x, out);

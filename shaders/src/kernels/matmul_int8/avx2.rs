@@ -111,7 +111,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn total_q8(self, sums: __m256i, _row_sum: i32) -> __m256 {
+    fn total_q8(self, sums: __m256i, _bias: i32) -> __m256 {
         // SAFETY: AVX2 is there
         unsafe { _mm256_cvtepi32_ps(sums) }
     }

@@ -110,9 +110,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn total_q8(self, sums: __m512i, row_sum: i32) -> __m512 {
+    fn total_q8(self, sums: __m512i, bias: i32) -> __m512 {
         // SAFETY: AVX-512 is there
-        unsafe { _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, _mm512_set1_epi32(128 * row_sum))) }
+        unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(sums, _mm512_set1_epi32(bias))) }
     }
 
     #[inline(always)]

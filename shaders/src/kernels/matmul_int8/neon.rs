@@ -100,7 +100,7 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn total_q8(self, sums: [int32x4_t; 2], _row_sum: i32) -> float32x4_t {
+    fn total_q8(self, sums: [int32x4_t; 2], _bias: i32) -> float32x4_t {
         self.total_q4(sums)
     }
 

@@ -8,7 +8,8 @@
 //! Two instructions can do it. One multiplies bytes in pairs, and every processor with vectors has it or nearly so. The other
 //! multiplies them in fours and adds them to a sum: one instruction with AVX-VNNI or ARM's dot products, three or more
 //! elsewhere. Which of the two it is shows in what it makes of operands out of its range ([`module`]'s `has_dot`). 8-bit weights fit into no
-//! 7 bits: in pairs they are multiplied in 16 bits, as in `simd128`; in fours without their sign, and the signs apart.
+//! 7 bits: in pairs they are multiplied in 16 bits, as in `simd128`; in fours as they are where the instruction takes them with their sign
+//! (ARM), and 128 too large, sums beginning at as much less, where it takes them without (x86).
 
 #[cfg(target_arch = "wasm32")]
 mod installed;
@@ -76,6 +77,7 @@ pub struct Call {
     n_rows: u32,
     words: u32,
     row_scales: u32,
+    /// For Q8 the biases.
     scaled_sums: u32,
     out: u32,
     /// Bytes of a panel's codes, of its scales, and of a row's words.

@@ -22,7 +22,12 @@ struct Layout {
     format: WeightFormat,
     /// Rows of a tile.
     tile: usize,
+    /// Each word and value stands [`WIDE`] times, as a register holds it: no instruction has to spread it.
+    is_wide: bool,
 }
+
+/// See [`Layout::is_wide`].
+const WIDE: usize = 4;
 
 /// Rows `[R, C]` quantized by block: `x = scale · byte`, |error| <= scale / 2.
 ///
@@ -39,8 +44,8 @@ pub struct Int8Rows {
     scales: Vec<f32>,
     /// Scale times the sum of the bytes.
     scaled_sums: Vec<f32>,
-    /// The sum of the bytes.
-    sums: Vec<i32>,
+    /// -128 times the sum of the bytes: what products are to begin at where codes of Q8 are taken without a sign, each 128 too large.
+    biases: Vec<i32>,
 }
 
 /// One tile of at most [`TILE`] rows.
@@ -50,7 +55,7 @@ pub(super) struct Tile<'a> {
     pub words: &'a [u32],
     pub scales: &'a [f32],
     pub scaled_sums: &'a [f32],
-    pub sums: &'a [i32],
+    pub biases: &'a [i32],
 }
 
 impl Int8Rows {
@@ -61,33 +66,42 @@ impl Int8Rows {
     pub fn quantize(&mut self, int8: Int8, format: WeightFormat, (n_rows, cols): (usize, usize), x: &[f32]) {
         assert!(cols > 0 && cols.is_multiple_of(BLOCK), "rows of {cols} are not whole blocks");
         let layout = Layout::of(int8, format);
-        let (n_blocks, n_words, tile) = (cols / BLOCK, words_of_block(layout.order), layout.tile);
+        let Layout { order, tile, is_wide, .. } = layout;
+        let (n_blocks, n_words) = (cols / BLOCK, words_of_block(order));
+        let n_values = n_rows * n_blocks * if is_wide { WIDE } else { 1 };
         (self.n_rows, self.cols, self.layout) = (n_rows, cols, Some(layout));
-        self.words.resize(n_rows * n_blocks * n_words, 0);
-        self.scales.resize(n_rows * n_blocks, 0.0);
-        self.scaled_sums.resize(n_rows * n_blocks, 0.0);
-        self.sums.resize(n_rows * n_blocks, 0);
-        let places = places(layout.order, format);
+        self.words.resize(n_values * n_words, 0);
+        self.scales.resize(n_values, 0.0);
+        self.scaled_sums.resize(n_values, 0.0);
+        self.biases.resize(n_values, 0);
+        let halves = if format == WeightFormat::Q4 {
+            const { &places(&[0, 4, 1, 5, 2, 6, 3, 7]) }
+        } else {
+            const { &places(&[0, 2, 1, 3]) }
+        };
         for (row, x) in x[..n_rows * cols].chunks_exact(cols).enumerate() {
             let (first, in_tile) = (row - row % tile, row % tile);
             let of_tile = tile.min(n_rows - first);
             for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let Bytes { bytes, scale, sum } = quantize_block(x);
                 let at = first * n_blocks + block * of_tile + in_tile;
-                (self.scales[at], self.scaled_sums[at], self.sums[at]) = (scale, scale * sum as f32, sum);
-                let words = &mut self.words[(first * n_blocks + block * of_tile) * n_words..][..of_tile * n_words];
-                let words = words[in_tile..].iter_mut().step_by(of_tile);
-                match layout.order {
-                    Order::Bytes => {
-                        for (word, from) in words.zip(places.as_chunks::<4>().0) {
-                            *word = u32::from_le_bytes(from.map(|i| bytes[usize::from(i) % BLOCK] as u8));
-                        }
+                set(&mut self.scales, at, is_wide, scale);
+                set(&mut self.scaled_sums, at, is_wide, scale * sum as f32);
+                set(&mut self.biases, at, is_wide, -128 * sum);
+                let at = (first * n_blocks + block * of_tile) * n_words + in_tile;
+                let mut set_word = |i: usize, word: u32| set(&mut self.words, at + i * of_tile, is_wide, word);
+                match (order, format) {
+                    // the places are constants, so that none is looked up
+                    (Order::Bytes, WeightFormat::Q4) => {
+                        (0..8).for_each(|i| {
+                            set_word(i, of_bytes(&bytes, const { &places(&[0, 2, 4, 6, 1, 3, 5, 7]) }, i))
+                        });
                     }
-                    Order::Halves => {
-                        for (word, [low, high]) in words.zip(places.as_chunks::<2>().0) {
-                            let half = |i: u8| u32::from(bytes[usize::from(i) % BLOCK] as u16);
-                            *word = half(*low) | half(*high) << 16;
-                        }
+                    (Order::Bytes, _) => {
+                        (0..8).for_each(|i| set_word(i, of_bytes(&bytes, const { &places(&[0, 1, 2, 3]) }, i)));
+                    }
+                    (Order::Halves, _) => {
+                        (0..16).for_each(|i| set_word(i, of_halves(&bytes, halves, i)));
                     }
                 }
             }
@@ -109,10 +123,12 @@ impl Int8Rows {
         self.layout == Some(Layout::of(int8, format))
     }
 
-    /// Where words, scales and scaled sums begin; each tile's stand together, tile behind tile.
+    /// Where words, scales, and scaled sums (with Q8 the biases) begin; each tile's stand together, tile behind tile.
     #[cfg(any(test, all(target_arch = "wasm32", target_feature = "simd128")))]
     pub(super) fn places(&self) -> [&[u32]; 3] {
-        [&self.words, bytemuck::cast_slice(&self.scales), bytemuck::cast_slice(&self.scaled_sums)]
+        let is_q8 = self.layout.is_some_and(|layout| layout.format == WeightFormat::Q8);
+        let third = if is_q8 { bytemuck::cast_slice(&self.biases) } else { bytemuck::cast_slice(&self.scaled_sums) };
+        [&self.words, bytemuck::cast_slice(&self.scales), third]
     }
 
     /// The rows tile by tile; every tile but the last is full.
@@ -128,7 +144,7 @@ impl Int8Rows {
                 words: &self.words[words],
                 scales: &self.scales[scales.clone()],
                 scaled_sums: &self.scaled_sums[scales.clone()],
-                sums: &self.sums[scales],
+                biases: &self.biases[scales],
             }
         })
     }
@@ -141,7 +157,8 @@ impl Layout {
             _ => Order::Bytes,
         };
         let few = [KernelPath::Int8Simd128, KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot];
-        Self { order, format, tile: if few.contains(&int8.path()) { 4 } else { TILE } }
+        let is_wide = [KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot].contains(&int8.path());
+        Self { order, format, tile: if few.contains(&int8.path()) { 4 } else { TILE }, is_wide }
     }
 }
 
@@ -152,18 +169,41 @@ fn words_of_block(order: Order) -> usize {
     }
 }
 
-/// For each place in a block's words, the input that stands there. A word of Q4 holds nibbles 0 to 7: as bytes
-/// the even ones come together and then the odd ones, as halves each with the fourth after it. A word of Q8
+/// For each place in a block's words, the input that stands there, given those of the first step. A word of Q4 holds nibbles 0
+/// to 7: as bytes the even ones come together and then the odd ones, as halves each with the fourth after it. A word of Q8
 /// holds bytes 0 to 3: as halves the even ones and then the odd ones.
-fn places(order: Order, format: WeightFormat) -> [u8; BLOCK] {
-    let of_step: &[u8] = match (order, format) {
-        (Order::Bytes, WeightFormat::Q4) => &[0, 2, 4, 6, 1, 3, 5, 7],
-        (Order::Halves, WeightFormat::Q4) => &[0, 4, 1, 5, 2, 6, 3, 7],
-        (Order::Bytes, _) => &[0, 1, 2, 3],
-        (Order::Halves, _) => &[0, 2, 1, 3],
-    };
-    let step = of_step.len();
-    std::array::from_fn(|i| of_step[i % step] + (i - i % step) as u8)
+const fn places(of_step: &[usize]) -> [usize; BLOCK] {
+    let mut places = [0; BLOCK];
+    let mut i = 0;
+    while i < BLOCK {
+        places[i] = of_step[i % of_step.len()] + i - i % of_step.len();
+        i += 1;
+    }
+    places
+}
+
+/// Sets the value with number `at`, all its copies.
+#[inline(always)]
+fn set<T: Copy>(values: &mut [T], at: usize, is_wide: bool, value: T) {
+    if is_wide {
+        values.as_chunks_mut::<WIDE>().0[at] = [value; WIDE];
+    } else {
+        values[at] = value;
+    }
+}
+
+/// Word i of the bytes at these places.
+#[inline(always)]
+fn of_bytes(bytes: &[i32; BLOCK], places: &[usize; BLOCK], i: usize) -> u32 {
+    let byte = |of_word: usize| bytes[places[4 * i + of_word]] as u8;
+    u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+}
+
+/// Word i of the bytes at these places, each extended to a half.
+#[inline(always)]
+fn of_halves(bytes: &[i32; BLOCK], places: &[usize; BLOCK], i: usize) -> u32 {
+    let half = |of_word: usize| u32::from(bytes[places[2 * i + of_word] % BLOCK] as u16);
+    half(0) | half(1) << 16
 }
 
 /// A quantized block.

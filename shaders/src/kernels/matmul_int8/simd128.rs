@@ -112,7 +112,7 @@ impl Simd for Simd128 {
     }
 
     #[inline(always)]
-    fn total_q8(self, sums: v128, _row_sum: i32) -> v128 {
+    fn total_q8(self, sums: v128, _bias: i32) -> v128 {
         f32x4_convert_i32x4(sums)
     }
 

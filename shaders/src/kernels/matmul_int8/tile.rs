@@ -50,8 +50,8 @@ pub(super) trait Simd: Copy {
     );
     /// The sums of a block of Q4, whole and exact.
     fn total_q4(self, sums: Self::Sums) -> Self::Floats;
-    /// The sums of a block of Q8, whole and exact; `row_sum` is the sum of the row's bytes.
-    fn total_q8(self, sums: Self::Sums, row_sum: i32) -> Self::Floats;
+    /// The sums of a block of Q8, whole and exact; `bias` is what they begin at where codes are taken without a sign.
+    fn total_q8(self, sums: Self::Sums, bias: i32) -> Self::Floats;
     /// Values of the halves in the low or the high half of each word; finite.
     fn halves(self, words: Self::Words, high: bool) -> Self::Floats;
     /// One value everywhere.
@@ -146,12 +146,12 @@ fn tile_q8<S: Simd, const P: usize, const R: usize>(
     out: &mut [[f32; OUTPUTS]; R],
 ) {
     const LINES: usize = 8;
-    let (scales, row_sums) = (tile.scales.as_chunks::<R>().0, tile.sums.as_chunks::<R>().0);
+    let (scales, biases) = (tile.scales.as_chunks::<R>().0, tile.biases.as_chunks::<R>().0);
     for first in (0..OUTPUTS / S::WIDTH).step_by(P) {
         let mut totals = [[simd.splat(0.0); R]; P];
         let blocks = panel.quants.as_chunks::<LINES>().0.iter().enumerate();
         let rows = tile.words.as_chunks::<R>().0.chunks_exact(LINES * S::WORDS_Q8);
-        for ((block, lines), (rows, (scales, row_sums))) in blocks.zip(rows.zip(scales.iter().zip(row_sums))) {
+        for ((block, lines), (rows, (scales, biases))) in blocks.zip(rows.zip(scales.iter().zip(biases))) {
             let mut sums = [[simd.no_sums(); R]; P];
             for (line, rows) in lines.iter().zip(rows.chunks_exact(S::WORDS_Q8)) {
                 simd.add_q8(parts(simd, line, first), rows, &mut sums);
@@ -160,7 +160,7 @@ fn tile_q8<S: Simd, const P: usize, const R: usize>(
             for p in 0..P {
                 let scale = simd.halves(halves[p], block % 2 == 1);
                 for r in 0..R {
-                    let total = simd.total_q8(sums[p][r], row_sums[r]);
+                    let total = simd.total_q8(sums[p][r], biases[r]);
                     let product = simd.mul(simd.mul(total, scale), simd.splat(scales[r]));
                     totals[p][r] = simd.add(totals[p][r], product);
                 }

@@ -18,7 +18,7 @@ pub enum Products {
     Q8InHalves,
     /// Nibbles by `i32x4.relaxed_dot_i8x16_i7x16_add_s`.
     Q4InFours,
-    /// Bytes by the same: 7 bits of a code, and its sign, which counts -128.
+    /// Bytes by the same, out of its range: with their sign or without, as it takes them.
     Q8InFours,
 }
 

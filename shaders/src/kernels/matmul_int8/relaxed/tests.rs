@@ -143,6 +143,13 @@ fn in_node(
     after[at..at + n_out].iter().map(|word| f32::from_bits(*word)).collect()
 }
 
+/// Every second value zero. Node 20 makes the product in fours of sums of two that are cut to 16 bits, which two bytes out of its range
+/// would overflow; a path is not taken where that is so, and what one instruction makes of all bytes is compared with the
+/// reference in every page before it is (`installed.rs`).
+fn thinned(x: &[f32]) -> Vec<f32> {
+    x.iter().enumerate().map(|(i, x)| if i % 2 == 0 { *x } else { 0.0 }).collect()
+}
+
 #[test]
 #[ignore = "needs Node"]
 fn the_module_gives_the_bits_of_the_reference() {
@@ -152,18 +159,23 @@ fn the_module_gives_the_bits_of_the_reference() {
         let panels = Panels::pack(&Weights::new(format, n_outputs, cols).view());
         for n_rows in [1, 2, 3, 4, 5, 6, 7, 8, 13] {
             let x = Noise(n_rows as u64).rows(n_rows, cols);
-            let rows = |path| {
+            let rows_of = |path, x: &[f32]| {
                 let mut rows = Int8Rows::default();
-                rows.quantize(of(path), format, (n_rows, cols), &x);
+                rows.quantize(of(path), format, (n_rows, cols), x);
                 rows
             };
             for range in [0..panels.n_panels(), panels.n_panels() - 1..panels.n_panels()] {
-                let mut want = vec![0.0; range.len() * n_rows * OUTPUTS];
-                let scalar = of(KernelPath::Int8Scalar);
-                matmul_int8(scalar, &panels, range.clone(), &rows(KernelPath::Int8Scalar), &mut want);
                 let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 for path in PATHS {
-                    let got = in_node((&module(false), false), path, &panels, &rows(path), range.clone());
+                    let x = if (format, path) == (WeightFormat::Q8, KernelPath::Int8RelaxedDot) {
+                        thinned(&x)
+                    } else {
+                        x.clone()
+                    };
+                    let mut want = vec![0.0; range.len() * n_rows * OUTPUTS];
+                    let scalar = KernelPath::Int8Scalar;
+                    matmul_int8(of(scalar), &panels, range.clone(), &rows_of(scalar, &x), &mut want);
+                    let got = in_node((&module(false), false), path, &panels, &rows_of(path, &x), range.clone());
                     assert_eq!(bits(&got), bits(&want), "{path} {format:?} {n_rows} x {cols} x {n_outputs}");
                 }
             }
@@ -213,17 +225,18 @@ fn the_largest_codes_and_bytes_do_not_overflow_in_the_module() {
 #[test]
 #[ignore = "needs Node"]
 fn a_module_changed_by_hand_gives_other_products() {
-    // a shift by 4 and its instruction; the scale's mask; additions of 16-bit sums made subtractions; the mask of signs; the
-    // subtraction of what they count made an addition
+    // a shift by 4 and its instruction; the scale's mask; additions of 16-bit sums made subtractions; what makes floats of sums an
+    // addition; codes not turned round; sums that begin elsewhere
     let shift: (&[u8], &[u8]) = (&[0x41, 4, 0xfd, 0x8d, 1], &[0x41, 3, 0xfd, 0x8d, 1]);
     let mask: (&[u8], &[u8]) = (&[0x00, 0xe0, 0xff, 0x8f], &[0x00, 0xe0, 0xff, 0x8e]);
     let add: (&[u8], &[u8]) = (&[0xfd, 0x8e, 1], &[0xfd, 0x91, 1]);
-    let signs: (&[u8], &[u8]) = (&[1, 1, 1, 1, 0xfd, 0x4e], &[1, 1, 0, 1, 0xfd, 0x4e]);
-    let sub: (&[u8], &[u8]) = (&[0xfd, 0xb1, 1], &[0xfd, 0xae, 1]);
+    let sub: (&[u8], &[u8]) = (&[0xfd, 0xe5, 1], &[0xfd, 0xe4, 1]);
+    let turn: (&[u8], &[u8]) = (&[0xfd, 0x51], &[0xfd, 0x4e]);
+    let begin: (&[u8], &[u8]) = (&[0xfd, 0x4f], &[0xfd, 0x4e]);
     for (path, format, edits) in [
         (KernelPath::Int8RelaxedSimd, WeightFormat::Q4, &[shift, mask, add][..]),
-        (KernelPath::Int8RelaxedDot, WeightFormat::Q4, &[shift, mask]),
-        (KernelPath::Int8RelaxedDot, WeightFormat::Q8, &[mask, signs, sub]),
+        (KernelPath::Int8RelaxedDot, WeightFormat::Q4, &[shift, mask, sub]),
+        (KernelPath::Int8RelaxedDot, WeightFormat::Q8, &[mask, turn, begin]),
     ] {
         let panels = Panels::pack(&Weights::new(format, 17, 96).view());
         let mut rows = Int8Rows::default();
