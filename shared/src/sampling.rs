@@ -182,14 +182,13 @@ fn first_ranks(logits: &[f32], peaks: &[f32], k: usize) -> Vec<usize> {
         kept.truncate(k);
         floor
     };
-    for (part, peak) in peaks.iter().enumerate() {
+    for (part, (logits_of_part, peak)) in logits.chunks(softmax::PART).zip(peaks).enumerate() {
         if *peak <= floor && kept.len() >= k {
             continue;
         }
-        let first = part * softmax::PART;
-        for token in first..(first + softmax::PART).min(logits.len()) {
-            if logits[token] > floor || kept.len() < k {
-                kept.push(token);
+        for (i, logit) in logits_of_part.iter().enumerate() {
+            if *logit > floor || kept.len() < k {
+                kept.push(part * softmax::PART + i);
                 if kept.len() == 2 * k {
                     floor = keep_k(&mut kept);
                 }
