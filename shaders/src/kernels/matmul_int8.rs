@@ -87,7 +87,6 @@ pub fn place(to: &Placing, products: &[f32], out: &mut [f32]) {
         let at = row * to.stride + to.offset;
         let (out, rest) = out[at..at + to.n_outputs].as_chunks_mut::<OUTPUTS>();
         let mut from = products.as_chunks::<OUTPUTS>().0[row..].iter().step_by(to.n_rows);
-        let set = |out: &mut f32, value: &f32| *out = if to.accumulate { *out + value } else { *value };
         for (out, from) in out.iter_mut().zip(&mut from) {
             if to.accumulate {
                 for i in 0..OUTPUTS {
@@ -98,7 +97,7 @@ pub fn place(to: &Placing, products: &[f32], out: &mut [f32]) {
             }
         }
         for (out, value) in rest.iter_mut().zip(from.next().into_iter().flatten()) {
-            set(out, value);
+            *out = if to.accumulate { *out + value } else { *value };
         }
     }
 }

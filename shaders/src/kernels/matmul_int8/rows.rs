@@ -156,9 +156,9 @@ impl Layout {
             (KernelPath::Int8Simd128, _) | (KernelPath::Int8RelaxedSimd, WeightFormat::Q8) => Order::Halves,
             _ => Order::Bytes,
         };
-        let few = [KernelPath::Int8Simd128, KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot];
-        let is_wide = [KernelPath::Int8RelaxedSimd, KernelPath::Int8RelaxedDot].contains(&int8.path());
-        Self { order, format, tile: if few.contains(&int8.path()) { 4 } else { TILE }, is_wide }
+        let is_wide = matches!(int8.path(), KernelPath::Int8RelaxedSimd | KernelPath::Int8RelaxedDot);
+        let has_few_registers = is_wide || int8.path() == KernelPath::Int8Simd128;
+        Self { order, format, tile: if has_few_registers { 4 } else { TILE }, is_wide }
     }
 }
 
